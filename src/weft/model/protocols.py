@@ -1,0 +1,68 @@
+"""What a backend must offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from weft.geometry.box import Zyx
+from weft.model.card import ModelCard
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSetting:
+    """How the network is to be run; the shape is fixed so that every batch gives the same bits.
+
+    Attributes
+    ----------
+    runtime
+        "torch", "compile", "openvino" or "onnx".
+    device
+        "cpu" or "cuda:0".
+    precision
+        "fp32", "fp16" or "bf16" (autocast).
+    batch_size, patch_zyx
+        Every call gets exactly [batch_size, n_inputs, *patch_zyx].
+    n_threads
+        CPU threads of the runtime; 0 leaves its default.
+    """
+
+    runtime: str
+    device: str
+    precision: str
+    batch_size: int
+    patch_zyx: Zyx
+    n_threads: int = 0
+
+
+class Predictor(Protocol):
+    """A network made ready for one setting."""
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [B, n_classes, Z, Y, X] of a float32 batch [B, n_inputs, Z, Y, X], on the same device.
+
+        The result may be a buffer that the next call overwrites.
+        """
+
+
+class Model(Protocol):
+    """A model read from disk, before a runtime was chosen."""
+
+    @property
+    def card(self) -> ModelCard:
+        """What it expects and gives."""
+
+    def runtimes(self, device: str) -> tuple[str, ...]:
+        """The runtimes that can run it on "cpu" or "cuda" with the packages installed here, plainest first."""
+
+    def open(self, setting: ForwardSetting) -> Predictor:
+        """Make it ready.
+
+        Raises
+        ------
+        ModelError
+            If the setting cannot be met: runtime not offered, package missing, patch that does not fit.
+        """
