@@ -5,7 +5,7 @@
     |   |-- GridError       a tiling that cannot be
     |   |-- VolumeError     an input that is missing, unreadable or no volume
     |   |-- ModelError      a model that is missing, unsafe or does not fit
-    |   `-- PlanMismatch    the output holds the work of another plan
+    |   `-- PlanMismatchError  the output holds the work of another plan
     `-- RunError            the run began and could not be finished            exit code 1
         |-- ReadError       a chunk of the input that cannot be read
         |-- WriteError      the output could not be written (no space, no right)
@@ -53,7 +53,7 @@ class ModelError(RequestError):
     """The model is missing, unsafe to load, or does not fit the input."""
 
 
-class PlanMismatch(RequestError):
+class PlanMismatchError(RequestError):
     """The output holds the work of another plan."""
 
 

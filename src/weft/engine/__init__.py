@@ -1,0 +1,1 @@
+"""Plan, sweep, ledger and report: the one path from a volume to a woven result."""

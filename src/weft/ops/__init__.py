@@ -1,0 +1,1 @@
+"""Pure functions on arrays: normalisation, test-time augmentation, activation. No I/O."""

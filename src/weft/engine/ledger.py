@@ -1,0 +1,94 @@
+"""Which slabs are complete: one record each, written after the slab's voxels are durable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from weft.errors import PlanMismatchError
+from weft.geometry.columns import Run
+from weft.image.protocols import Records
+
+PLAN_KEY, REPORT_KEY = "plan.json", "report.json"
+
+
+class Ledger:
+    """The records of a run beside its output.
+
+        plan.json                    who came first wrote it; all others follow it
+        slabs/000003-000012.json     column 3, slab 12 is complete: crc32 of its bytes, patches, seconds, worker
+        levels/2-000004.json         block 4 of resolution level 2 is complete
+        parts/1-of-4.json            report of a part
+        report.json                  report of the whole run
+
+    A worker that is killed leaves a slab without a record; it is computed again.
+    """
+
+    def __init__(self, records: Records) -> None:
+        self._records = records
+
+    def adopt_plan(self, data: bytes) -> bytes:
+        """Store the plan, or get the one that somebody stored before; decided atomically."""
+        if self._records.create(PLAN_KEY, data):
+            return data
+        stored = self._records.get(PLAN_KEY)
+        if stored is None:
+            raise PlanMismatchError("the stored plan was removed while this run began; run the command again")
+        return stored
+
+    def plan(self) -> bytes | None:
+        """The stored plan, or None."""
+        return self._records.get(PLAN_KEY)
+
+    def mark_slab(self, column: int, slab: int, record: Mapping[str, Any]) -> None:
+        """Declare a slab complete."""
+        self._records.put(f"slabs/{column:06d}-{slab:06d}.json", json.dumps(record).encode())
+
+    def slabs(self) -> set[tuple[int, int]]:
+        """All complete (column, slab) pairs."""
+        names = (key.removeprefix("slabs/").removesuffix(".json") for key in self._records.keys("slabs/"))
+        return {(int(c), int(s)) for c, s in (name.split("-") for name in names)}
+
+    def slab_record(self, column: int, slab: int) -> dict[str, Any]:
+        """What was recorded of a complete slab; empty where there is nothing."""
+        return _load(self._records.get(f"slabs/{column:06d}-{slab:06d}.json"))
+
+    def mark_block(self, level: int, block: int) -> None:
+        """Declare a block of a resolution level complete."""
+        self._records.put(f"levels/{level}-{block:06d}.json", b"{}")
+
+    def blocks(self, level: int) -> set[int]:
+        """Complete blocks of a level."""
+        prefix = f"levels/{level}-"
+        return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
+
+    def put_report(self, name: str, report: Mapping[str, Any]) -> None:
+        """Store a report."""
+        self._records.put(name, json.dumps(report, indent=1).encode())
+
+    def report(self, name: str = REPORT_KEY) -> dict[str, Any]:
+        """A stored report; empty where there is none."""
+        return _load(self._records.get(name))
+
+    def part_reports(self) -> list[dict[str, Any]]:
+        """The reports of all parts that ended."""
+        return [_load(self._records.get(key)) for key in self._records.keys("parts/")]
+
+
+def missing(runs: Iterable[Run], done: set[tuple[int, int]]) -> Iterator[Run]:
+    """The runs without their complete slabs.
+
+    >>> list(missing([Run(0, range(5))], {(0, 0), (0, 3)}))
+    [Run(column=0, slabs=range(1, 3)), Run(column=0, slabs=range(4, 5))]
+    """
+    for run in runs:
+        todo = [s for s in run.slabs if (run.column, s) not in done]
+        while todo:
+            n = next((i for i in range(1, len(todo)) if todo[i] != todo[0] + i), len(todo))
+            yield Run(run.column, range(todo[0], todo[0] + n))
+            todo = todo[n:]
+
+
+def _load(data: bytes | None) -> dict[str, Any]:
+    return dict(json.loads(data)) if data else {}

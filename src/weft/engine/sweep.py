@@ -1,0 +1,307 @@
+"""The sweep: read, forward, weave, finish, write; planes go in at one end and finished slabs come out at the other."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+import zlib
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.engine.events import Emit, Event, silent
+from weft.engine.ledger import Ledger
+from weft.engine.masking import MaskLayers
+from weft.engine.plan import Plan
+from weft.engine.reader import LayerReader
+from weft.engine.weave import Profiles, Weaver
+from weft.errors import RunError
+from weft.geometry.box import Box
+from weft.geometry.columns import Run
+from weft.geometry.tiling import Tile
+from weft.image.protocols import Sink, Volume
+from weft.model.protocols import Predictor
+from weft.ops.augment import views
+from weft.ops.normalize import normalize
+
+if TYPE_CHECKING:
+    import torch
+
+STRIP_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
+FAR = -100.0  # logit of the classes that are absent where no patch ran
+
+
+@dataclass(slots=True)
+class Tally:
+    """What sweeps did, in seconds, patches, voxels and bytes; adds up over runs and parts."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+    n_patches: int = 0
+    n_skipped: int = 0
+    n_slabs: int = 0
+    n_voxels: int = 0
+    n_nonfinite: int = 0
+    bytes_read: int = 0
+    bytes_written: int = 0
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time of a block to a stage."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
+
+    def add(self, other: Tally) -> None:
+        """Add another's numbers to these."""
+        for stage, seconds in other.seconds.items():
+            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
+        for name in ("n_patches", "n_skipped", "n_slabs", "n_voxels", "n_nonfinite", "bytes_read", "bytes_written"):
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A plan with everything opened: what a worker needs to sweep."""
+
+    plan: Plan
+    volume: Volume
+    predictor: Predictor
+    sink: Sink
+    ledger: Ledger
+    mask: Volume | None = None
+    device: str = "cpu"
+    emit: Emit = silent
+
+
+def sweep(job: Job, run: Run) -> Tally:
+    """Compute consecutive slabs of a column and write each one once.
+
+    Raises
+    ------
+    ReadError, WriteError
+        From the stores; what was written before stays and is not computed again.
+    RunError
+        If the network returns values that are not finite.
+    """
+    import torch
+
+    plan, tally = job.plan, Tally()
+    box = plan.columns.box(run.column, run.slabs) & plan.region
+    zs, ys, xs = plan.grid.touching(box)
+    first, last = plan.grid.tile((zs[0], ys[0], xs[0])), plan.grid.tile((zs[-1], ys[-1], xs[-1]))
+    reach = Box(first.box.start, last.box.stop) & Box.of(plan.source.shape_zyx)
+    profiles = Profiles.of(plan.grid, plan.window, plan.sigma_scale)
+    finish = plan.finish
+    weaver = Weaver(plan.grid, profiles, box, finish.n_accumulated, finish.differences, job.device)
+    with (
+        torch.inference_mode(),
+        LayerReader(job.volume, reach, plan.layer_z, job.device, own=box) as reader,
+        MaskLayers(job.mask, reach, plan.source.shape_zyx) as mask,
+        SlabWriter(job, run, tally) as writer,
+    ):
+        batch = _Batch(job, weaver, tally)
+        cursor = box.start[0]
+        for z in zs:
+            layer = plan.grid.tile((z, ys[0], xs[0])).box & Box.of(plan.source.shape_zyx)
+            with tally.timed("wait for input"):
+                reader.need(layer.start[0], layer.stop[0])
+                mask.need(layer.start[0], layer.stop[0])
+            weaver.begin_layer(z)
+            for tile in (plan.grid.tile((z, y, x)) for y in ys for x in xs):
+                if mask.misses(tile.box & box):
+                    weaver.skip(tile)
+                    tally.n_skipped += 1
+                else:
+                    batch.add(tile, reader)
+            batch.flush()
+            end = plan.grid.tile((z + 1, 0, 0)).box.start[0] if z < zs[-1] else box.stop[0]
+            end = min(end, box.stop[0])
+            if cursor < end:
+                _finish_planes(job, weaver, mask, (cursor, end, box), writer, tally)
+                cursor = end
+        tally.n_nonfinite += reader.n_nonfinite
+        tally.bytes_read += reader.bytes_read
+    return tally
+
+
+class _Batch:
+    """Patches gathered for one forward pass; always the same shape, so that the same patch gives the same bits."""
+
+    def __init__(self, job: Job, weaver: Weaver, tally: Tally) -> None:
+        import torch
+
+        plan = job.plan
+        self._job, self._weaver, self._tally = job, weaver, tally
+        self._whole = Box.of(plan.source.shape_zyx)
+        size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
+        self._input = torch.zeros(size, device=job.device)
+        self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
+        self._tiles: list[Tile] = []
+
+    def add(self, tile: Tile, reader: LayerReader) -> None:
+        """Gather and normalise a patch; run the network when the batch is full."""
+        plan = self._job.plan
+        with self._tally.timed("gather"):
+            valid = tile.box & self._whole
+            slot = self._input[len(self._tiles)]
+            if valid != tile.box:
+                slot.zero_()
+            patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
+            reader.copy(valid, patch)
+            if plan.skip_empty and _constant(patch):
+                self._weaver.skip(tile)
+                self._tally.n_skipped += 1
+                return
+            normalize(patch, plan.normalization)
+        self._tiles.append(tile)
+        if len(self._tiles) == len(self._input):
+            self.flush()
+
+    def flush(self) -> None:
+        """Run the network on what is gathered and weave the logits in."""
+        if not self._tiles:
+            return
+        self._input[len(self._tiles) :].zero_()
+        with self._tally.timed("network"):
+            logits = self._forward()
+        with self._tally.timed("weave"):
+            for tile, values in zip(self._tiles, logits, strict=False):
+                self._weaver.add(tile, values)
+        self._tally.n_patches += len(self._tiles)
+        self._tiles.clear()
+
+    def _forward(self) -> torch.Tensor:
+        """The mean of the logits over all views."""
+        if len(self._views) == 1:
+            return self._job.predictor(self._input)
+        total = None
+        for view in self._views:
+            logits = view(self._job.predictor(view(self._input).contiguous()))
+            total = logits.clone() if total is None else total.add_(logits)
+        return total.div_(len(self._views)) if total is not None else self._input
+
+
+def _constant(patch: torch.Tensor) -> bool:
+    """Whether every channel holds one value only; the first and the middle voxel settle most cases."""
+    for channel in patch:
+        z, y, x = (n // 2 for n in channel.shape)
+        if channel[0, 0, 0] != channel[z, y, x]:
+            return False
+        lower, upper = channel.aminmax()
+        if lower != upper:
+            return False
+    return True
+
+
+def _finish_planes(
+    job: Job,
+    weaver: Weaver,
+    mask: MaskLayers,
+    planes: tuple[int, int, Box],
+    writer: SlabWriter,
+    tally: Tally,
+) -> None:
+    """Turn final planes into output, strip by strip, and hand them to the writer."""
+    lo, hi, box = planes
+    with tally.timed("finish"):
+        blended, bare = weaver.take(lo, hi)
+        if not bool(blended.sum().isfinite()):
+            raise RunError(
+                f"the network returned NaN or Inf for planes z {lo} to {hi - 1}",
+                "Look at the input there, or use --precision fp32.",
+            )
+        height, width = blended.shape[2:]
+        rows = max(1, STRIP_VOXELS[job.device.partition(":")[0]] // width)
+        for z in range(lo, hi):
+            outside = mask.outside(z, box)
+            for y in range(0, height, rows):
+                strip = (slice(None), slice(z - lo, z - lo + 1), slice(y, y + rows))
+                values = job.plan.finish(blended[strip])
+                for empty in (bare[z - lo] if bare is not None else None, outside):
+                    if empty is not None:
+                        _set_background(values[:, 0], empty[y : y + rows], job.plan.finish.output == "logits")
+                writer.put(z, y, values, box)
+    writer.advance(hi)
+
+
+def _set_background(values: NDArray[Any], where: NDArray[np.bool_], logits: bool) -> None:
+    """Background: 0, or for logits a certain class 0."""
+    values[:, where] = FAR if logits else 0
+    if logits and len(values) > 1:
+        values[0, where] = 0.0
+
+
+class SlabWriter:
+    """Collects finished planes into slabs and writes each in a thread, one at a time."""
+
+    def __init__(self, job: Job, run: Run, tally: Tally) -> None:
+        self._job, self._run, self._tally = job, run, tally
+        self._slabs = iter(run.slabs)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="weft-write")
+        self._pending: Future[None] | None = None
+        self._started = time.perf_counter()
+        self._patches = 0
+        self._open_next()
+
+    def __enter__(self) -> SlabWriter:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        try:
+            if exc[0] is None:
+                self._wait()
+        finally:
+            self._thread.shutdown(wait=True)
+
+    def put(self, z: int, y: int, values: NDArray[Any], box: Box) -> None:
+        """Place a strip [C, 1, rows, width] whose row 0 is row ``y`` of the swept box."""
+        if z >= self._box.stop[0]:
+            self._close()
+        z0, y0, x0 = self._box.start
+        row, left = box.start[1] + y - y0, box.start[2] - x0
+        self._buffer[:, z - z0, row : row + values.shape[2], left : left + values.shape[3]] = values[:, 0]
+
+    def advance(self, z: int) -> None:
+        """All planes below ``z`` are in; write the slab if it is complete."""
+        if self._slab is not None and z >= min(self._box.stop[0], self._job.plan.region.stop[0]):
+            self._close()
+
+    def _open_next(self) -> None:
+        self._slab = next(self._slabs, None)
+        if self._slab is None:
+            return
+        plan = self._job.plan
+        self._box = plan.columns.box(self._run.column, range(self._slab, self._slab + 1))
+        self._buffer = np.zeros((plan.finish.n_channels, *self._box.shape), plan.finish.dtype)
+
+    def _close(self) -> None:
+        with self._tally.timed("wait for output"):
+            self._wait()
+        now = time.perf_counter()
+        record = {"n_patches": self._tally.n_patches - self._patches, "seconds": round(now - self._started, 3)}
+        self._started, self._patches = now, self._tally.n_patches
+        self._pending = self._thread.submit(self._write, self._slab or 0, self._box, self._buffer, record)
+        self._open_next()
+
+    def _wait(self) -> None:
+        if self._pending is not None:
+            self._pending.result()
+            self._pending = None
+
+    def _write(self, slab: int, box: Box, buffer: NDArray[Any], record: dict[str, Any]) -> None:
+        job = self._job
+        job.sink.write(box, buffer)
+        record |= {"crc32": zlib.crc32(buffer.data), "host": platform.node(), "pid": os.getpid(), "at": time.time()}
+        job.ledger.mark_slab(self._run.column, slab, record)
+        self._tally.n_slabs += 1
+        self._tally.n_voxels += box.n_voxels
+        self._tally.bytes_written += buffer.nbytes
+        job.emit(Event("slab", data={"column": self._run.column, "slab": slab, "n_voxels": box.n_voxels, **record}))
