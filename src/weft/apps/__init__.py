@@ -1,0 +1,1 @@
+"""What people run: each app builds a plan and hands it to the engine."""

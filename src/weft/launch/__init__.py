@@ -1,0 +1,7 @@
+"""Where parts run: anything that follows ``concurrent.futures.Executor``. Arrays never travel; workers write."""
+
+from __future__ import annotations
+
+from weft.launch.executors import open_executor, run_parts
+
+__all__ = ["open_executor", "run_parts"]

@@ -173,8 +173,8 @@ def _softmax(differences: NDArray[np.float32]) -> NDArray[np.float32]:
 def _argmax(x: NDArray[np.float32], differences: bool) -> NDArray[np.intp]:
     """Index [1, ...] of the largest channel, the first of equals; class 0 is 0 where only differences are given."""
     if not differences:
-        return x.argmax(axis=0)[np.newaxis]
-    best: NDArray[np.intp] = x.argmax(axis=0)
+        return np.asarray(x.argmax(axis=0)[np.newaxis])
+    best = x.argmax(axis=0)
     top = np.take_along_axis(x, best[np.newaxis], axis=0)
     return np.asarray(np.where(top > 0.0, best[np.newaxis] + 1, 0))
 

@@ -1,0 +1,194 @@
+"""Everything before the first slab: open, check, measure, plan."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from weft.engine.budget import Budget
+from weft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
+from weft.engine.events import Emit, Event, silent
+from weft.engine.ledger import Ledger
+from weft.engine.masking import mask_scale
+from weft.engine.options import RunOptions, parse_bytes
+from weft.engine.plan import Plan, make_plan, patch_for, schemes_for
+from weft.errors import PlanMismatchError, RequestError, VolumeError
+from weft.geometry.box import Zyx
+from weft.image.protocols import Sink, Volume
+from weft.model.card import ModelCard, Normalization
+from weft.model.protocols import Model, Predictor
+from weft.ops.normalize import Statistics
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan with its input, model and (where it was measured) the network made ready."""
+
+    plan: Plan
+    volume: Volume
+    model: Model
+    mask: Volume | None
+    predictor: Predictor | None
+
+
+def devices_of(text: str) -> list[str]:
+    """Device names from "auto", "cpu", "cuda" or "cuda:0,1".
+
+    Raises
+    ------
+    RequestError
+        If the device is unknown or not here.
+    """
+    import torch
+
+    name, _, numbers = text.partition(":")
+    if name == "auto":
+        return ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
+    if name == "cpu" and not numbers:
+        return ["cpu"]
+    if name != "cuda" or not all(n.isdigit() for n in (numbers or "0").split(",")):
+        raise RequestError(f"--device {text!r} is unknown; use auto, cpu, cuda or cuda:0,1")
+    found = torch.cuda.device_count()
+    wanted = [int(n) for n in (numbers or "0").split(",")]
+    if max(wanted) >= found:
+        raise RequestError(f"--device {text}: this machine has {found} CUDA device(s); use --device cpu or auto")
+    return [f"cuda:{n}" for n in wanted]
+
+
+def prepare(
+    volume: Volume,
+    model: Model,
+    options: RunOptions,
+    *,
+    mask: Volume | None = None,
+    sink: Sink | None = None,
+    n_threads: int = 0,
+    emit: Emit = silent,
+) -> Prepared:
+    """Check the request and plan it, or adopt the plan that the output already holds.
+
+    Raises
+    ------
+    RequestError
+        All that is wrong with the request; nothing was written.
+    """
+    device = devices_of(options.device)[0]
+    card = model.card
+    draft = make_plan(volume.info, card, options)
+    if mask is not None:
+        mask_scale(mask.info, volume.info.shape_zyx)
+    patch, _ = patch_for(volume.info, card, options)
+    _, voxels = central_patch(volume, patch)
+    if not options.accept_labels:
+        refuse_labels(volume, voxels)
+    fingerprint = fingerprint_of(volume, voxels)
+    if sink is not None and (stored := Ledger(sink.records).plan()):
+        return adopt(
+            Plan.from_json(stored),
+            replace(draft, fingerprint=fingerprint),
+            Prepared(draft, volume, model, mask, None),
+            device,
+        )
+    schemes = measure_volume(volume, schemes_for(card, options), emit)
+    sample = as_input(voxels, patch, schemes, device)
+    n_patches = draft.n_tiles(draft.region) * draft.n_views
+    setting, predictor, trials = choose_setting(model, sample, options, n_patches, device, n_threads)
+    measured: dict[str, Any] = {"runtimes": trials, "tiling": tiling_probe(predictor, volume, setting, card, schemes)}
+    plan = make_plan(
+        volume.info,
+        card,
+        options,
+        fingerprint=fingerprint,
+        normalization=schemes,
+        setting=replace(setting, device=device.partition(":")[0], n_threads=0),
+        budget=budget_for(options, device),
+        measured=measured,
+    )
+    return Prepared(plan, volume, model, mask, predictor)
+
+
+def adopt(stored: Plan, asked: Plan, opened: Prepared, device: str) -> Prepared:
+    """Follow a stored plan, or refuse with the difference."""
+    stored.require_same_request(asked)
+    kind = device.partition(":")[0]
+    if stored.setting.device != kind:
+        raise PlanMismatchError(
+            f"the stored plan runs on {stored.setting.device}, this machine would use {kind}; the bits would differ.",
+            f"Give --device {stored.setting.device}, or --overwrite to begin anew.",
+        )
+    return replace(opened, plan=stored)
+
+
+def budget_for(options: RunOptions, device: str) -> Budget:
+    """What buffers may take: --memory less what the process has now, or half of what is free."""
+    import psutil
+
+    own = psutil.Process().memory_info().rss
+    asked = parse_bytes(options.memory) if options.memory else None
+    if asked is not None and asked <= own:
+        raise RequestError(
+            f"--memory {options.memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB; allow more"
+        )
+    host = asked - own if asked is not None else psutil.virtual_memory().available // 2
+    if device == "cpu":
+        return Budget(host, host)
+    import torch
+
+    free, _ = torch.cuda.mem_get_info(device)
+    return Budget(host, min(free // 2, asked or free))
+
+
+def fingerprint_of(volume: Volume, voxels: np.ndarray[Any, Any]) -> str:
+    """sha256 of shape, dtype and the central patch."""
+    info = volume.info
+    digest = hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype}".encode())
+    digest.update(np.ascontiguousarray(voxels).tobytes())
+    return digest.hexdigest()
+
+
+def refuse_labels(volume: Volume, voxels: np.ndarray[Any, Any]) -> None:
+    """Refuse label volumes: said so by their metadata, or flat pieces of few values.
+
+    Raises
+    ------
+    VolumeError
+        With the reason and the way to run anyway.
+    """
+    advice = "Give the image itself, or --accept-labels to run all the same."
+    if volume.info.is_label:
+        raise VolumeError(f"{volume.info.url} holds labels, not an image (its metadata says so).", advice)
+    if voxels.dtype.kind not in "iu" or voxels.shape[-1] < 2:
+        return
+    left, right = voxels[..., :-1], voxels[..., 1:]
+    inside = (left != 0) | (right != 0)
+    flat = float((left == right)[inside].mean()) if inside.any() else 0.0
+    if inside.sum() > 1000 and flat > 0.9 and len(np.unique(voxels)) > 1:
+        raise VolumeError(
+            f"{volume.info.url} looks like labels, not like an image: "
+            f"{flat:.0%} of neighbouring voxels are equal in its middle.",
+            advice,
+        )
+
+
+def measure_volume(
+    volume: Volume, schemes: tuple[Normalization, ...], emit: Emit = silent
+) -> tuple[Normalization, ...]:
+    """Fill in the numbers that a scheme takes from the whole volume, by one streaming pass."""
+    if not any(s.needs_statistics for s in schemes):
+        return schemes
+    info = volume.info
+    statistics = Statistics(info.n_channels)
+    todo = list(blocks(info.shape_zyx, info.chunk_zyx))
+    for n, box in enumerate(todo, start=1):
+        statistics.add(volume.read(box))
+        emit(Event("statistics", "measuring the volume", {"done": n, "total": len(todo)}))
+    full = schemes * info.n_channels if len(schemes) == 1 else schemes
+    return tuple(statistics.filled(scheme, c) for c, scheme in enumerate(full))
+
+
+def patch_of(card: ModelCard, volume: Volume, options: RunOptions) -> Zyx:
+    """The patch of a run, voxels z y x."""
+    return patch_for(volume.info, card, options)[0]

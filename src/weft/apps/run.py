@@ -1,0 +1,368 @@
+"""The main job: any volume, any segmentation model, one woven result."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from weft import __version__
+from weft.apps.prepare import Prepared, adopt, devices_of, prepare
+from weft.backends import load_model
+from weft.engine.events import Emit, Event, silent
+from weft.engine.ledger import REPORT_KEY, Ledger, missing
+from weft.engine.options import RunOptions
+from weft.engine.plan import Plan
+from weft.engine.report import Report, environment, peak_memory_bytes, tally_dict
+from weft.engine.sweep import Job, Tally, sweep
+from weft.errors import IncompleteError, RequestError
+from weft.geometry.box import Box
+from weft.image.protocols import Sink
+from weft.launch import open_executor, run_parts
+from weft.stores import open_sink, open_volume
+
+COMPLETE, PARTIAL = "complete", "partial"
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """Where the work is done; nothing here changes a bit of the output.
+
+    Attributes
+    ----------
+    num_parts, part_id
+        Do only share ``part_id`` of ``num_parts``; None: all of them, here.
+    executor, workers
+        "serial", or "processes" with that many workers (0: one a device, or one a core).
+    overwrite
+        Delete what an earlier run wrote to the same output.
+    command
+        The command line, for the record.
+    """
+
+    num_parts: int = 0
+    part_id: int | None = None
+    executor: str = "serial"
+    workers: int = 0
+    overwrite: bool = False
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PartTask:
+    """What a worker process needs to know of its part; names only, no arrays."""
+
+    plan: Plan
+    output: str
+    index: int
+    count: int
+    device: str
+    n_threads: int
+
+
+def run(
+    source: Any,
+    output: Any,
+    model: Any,
+    options: RunOptions | None = None,
+    *,
+    execution: Execution | None = None,
+    emit: Emit = silent,
+) -> Report:
+    """Segment a volume and write the result.
+
+    Parameters
+    ----------
+    source
+        URL or path of a volume, an array [Z, Y, X] or [C, Z, Y, X], or any :class:`~weft.image.Volume`.
+    output
+        URL or path of the OME-Zarr to write, or any :class:`~weft.image.Sink`.
+    model
+        Path of a model, or any :class:`~weft.model.Model`.
+    options, execution
+        What to compute; where to compute it.
+    emit
+        Told of every event.
+
+    Returns
+    -------
+    Report
+        ``status`` is "complete", or "partial" where other parts are still to come.
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong; nothing was written.
+    RunError
+        If the run could not be finished; the same call continues it.
+
+    Examples
+    --------
+    >>> import numpy as np, weft
+    >>> image = np.random.default_rng(0).integers(0, 255, (40, 40, 40), dtype=np.uint8)
+    >>> sink = weft.open_sink("memory://")
+    >>> report = weft.run(image, sink, "fake://null?patch=16,16,16")
+    >>> report.status, sink.read(weft.Box.of((40, 40, 40))).shape
+    ('complete', (1, 40, 40, 40))
+    """
+    options, execution = options or RunOptions(), execution or Execution()
+    sink = open_sink(output)
+    _check_output(sink, execution)
+    volume = open_volume(source, level=options.level)
+    mask = open_volume(options.mask) if options.mask else None
+    prepared = prepare(volume, load_model(model), options, mask=mask, sink=sink, emit=emit)
+    return execute(prepared, sink, options, execution, emit)
+
+
+def repeat(plan_source: str, output: Any, *, execution: Execution | None = None, emit: Emit = silent) -> Report:
+    """Run a stored plan once more into another output: the plan of an OME-Zarr that weft wrote, or a plan.json."""
+    execution = execution or Execution()
+    plan = read_plan(plan_source)
+    sink = open_sink(output)
+    _check_output(sink, execution)
+    volume = open_volume(plan.source.url, level=plan.source.level)
+    mask = open_volume(plan.mask) if plan.mask else None
+    model = load_model(plan.card.path)
+    if model.card.digest != plan.card.digest:
+        raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
+    options = RunOptions(device=plan.setting.device)
+    return execute(Prepared(plan, volume, model, mask, None), sink, options, execution, emit)
+
+
+def read_plan(source: str) -> Plan:
+    """The plan inside an output that weft wrote, or in a JSON file."""
+    if source.endswith(".json"):
+        from pathlib import Path
+
+        try:
+            return Plan.from_json(Path(source).read_bytes())
+        except OSError as error:
+            raise RequestError(f"--plan {source}: {error.strerror}") from error
+    return plan_of(open_sink(source))[0]
+
+
+def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Execution, emit: Emit) -> Report:
+    """Store or adopt the plan, compute what is missing, complete the output if all is there."""
+    started = time.perf_counter()
+    ledger = Ledger(sink.records)
+    devices = devices_of(options.device)
+    mine = prepared.plan.to_json()
+    stored = ledger.adopt_plan(mine)
+    if stored != mine and Plan.from_json(stored) != prepared.plan:
+        prepared = adopt(Plan.from_json(stored), prepared.plan, prepared, devices[0])
+    plan = prepared.plan
+    emit(Event("plan", f"{plan.columns.n_units} slabs, {plan.n_patches_computed} patches", {"digest": plan.digest}))
+    for note in plan.notes:
+        emit(Event("note", note))
+    sink.create(plan.spec)
+    if stored == mine:
+        sink.set_attributes(provenance(plan, execution.command))
+    emit(Event("begin", data={"n_slabs": plan.columns.n_units, "n_done": len(ledger.slabs())}))
+    parts = _compute(prepared, sink, ledger, (execution, devices), emit)
+    done = len(ledger.slabs())
+    status = PARTIAL if done < plan.columns.n_units else COMPLETE
+    if status == COMPLETE:
+        build_levels(sink, ledger, plan, emit)
+    report = _report(plan, sink, parts, (status, done, time.perf_counter() - started), devices[0], execution.command)
+    name = REPORT_KEY if execution.part_id is None else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
+    ledger.put_report(name, report.to_dict())
+    if status == COMPLETE and name != REPORT_KEY:
+        ledger.put_report(REPORT_KEY, report.to_dict())
+    emit(Event("done", status, report.to_dict()))
+    return report
+
+
+def _check_output(sink: Sink, execution: Execution) -> None:
+    if execution.part_id is not None and execution.num_parts < 1:
+        raise RequestError(f"--part-id {execution.part_id} needs --num-parts")
+    if execution.part_id is not None and not 0 <= execution.part_id < execution.num_parts:
+        raise RequestError(
+            f"--part-id {execution.part_id} with --num-parts {execution.num_parts}: use 0 to {execution.num_parts - 1}"
+        )
+    if execution.overwrite:
+        sink.remove()
+    elif sink.exists() and Ledger(sink.records).plan() is None:
+        raise RequestError(f"{sink.url} exists and is not the output of a weft run; choose another OUTPUT")
+
+
+def _compute(
+    prepared: Prepared, sink: Sink, ledger: Ledger, where: tuple[Execution, list[str]], emit: Emit
+) -> list[dict[str, Any]]:
+    """Compute the missing slabs of the wanted parts; the reports of the workers."""
+    execution, devices = where
+    plan = prepared.plan
+    n_workers = execution.workers or (len(devices) if devices[0] != "cpu" else _n_cores())
+    if execution.executor == "serial":
+        n_workers = 1
+    count = execution.num_parts or n_workers
+    wanted = range(count) if execution.part_id is None else [execution.part_id]
+    done = ledger.slabs()
+    todo = [i for i in wanted if any(missing(plan.columns.part(i, count), done))]
+    if not todo:
+        return []
+    if execution.executor == "serial":
+        job = open_job(prepared, sink, devices[0], emit)
+        return [_sweep_part(job, i, count) for i in todo]
+    threads = max(1, _n_cores() // n_workers) if devices[0] == "cpu" else 0
+    tasks = [PartTask(plan, sink.url, i, count, devices[n % len(devices)], threads) for n, i in enumerate(todo)]
+
+    def tick() -> None:
+        emit(Event("progress", data={"n_done": len(ledger.slabs()), "n_slabs": plan.columns.n_units}))
+
+    with open_executor(execution.executor, n_workers) as executor:
+        return list(run_parts(executor, run_part, tasks, tick))
+
+
+def open_job(prepared: Prepared, sink: Sink, device: str, emit: Emit = silent, n_threads: int = 0) -> Job:
+    """Make the network ready, unless that was done, and put everything a sweep needs together."""
+    plan = prepared.plan
+    setting = replace(plan.setting, device=device, n_threads=n_threads)
+    predictor = prepared.predictor or prepared.model.open(setting)
+    return Job(plan, prepared.volume, predictor, sink, Ledger(sink.records), prepared.mask, device, emit)
+
+
+def run_part(task: PartTask) -> dict[str, Any]:
+    """Compute one part in a process of its own; everything is opened here, from names."""
+    plan = task.plan
+    sink = open_sink(task.output)
+    sink.create(plan.spec)
+    volume = open_volume(plan.source.url, level=plan.source.level)
+    mask = open_volume(plan.mask) if plan.mask else None
+    prepared = Prepared(plan, volume, load_model(plan.card.path), mask, None)
+    return _sweep_part(open_job(prepared, sink, task.device, n_threads=task.n_threads), task.index, task.count)
+
+
+def _sweep_part(job: Job, index: int, count: int) -> dict[str, Any]:
+    tally = Tally()
+    for one in missing(job.plan.columns.part(index, count), job.ledger.slabs()):
+        tally.add(sweep(job, one))
+    return {"index": index, "count": count, "tally": tally, "peak_memory_bytes": peak_memory_bytes()}
+
+
+def build_levels(sink: Sink, ledger: Ledger, plan: Plan, emit: Emit = silent) -> None:
+    """Make the halved resolution levels, block by block; blocks that are there are left."""
+    z, y, x = plan.spec.shard_zyx
+    for level in range(1, sink.n_levels()):
+        shape = sink.shape(level)
+        boxes = [
+            Box((a, b, c), (a + z, b + y, c + x)) & Box.of(shape)
+            for a in range(0, shape[0], z)
+            for b in range(0, shape[1], y)
+            for c in range(0, shape[2], x)
+        ]
+        done = ledger.blocks(level)
+        for n, box in enumerate(boxes):
+            if n not in done:
+                sink.build_level(level, box)
+                ledger.mark_block(level, n)
+        emit(Event("level", f"resolution level {level}", {"level": level, "shape": shape}))
+
+
+def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
+    """What an output says of its making; enough for ``weft run --plan`` to repeat it."""
+    return {
+        "weft": {
+            "version": __version__,
+            "command": command,
+            "plan_digest": plan.digest,
+            "model_digest": plan.card.digest,
+            "input_fingerprint": plan.fingerprint,
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "plan": json.loads(plan.to_json()),
+        }
+    }
+
+
+def plan_of(sink: Sink) -> tuple[Plan, Ledger]:
+    """The plan of an output and its ledger.
+
+    Raises
+    ------
+    RequestError
+        If weft did not write it.
+    """
+    ledger = Ledger(sink.records)
+    stored = ledger.plan()
+    if stored is None:
+        raise RequestError(f"{sink.url} is not the output of a weft run: no plan lies beside it")
+    return Plan.from_json(stored), ledger
+
+
+def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
+    """Check that every voxel is there, from one plan, as it was written.
+
+    Every slab is read back and its checksum compared with the ledger's; every resolution level must be complete.
+
+    Returns
+    -------
+    dict
+        Counts, plain JSON values.
+
+    Raises
+    ------
+    IncompleteError
+        Naming the slabs or levels that are missing or differ.
+    """
+    import zlib
+
+    sink = open_sink(output)
+    plan, ledger = plan_of(sink)
+    sink.open()
+    done, problems = ledger.slabs(), []
+    units = [(c, s) for c in range(plan.columns.n_columns) for s in range(plan.columns.n_slabs)]
+    for n, (column, slab) in enumerate(units, start=1):
+        box = plan.columns.box(column, range(slab, slab + 1))
+        if (column, slab) not in done:
+            problems.append(f"slab {slab} of column {column} ({box}) is missing")
+        elif zlib.crc32(sink.read(box).tobytes()) != ledger.slab_record(column, slab)["crc32"]:
+            problems.append(f"slab {slab} of column {column} ({box}) is not what was written")
+        emit(Event("progress", "verifying", {"n_done": n, "n_slabs": len(units)}))
+    if not problems:
+        problems = [f"resolution level {k} is missing" for k in range(1, sink.n_levels()) if not ledger.blocks(k)]
+    if problems:
+        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise IncompleteError(
+            f"{sink.url}: {'; '.join(problems[:5])}{more}. Run the same command again to complete it."
+        )
+    return {"output": sink.url, "plan_digest": plan.digest, "n_slabs": len(units), "n_levels": sink.n_levels()}
+
+
+def _report(
+    plan: Plan,
+    sink: Sink,
+    parts: Sequence[dict[str, Any]],
+    outcome: tuple[str, int, float],
+    device: str,
+    command: str,
+) -> Report:
+    status, done, elapsed_s = outcome
+    total = Tally()
+    for part in parts:
+        total.add(part["tally"])
+    warnings = []
+    if total.n_nonfinite:
+        warnings.append(f"{total.n_nonfinite} voxels of the input were NaN or Inf and were taken as 0")
+    peak = max([peak_memory_bytes(), *(part["peak_memory_bytes"] for part in parts)])
+    return Report(
+        output=sink.url,
+        plan_digest=plan.digest,
+        status=status,
+        n_slabs=plan.columns.n_units,
+        n_slabs_done=done,
+        tally=tally_dict(total),
+        elapsed_s=round(elapsed_s, 3),
+        peak_memory_bytes=peak,
+        notes=plan.notes,
+        warnings=tuple(warnings),
+        parts=tuple({**part, "tally": tally_dict(part["tally"])} for part in parts),
+        environment=environment(device),
+        command=command,
+    )
+
+
+def _n_cores() -> int:
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,0 +1,271 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+import sys
+import traceback
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from weft import __version__
+from weft.apps.run import Execution
+from weft.cli.flags import with_options
+from weft.engine.options import RunOptions
+from weft.errors import RequestError, WeftError
+
+app = typer.Typer(
+    help="Run trained segmentation networks over very large 3-D images and weave the patches into one result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
+LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
+ReportTo = Annotated[str, typer.Option("--report", help="Write report.html here too.", rich_help_panel="What to show")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
+
+
+def execute(arguments: list[str]) -> int:
+    """Run a command line; the exit code. Errors become one to three lines on standard error."""
+    try:
+        return app(arguments, standalone_mode=False) or 0
+    except WeftError as error:
+        return _fail(str(error), error.exit_code)
+    except click.exceptions.Exit as error:
+        return error.exit_code
+    except click.ClickException as error:
+        error.show()
+        return 2
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        return _fail("interrupted. Run the same command again to continue: finished slabs are kept.", 1)
+    except MemoryError:
+        return _fail("out of memory. Run the same command with --overwrite and a smaller --memory.", 1)
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"weft: {message}", file=sys.stderr)
+    if "--verbose" in sys.argv:
+        traceback.print_exc()
+    return code
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"weft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command("run")
+@with_options(RunOptions, Execution)
+def run(
+    source: Annotated[
+        str, typer.Argument(metavar="[INPUT]", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
+    ] = "",
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
+    model: ModelPath = "",
+    plan: Annotated[str, typer.Option("--plan", help="Repeat the plan of an earlier output (or plan.json).")] = "",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    options: Any = None,
+    execution: Any = None,
+) -> None:
+    """Segment a volume: weft run INPUT OUTPUT --model M. Run the same command again to continue after any stop."""
+    from dataclasses import replace
+
+    from weft.apps import run as job
+    from weft.cli.progress import Listener
+
+    execution = replace(execution, command=" ".join(["weft", *sys.argv[1:]]))
+    with Listener(quiet, log_json) as listen:
+        if plan:
+            result = job.repeat(plan, output or source, execution=execution, emit=listen)
+        else:
+            if problems := [
+                f"{what} is missing: weft run INPUT OUTPUT --model M"
+                for what, value in (("INPUT", source), ("OUTPUT", output), ("--model", model))
+                if not value
+            ]:
+                raise RequestError(*problems)
+            result = job.run(source, output, model, options, execution=execution, emit=listen)
+    from weft.viewer.page import save_report
+
+    page = save_report(result.output, report) if result.status == job.COMPLETE else ""
+    if not quiet:
+        _summary(result, page)
+
+
+def _summary(result: Any, page: str) -> None:
+    minutes, seconds = divmod(result.elapsed_s, 60)
+    took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    print(
+        f"{result.status}: {result.n_slabs_done} of {result.n_slabs} slabs, {took}, "
+        f"{result.voxels_per_s / 1e6:.2f} Mvoxel/s, peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
+    )
+    print(f"result: {result.output}")
+    if page:
+        print(f"report: {page}")
+
+
+@app.command("plan")
+@with_options(RunOptions)
+def plan(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Volume.")],
+    model: ModelPath,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    options: Any = None,
+) -> None:
+    """Say what a run will cost, after a short calibration: patches, bytes, memory, time. Writes nothing."""
+    from dataclasses import asdict
+
+    from weft.apps.forecast import forecast
+
+    made, cost = forecast(source, model, options)
+    if as_json:
+        print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
+        return
+    setting = made.setting
+    rows = {
+        "volume": f"{made.source.shape_zyx} z y x, {made.source.dtype}, {made.source.format}",
+        "patches": f"{cost.n_patches} of {made.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
+        "forward passes": f"{cost.n_forwards} ({made.n_views} views, {made.card.n_folds} folds)",
+        "columns": f"{cost.n_columns} of {made.columns.column_yx} voxels (y, x)",
+        "slabs": f"{cost.n_slabs} of {made.columns.slab_z} planes",
+        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
+        "input": f"{_bytes(cost.bytes_decoded)} decoded"
+        + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
+        "output": f"{_bytes(cost.bytes_written)} before compression",
+        "memory": _bytes(cost.memory_bytes),
+        "time": _duration(cost.seconds),
+        "other choices": "\n".join(cost.choices),
+    }
+    if probe := made.measured.get("tiling"):
+        rows["tiling"] = (
+            f"a shifted window changes probabilities by {probe['mean']:.3f} on average, {probe['max']:.2f} at most"
+        )
+    if made.notes:
+        rows["notes"] = "\n".join(made.notes)
+    _table(rows)
+
+
+@app.command("info")
+def info(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A volume or a model.")],
+    level: Annotated[int, typer.Option(help="Resolution level of a multi-scale volume.")] = 0,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Describe a volume or a model."""
+    from dataclasses import asdict
+
+    from weft.backends import load_model
+    from weft.errors import ModelError, VolumeError
+    from weft.stores import open_volume
+
+    try:
+        found = asdict(open_volume(path, level=level).info)
+    except VolumeError as no_volume:
+        try:
+            found = asdict(load_model(path).card)
+        except ModelError as no_model:
+            raise RequestError(
+                f"{path} is neither a volume nor a model.",
+                str(no_volume).splitlines()[0],
+                str(no_model).splitlines()[0],
+            ) from no_model
+    if as_json:
+        print(json.dumps(found, indent=1, default=str))
+    else:
+        _table({k.replace("_", " "): str(v) for k, v in found.items() if v not in (None, "", (), {})})
+
+
+@app.command("verify")
+def verify(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run wrote.")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that every voxel is there, from one plan, as it was written."""
+    from weft.apps import run as job
+    from weft.cli.progress import Listener
+
+    with Listener(quiet) as listen:
+        found = job.verify(output, emit=listen)
+    if as_json:
+        print(json.dumps(found))
+    elif not quiet:
+        print(f"complete: {found['n_slabs']} slabs, {found['n_levels']} levels, plan {found['plan_digest'][:12]}")
+
+
+@app.command("report")
+def report(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run wrote.")],
+    to: Annotated[str, typer.Option("--to", help="File to write; default: OUTPUT.weft/report.html.")] = "",
+    verbose: Verbose = False,
+) -> None:
+    """Write report.html: pictures, histogram, seam check, times, provenance."""
+    from weft.viewer.page import save_report
+
+    print(save_report(output, to))
+
+
+@app.command("demo")
+def demo(
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to write.")] = "weft-demo",
+    size: Annotated[int, typer.Option(help="Side of the phantom in voxels.")] = 160,
+    seed: Annotated[int, typer.Option(help="Another phantom for another number.")] = 1,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Segment a fresh phantom with the small network that weft brings, and score it."""
+    from weft.cli.demo import run_demo
+    from weft.cli.progress import Listener
+
+    with Listener(quiet) as listen:
+        lines = run_demo(folder, size, seed, listen)
+    print("\n".join(lines))
+
+
+def _table(rows: dict[str, str]) -> None:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold", no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in rows.items():
+        table.add_row(name, value)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _bytes(n: int) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return f"{n / 1e3:.1f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,62 @@
+"""Command-line flags from options dataclasses: one field, one flag, hyphen or underscore alike."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, Field, fields
+from typing import Any, get_type_hints
+
+import typer
+
+
+def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the flags of dataclasses; it receives one instance of each, named after the class in lower case.
+
+    A field ``sigma_scale: float = option(8.0, "help")`` becomes ``--sigma-scale`` (and ``--sigma_scale``).
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = [
+            p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in _names(classes)
+        ]
+
+        def command(**values: Any) -> None:
+            made = {
+                name: cls(**{f.name: values.pop(f.name) for f in fields(cls)})
+                for name, cls in zip(_names(classes), classes, strict=True)
+            }
+            function(**values, **made)
+
+        flags = [_flag(f, get_type_hints(cls)[f.name], cls.__name__) for cls in classes for f in fields(cls)]
+        command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
+        command.__doc__ = function.__doc__
+        command.__name__ = function.__name__
+        return command
+
+    return decorate
+
+
+def _names(classes: tuple[type, ...]) -> list[str]:
+    return [cls.__name__.removeprefix("Run").lower() for cls in classes]
+
+
+def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
+    hyphen, underscore = f.name.replace("_", "-"), f.name
+    if hint is bool:
+        names = [f"--{hyphen}/--no-{hyphen}"] if f.default else [f"--{hyphen}"]
+    else:
+        names = [f"--{hyphen}"]
+    if underscore != hyphen:
+        names += [f"--{underscore}"]
+    default = None if f.default is MISSING else f.default
+    titles = {"RunOptions": "What to compute", "Execution": "Where to compute it"}
+    info = typer.Option(
+        default,
+        *names,
+        help=f.metadata.get("help", ""),
+        rich_help_panel=titles.get(panel, panel),
+        show_default=default not in (None, ""),
+    )
+    return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=hint)

@@ -1,0 +1,213 @@
+"""Short measurements before a run: which runtime, how fast, and how much the tiling itself decides."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+from weft.engine.options import RunOptions
+from weft.errors import ModelError, WeftError
+from weft.geometry.box import Box, Zyx
+from weft.image.protocols import Volume
+from weft.model.card import ModelCard, Normalization
+from weft.model.protocols import ForwardSetting, Model, Predictor
+from weft.ops.normalize import normalize
+
+if TYPE_CHECKING:
+    import torch
+
+AGREE = 1e-3
+CONTEST_S = 10.0
+BATCHES = {"cpu": (1,), "cuda": (1, 2, 4, 8)}
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """One measured candidate.
+
+    Attributes
+    ----------
+    runtime, precision, batch_size
+        What was tried.
+    patch_s
+        Seconds of a patch, the best of three calls; None where it failed.
+    difference
+        Largest difference in probability from plain torch in fp32.
+    remark
+        Why it was not taken, or "".
+    """
+
+    runtime: str
+    precision: str
+    batch_size: int
+    patch_s: float | None = None
+    difference: float = 0.0
+    remark: str = ""
+
+
+def central_patch(volume: Volume, patch: Zyx) -> tuple[Box, Any]:
+    """The patch in the middle of the volume (cut at its faces): its box and its voxels [C, Z, Y, X]."""
+    shape = volume.info.shape_zyx
+    start = tuple(max(0, (n - p) // 2) for n, p in zip(shape, patch, strict=True))
+    stop = tuple(min(n, a + p) for n, a, p in zip(shape, start, patch, strict=True))
+    box = Box(start, stop)  # type: ignore[arg-type]
+    return box, volume.read(box)
+
+
+def as_input(voxels: Any, patch: Zyx, schemes: tuple[Normalization, ...], device: str) -> torch.Tensor:
+    """A normalised float32 patch [1, C, *patch] on the device, padded with zeros at the far faces."""
+    import numpy as np
+    import torch
+
+    out = torch.zeros((1, len(voxels), *patch))
+    z, y, x = voxels.shape[1:]
+    inner = out[0, :, :z, :y, :x]
+    inner.copy_(torch.from_numpy(np.nan_to_num(voxels.astype(np.float32), posinf=0.0, neginf=0.0)))
+    normalize(inner, schemes)
+    return out.to(device)
+
+
+def probability(logits: torch.Tensor, activation: str) -> torch.Tensor:
+    """Probabilities of logits [B, C, Z, Y, X]."""
+    if activation == "softmax":
+        return logits.softmax(dim=1)
+    return logits.sigmoid() if activation == "sigmoid" else logits
+
+
+def choose_setting(
+    model: Model, sample: torch.Tensor, options: RunOptions, n_patches: int, device: str, n_threads: int = 0
+) -> tuple[ForwardSetting, Predictor, list[dict[str, Any]]]:
+    """The fastest runtime, precision and batch size that agree with plain torch within 1e-3 in probability.
+
+    Nothing is compared where the user left no choice, or where the whole job is shorter than the comparison.
+
+    Returns
+    -------
+    ForwardSetting, Predictor, list of dict
+        The choice, made ready, and the trials as plain JSON values.
+    """
+    import torch
+
+    patch: Zyx = tuple(sample.shape[2:])  # type: ignore[assignment]
+    kind = device.partition(":")[0]
+    offered = model.runtimes(kind)
+    if options.runtime != "auto" and options.runtime not in offered:
+        raise ModelError(
+            f"--runtime {options.runtime} cannot run this {model.card.format} model on {kind}; "
+            f"offered here: {', '.join(offered)}"
+        )
+    runtimes = offered if options.runtime == "auto" else (options.runtime,)
+    precisions = (options.precision,) if options.precision != "auto" else {"cpu": ("fp32",)}.get(kind, ("fp32", "fp16"))
+    fixed = options.batch_size or model.card.batch_size
+    batches = (fixed,) if fixed else BATCHES[kind]
+    base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, n_threads)
+    with torch.inference_mode():
+        predictor = model.open(base)
+        reference, patch_s = _measure(predictor, sample, base, model.card)
+        best, best_s = (base, predictor), patch_s
+        trials = [Trial(base.runtime, base.precision, base.batch_size, patch_s)]
+        grid = product(precisions, runtimes, batches) if patch_s * n_patches >= CONTEST_S else ()
+        for p, r, b in grid:
+            setting = replace(base, runtime=r, precision=p, batch_size=b)
+            if setting == base:
+                continue
+            trial, opened = _try(model, sample, setting, reference)
+            trials.append(trial)
+            if opened and trial.patch_s and not trial.remark and trial.patch_s < best_s:
+                best, best_s = (setting, opened), trial.patch_s
+    return *best, [asdict(t) for t in trials]
+
+
+def _try(
+    model: Model, sample: torch.Tensor, setting: ForwardSetting, reference: torch.Tensor
+) -> tuple[Trial, Predictor | None]:
+    trial = Trial(setting.runtime, setting.precision, setting.batch_size)
+    try:
+        predictor = model.open(setting)
+        result, patch_s = _measure(predictor, sample, setting, model.card)
+    except (WeftError, RuntimeError) as error:  # RuntimeError: out of memory, or an operator that a runtime lacks
+        return replace(trial, remark=str(error).splitlines()[0][:200]), None
+    difference = float((result - reference).abs().max())
+    remark = "" if difference <= AGREE else f"differs by {difference:.1e} in probability, more than {AGREE:.0e}"
+    return replace(trial, patch_s=patch_s, difference=difference, remark=remark), predictor
+
+
+def _measure(
+    predictor: Predictor, sample: torch.Tensor, setting: ForwardSetting, card: ModelCard
+) -> tuple[torch.Tensor, float]:
+    """Probabilities of the sample and the best seconds per patch of three calls after one to warm up."""
+    batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
+    result = probability(predictor(batch)[:1], card.activation).clone()
+    return result, best_of(lambda: predictor(batch), 3, setting.device) / setting.batch_size
+
+
+def best_of(call: Callable[[], Any], times: int, device: str = "cpu") -> float:
+    """The shortest of several calls, in seconds."""
+    return min(_timed(call, device) for _ in range(times))
+
+
+def _timed(call: Callable[[], Any], device: str) -> float:
+    import torch
+
+    start = time.perf_counter()
+    call()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def tiling_probe(
+    predictor: Predictor, volume: Volume, setting: ForwardSetting, card: ModelCard, schemes: tuple[Normalization, ...]
+) -> dict[str, float] | None:
+    """How far the answer depends on where the window lies: two windows a quarter apart, compared in their common core.
+
+    Networks with InstanceNorm or a small context give different answers for the same voxels; overlap averages this out
+    but cannot remove it.
+
+    Returns
+    -------
+    dict or None
+        "mean" and "max" absolute difference in probability over the core; None if the volume is too small to tell.
+    """
+    import torch
+
+    patch = setting.patch_zyx
+    shift = patch[2] // 4
+    shape = volume.info.shape_zyx
+    if any(n < p for n, p in zip(shape, patch, strict=True)) or shape[2] < patch[2] + shift:
+        return None
+    z, y, x = ((n - p) // 2 for n, p in zip(shape, patch, strict=True))
+    x = min(x, shape[2] - patch[2] - shift)
+    with torch.inference_mode():
+        views = [_predict_at(predictor, volume, setting, card, (schemes, (z, y, start))) for start in (x, x + shift)]
+    core = tuple(slice(n // 4, n - n // 4) for n in patch[:2])
+    left = views[0][(slice(None), slice(None), *core, slice(shift + shift // 2, patch[2] - shift // 2))]
+    right = views[1][(slice(None), slice(None), *core, slice(shift // 2, patch[2] - shift - shift // 2))]
+    difference = (left - right).abs()
+    return {"mean": float(difference.mean()), "max": float(difference.max())}
+
+
+def _predict_at(
+    predictor: Predictor,
+    volume: Volume,
+    setting: ForwardSetting,
+    card: ModelCard,
+    where: tuple[tuple[Normalization, ...], Zyx],
+) -> torch.Tensor:
+    schemes, start = where
+    z, y, x = (a + p for a, p in zip(start, setting.patch_zyx, strict=True))
+    sample = as_input(volume.read(Box(start, (z, y, x))), setting.patch_zyx, schemes, setting.device)
+    batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
+    return probability(predictor(batch)[:1], card.activation).clone()
+
+
+def blocks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Iterable[Box]:
+    """Boxes of whole chunks over a volume, each of at most ``max_voxels`` where one chunk layer allows."""
+    z_step = chunk[0] * max(1, 16 // chunk[0])
+    y_step = max(chunk[1], max_voxels // (z_step * shape[2]) // chunk[1] * chunk[1])
+    for z in range(0, shape[0], z_step):
+        for y in range(0, shape[1], y_step):
+            yield Box((z, y, 0), (z + z_step, y + y_step, shape[2])) & Box.of(shape)

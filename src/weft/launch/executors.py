@@ -1,0 +1,81 @@
+"""Executors by name, and the ten lines that run parts on any of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from typing import TypeVar
+
+from weft.errors import RequestError, RunError
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+ALLOCATOR = {
+    "MALLOC_MMAP_THRESHOLD_": "8589934592",
+    "MALLOC_TRIM_THRESHOLD_": "17179869184",
+    "MALLOC_TOP_PAD_": "268435456",
+}
+"""glibc settings that keep large activations from being returned to the kernel and faulted in again at every call.
+
+They must be set before a process starts; measured at 1.4 to 2 times the speed of a 3-D network on a CPU.
+"""
+
+
+class SerialExecutor(Executor):
+    """Runs each call at once, in this process."""
+
+    def submit(self, fn: Callable[..., R], /, *args: object, **kwargs: object) -> Future[R]:
+        """Call ``fn`` and return its finished future; errors are raised here."""
+        future: Future[R] = Future()
+        future.set_result(fn(*args, **kwargs))
+        return future
+
+
+@contextmanager
+def open_executor(name: str, n_workers: int) -> Iterator[Executor]:
+    """The executor "serial" or "processes" (spawned, each with the allocator settings).
+
+    Raises
+    ------
+    RequestError
+        If the name is unknown.
+    """
+    if name == "serial":
+        yield SerialExecutor()
+    elif name == "processes":
+        import multiprocessing
+
+        os.environ |= {k: os.environ.get(k, v) for k, v in ALLOCATOR.items()}  # spawned workers inherit it
+        with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+            yield pool
+    else:
+        raise RequestError(f"--executor {name!r} is unknown; use serial or processes")
+
+
+def run_parts(
+    executor: Executor, function: Callable[[T], R], tasks: Sequence[T], tick: Callable[[], None] = lambda: None
+) -> Iterator[R]:
+    """Run every task; results come in the order in which they end, ``tick`` is called every two seconds.
+
+    Raises
+    ------
+    RunError
+        If a worker died; what was finished stays, and a rerun continues.
+    """
+    waiting = {executor.submit(function, task) for task in tasks}
+    try:
+        while waiting:
+            ended, waiting = wait(waiting, timeout=2.0, return_when=FIRST_COMPLETED)
+            tick()
+            yield from (future.result() for future in ended)
+    except BrokenProcessPool as error:
+        raise RunError(
+            "a worker process died (killed, or out of memory). Run the same command again: finished slabs are kept."
+        ) from error
+    finally:
+        for future in waiting:
+            future.cancel()
