@@ -1,0 +1,70 @@
+"""Models by path: one module a format."""
+
+from __future__ import annotations
+
+import zipfile
+from importlib import import_module
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+from weft.errors import ModelError
+from weft.model.protocols import Model
+
+KNOWN = "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2) or ONNX (.onnx)"
+
+
+def load_model(source: Any) -> Model:
+    """Read a model; nothing is executed but the libraries of its format.
+
+    Parameters
+    ----------
+    source
+        Path of an nnU-Net v2 folder (also one fold of it), a TorchScript or torch.export or ONNX file;
+        ``fake://null?classes=2&patch=64,64,64`` for tests; or anything that is a :class:`~weft.model.Model` already.
+
+    Raises
+    ------
+    ModelError
+        If it is missing, of no known format, unsafe, or does not fit together.
+    """
+    if hasattr(source, "card") and hasattr(source, "open"):
+        return source  # type: ignore[no-any-return]
+    url = str(source)
+    if plugin := _plugin(url):
+        return plugin(url)  # type: ignore[no-any-return]
+    if url.startswith("fake://"):
+        return _read("fake", url)
+    path = Path(url).expanduser()
+    if not path.exists():
+        raise ModelError(f"{url}: no model lies there")
+    if path.is_dir():
+        if any((p / "plans.json").exists() for p in (path, path.parent)):
+            return _read("nnunet", path)
+        raise ModelError(f"{url} is a folder without plans.json; weft reads {KNOWN}")
+    if path.suffix == ".onnx":
+        return _read("onnx", path)
+    if path.suffix == ".pt2":
+        return _read("exported", path)
+    if zipfile.is_zipfile(path):
+        names = {Path(n).name for n in zipfile.ZipFile(path).namelist()}
+        if "constants.pkl" in names:
+            return _read("torchscript", path)
+        if "data.pkl" in names:
+            raise ModelError(
+                f"{url} holds weights only, without the network; give the folder with its plans.json, "
+                "or export it as .pt2 or .onnx"
+            )
+    raise ModelError(f"{url} is no model that weft knows: use {KNOWN}")
+
+
+def _read(backend: str, place: Any) -> Model:
+    return import_module(f"weft.backends.{backend}").load(place)  # type: ignore[no-any-return]
+
+
+def _plugin(url: str) -> Any:
+    found = [e for e in entry_points(group="weft.backends") if url.endswith(e.name) or url.startswith(e.name)]
+    if len(found) > 1:
+        owners = " and ".join(sorted(str(e.dist.name) if e.dist else e.value for e in found))
+        raise ModelError(f"{url}: the packages {owners} both claim {found[0].name!r}; uninstall one of them")
+    return found[0].load() if found else None

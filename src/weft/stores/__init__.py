@@ -1,0 +1,113 @@
+"""Where volumes come from and where results go, chosen by URL."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any
+
+from weft.errors import RequestError, VolumeError
+from weft.image.protocols import Sink, Volume
+from weft.stores.url import is_remote, local_path
+
+FORMATS = {
+    ".tif": "weft.stores.tiff:TiffVolume",
+    ".tiff": "weft.stores.tiff:TiffVolume",
+    ".h5": "weft.stores.hdf5:Hdf5Volume",
+    ".hdf5": "weft.stores.hdf5:Hdf5Volume",
+    ".zarr": "weft.stores.zarr:ZarrVolume",
+}
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def open_volume(source: Any, *, level: int = 0) -> Volume:
+    """Open a volume.
+
+    Parameters
+    ----------
+    source
+        Path or URL of a zarr array or OME-Zarr group (local, s3://, http://), of a TIFF file, of a folder of numbered
+        TIFF files, or of an HDF5 file (``file.h5`` or ``file.h5::/path/of/dataset``); an array [Z, Y, X] or
+        [C, Z, Y, X]; or anything that is a :class:`~weft.image.Volume` already.
+    level
+        Resolution level of a multi-scale group; 0 is the finest.
+
+    Raises
+    ------
+    VolumeError
+        If nothing lies there, or no known format, or a kind that weft refuses.
+    """
+    import numpy as np
+
+    if isinstance(source, np.ndarray):
+        from weft.stores.memory import MemoryVolume
+
+        return MemoryVolume(source)
+    if isinstance(source, Volume):
+        return source
+    url = str(source)
+    opener = _opener(url)
+    if level and not opener.__name__.startswith("Zarr"):
+        raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
+    return opener(url, level=level) if opener.__name__ == "ZarrVolume" else opener(url)
+
+
+def open_sink(target: Any) -> Sink:
+    """Open where a result is to go: the path or s3:// URL of an OME-Zarr (``*.zarr``), "memory://", or a ready sink.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be written there.
+    """
+    if hasattr(target, "write") and hasattr(target, "records"):
+        return target  # type: ignore[no-any-return]
+    url = str(target).rstrip("/")
+    if url == "memory://":
+        from weft.stores.memory import MemorySink
+
+        return MemorySink()
+    if plugin := _plugin("weft.sinks", url):
+        return plugin(url)  # type: ignore[no-any-return]
+    if not url.endswith(".zarr"):
+        raise RequestError(f"cannot write {url!r}: OUTPUT must end in .zarr (a path or an s3:// URL)")
+    if url.startswith(("http://", "https://")):
+        raise RequestError(f"cannot write {url}: http is read-only; give a path or an s3:// URL")
+    from weft.stores.ome_zarr import OmeZarrSink
+
+    return OmeZarrSink(url)
+
+
+def _opener(url: str) -> Callable[..., Volume]:
+    if plugin := _plugin("weft.volumes", url):
+        return plugin
+    if not is_remote(url) and "://" in url and not url.startswith("file://"):
+        raise VolumeError(f"{url}: the scheme is unknown; use a path, s3:// or http(s)://")
+    path = local_path(url.partition("::")[0])
+    if not is_remote(url) and ".h5/" not in url and not path.exists():
+        raise VolumeError(f"{url}: nothing lies there")
+    if is_remote(url) or any((path / name).exists() for name in ZARR_FILES):
+        return _load(FORMATS[".zarr"])
+    if path.is_dir():
+        if any(p.suffix.lower() in (".tif", ".tiff") for p in path.iterdir()):
+            return _load(FORMATS[".tif"])
+        raise VolumeError(f"{url} is a folder without a zarr array and without TIFF files")
+    suffix = ".h5" if ".h5/" in url else path.suffix.lower()
+    if suffix in FORMATS and suffix != ".zarr":
+        return _load(FORMATS[suffix])
+    raise VolumeError(f"{url} is no volume that weft knows: use zarr, OME-Zarr, TIFF (file or folder) or HDF5")
+
+
+def _load(place: str) -> Callable[..., Volume]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+def _plugin(group: str, url: str) -> Any:
+    """The installed plug-in for a suffix or scheme; a suffix that weft reads itself is not given away."""
+    found = [e for e in entry_points(group=group) if url.endswith(e.name) or url.startswith(e.name)]
+    if len(found) > 1:
+        owners = " and ".join(sorted(str(e.dist.name) if e.dist else e.value for e in found))
+        raise RequestError(f"{url}: the packages {owners} both claim {found[0].name!r}; uninstall one of them")
+    return found[0].load() if found and found[0].name not in FORMATS else None

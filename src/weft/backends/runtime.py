@@ -1,0 +1,157 @@
+"""Ways to run a torch module: as it is, compiled, or converted to OpenVINO in memory."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+
+from weft.errors import ModelError
+from weft.model.card import ModelCard
+from weft.model.protocols import ForwardSetting, Predictor
+
+PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class TorchModel:
+    """One or several torch modules whose logits are averaged.
+
+    Parameters
+    ----------
+    card
+        What the model expects and gives.
+    modules
+        In evaluation mode; [B, n_inputs, *patch] -> [B, n_classes, *patch] (of a list or tuple the first).
+    runtimes
+        Those that fit the format.
+    """
+
+    def __init__(
+        self,
+        card: ModelCard,
+        modules: Sequence[torch.nn.Module],
+        runtimes: tuple[str, ...] = ("torch", "openvino", "compile"),
+    ) -> None:
+        self.card = card
+        self._modules = [m.eval().requires_grad_(False) for m in modules]
+        self._runtimes = runtimes
+
+    def runtimes(self, device: str) -> tuple[str, ...]:
+        """Runtimes installed here for "cpu" or "cuda"."""
+        here = {
+            "torch": True,
+            "openvino": device == "cpu" and find_spec("openvino") is not None,
+            "compile": device != "cpu",  # on CPUs it compiles for minutes and gains nothing on 3-D convolutions
+        }
+        return tuple(r for r in self._runtimes if here[r])
+
+    def open(self, setting: ForwardSetting) -> Predictor:
+        """Make the modules ready and check them on zeros."""
+        openers = {"torch": _Torch, "compile": _compiled, "openvino": _OpenVino}
+        if setting.runtime not in openers or setting.runtime not in self._runtimes:
+            raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
+        if setting.n_threads:
+            torch.set_num_threads(setting.n_threads)
+        predictors = [openers[setting.runtime](m, setting, self.card) for m in self._modules]
+        predictor = predictors[0] if len(predictors) == 1 else _Mean(predictors)
+        check_shape(predictor, setting, self.card)
+        return predictor
+
+
+def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) -> None:
+    """Run zeros through a predictor and compare what comes out with the card.
+
+    Raises
+    ------
+    ModelError
+        If the network refuses the patch or gives another shape.
+    """
+    size = (setting.batch_size, card.n_inputs, *setting.patch_zyx)
+    wanted = (setting.batch_size, card.n_classes, *setting.patch_zyx)
+    with torch.inference_mode():
+        try:
+            found = tuple(predictor(torch.zeros(size, device=setting.device)).shape)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError) as error:
+            lines = str(error).splitlines() or [type(error).__name__]
+            raise ModelError(f"the network refuses an input of {size}: {lines[0][:200]}") from error
+    if found != wanted:
+        raise ModelError(f"the network gives {found} for an input of {size}; {wanted} was expected")
+
+
+class _Torch:
+    def __init__(self, module: Any, setting: ForwardSetting, card: ModelCard) -> None:
+        torch.backends.cudnn.benchmark = False  # the algorithm, and with it the bits, must not depend on timing
+        torch.backends.cudnn.deterministic = True
+        self._module = module.to(setting.device) if hasattr(module, "to") else module
+        self._kind = setting.device.partition(":")[0]
+        self._dtype = PRECISIONS.get(setting.precision)
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode(), torch.autocast(self._kind, dtype=self._dtype, enabled=self._dtype is not None):
+            return _first(self._module(batch)).float()
+
+
+def _compiled(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:
+    if setting.device == "cpu" and not shutil.which("g++"):
+        raise ModelError("--runtime compile needs a C++ compiler on the CPU; install g++ or use --runtime torch")
+    torch.compiler.reset()
+    return _Torch(torch.compile(module.to(setting.device), dynamic=False), setting, card)
+
+
+class _OpenVino:
+    """Converted in memory by torch.export; shapes are fixed, arithmetic is float32 unless bf16 is asked for."""
+
+    def __init__(self, module: Any, setting: ForwardSetting, card: ModelCard) -> None:
+        try:
+            import openvino
+        except ImportError as error:
+            raise ModelError("--runtime openvino needs the extra: pip install 'weft[openvino]'") from error
+        example = torch.zeros((setting.batch_size, card.n_inputs, *setting.patch_zyx))
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # the converters warn of their own deprecations
+            program = torch.export.export(_FirstOutput(module), (example,))
+            converted = openvino.convert_model(program)
+        converted.reshape(list(example.shape))
+        hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[setting.precision]
+        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+        config["INFERENCE_NUM_THREADS"] = setting.n_threads or torch.get_num_threads()
+        self._request = openvino.Core().compile_model(converted, "CPU", config).create_infer_request()
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        out = self._request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)
+        return torch.from_numpy(out[0])
+
+
+class _FirstOutput(torch.nn.Module):
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return _first(self.module(x))
+
+
+class _Mean:
+    """The mean of the logits of several networks."""
+
+    def __init__(self, predictors: Sequence[Predictor]) -> None:
+        self._predictors = predictors
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        total = self._predictors[0](batch).clone()
+        for predictor in self._predictors[1:]:
+            total += predictor(batch)
+        return total.div_(len(self._predictors))
+
+
+def _first(result: Any) -> torch.Tensor:
+    """The output proper: of deep supervision's list the first, at full resolution."""
+    if isinstance(result, dict):
+        raise ModelError(f"the network returns a dictionary with {', '.join(map(str, result))}; weft needs one tensor")
+    return result[0] if isinstance(result, (list, tuple)) else result  # type: ignore[no-any-return]

@@ -1,0 +1,188 @@
+"""From an URL to a key-value store: local folders, s3:// and http(s):// through obstore."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from weft.errors import RequestError, WriteError
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+REMOTE = ("s3://", "http://", "https://")
+
+
+def is_remote(url: str) -> bool:
+    """Whether an URL leaves this machine's file system."""
+    return url.startswith(REMOTE)
+
+
+def local_path(url: str) -> Path:
+    """The path of a local URL, ``file://`` or plain."""
+    return Path(url.removeprefix("file://")).expanduser()
+
+
+def zarr_store(url: str, *, read_only: bool) -> Store:
+    """A zarr store for the folder at an URL."""
+    if not is_remote(url):
+        from zarr.storage import LocalStore
+
+        return LocalStore(local_path(url), read_only=read_only)
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(object_store(url), read_only=read_only)
+
+
+def object_store(url: str) -> Any:
+    """An obstore for the folder at an s3:// or http(s):// URL.
+
+    S3 is set up by the usual variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
+    AWS_ENDPOINT_URL; without a key requests are anonymous.
+
+    Raises
+    ------
+    RequestError
+        If the extra is not installed.
+    """
+    try:
+        from obstore.store import HTTPStore, S3Store
+    except ImportError as error:
+        raise RequestError(f"{url} needs the extra 's3': pip install 'weft[s3]'") from error
+    if not url.startswith("s3://"):
+        return HTTPStore.from_url(url.rstrip("/"), client_options={"allow_http": True})
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    config: dict[str, Any] = {"region": os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))}
+    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL")):
+        config |= {"endpoint": endpoint, "virtual_hosted_style_request": False}
+    if "AWS_ACCESS_KEY_ID" not in os.environ:
+        config["skip_signature"] = True
+    return S3Store(bucket, prefix=prefix.rstrip("/"), client_options={"allow_http": True}, **config)
+
+
+class LocalRecords:
+    """Records as files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> bytes | None:
+        """The record, or None."""
+        try:
+            return (self._folder / key).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write to a temporary name and rename."""
+        self._place(key, data, lambda temporary, target: temporary.replace(target))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write to a temporary name and link: only one can be first, and nobody sees half a record."""
+        try:
+            self._place(key, data, lambda temporary, target: target.hardlink_to(temporary))
+        except FileExistsError:
+            return False
+        return True
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys with the prefix, sorted."""
+        folder = self._folder / prefix.rpartition("/")[0]
+        found = (
+            p.relative_to(self._folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix != ".tmp"
+        )
+        return sorted(k for k in found if k.startswith(prefix))
+
+    def clear(self) -> None:
+        """Remove the folder."""
+        import shutil
+
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _place(self, key: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
+        import tempfile
+
+        target = self._folder / key
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
+            temporary = Path(name)
+            try:
+                with os.fdopen(handle, "wb") as file:
+                    file.write(data)
+                move(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise write_error(str(target), error) from error
+
+
+class ObjectRecords:
+    """Records as objects below a prefix of an object store."""
+
+    def __init__(self, url: str) -> None:
+        self._store = object_store(url)
+        self._url = url
+
+    def get(self, key: str) -> bytes | None:
+        """The record, or None."""
+        try:
+            return bytes(self._store.get(key).bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """A single PUT."""
+        from obstore.exceptions import BaseError
+
+        try:
+            self._store.put(key, data)
+        except BaseError as error:
+            raise WriteError(f"{self._url}/{key} cannot be written: {_first_line(error)}") from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """A conditional PUT; after a broken connection the object itself tells who was first."""
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        for attempt in range(4):
+            try:
+                self._store.put(key, data, mode="create")
+            except AlreadyExistsError:
+                return attempt > 0 and self.get(key) == data
+            except BaseError as error:
+                if attempt == 3:
+                    raise WriteError(f"{self._url}/{key} cannot be written: {_first_line(error)}") from error
+            else:
+                return True
+        return False
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys with the prefix, sorted."""
+        folder, _, _ = prefix.rpartition("/")
+        found = [item["path"] for page in self._store.list(folder or None) for item in page]
+        return sorted(k for k in found if k.startswith(prefix))
+
+    def clear(self) -> None:
+        """Remove all."""
+        if found := self.keys():
+            self._store.delete(found)
+
+
+def write_error(what: str, error: OSError) -> WriteError:
+    """A full disk or a missing right in words."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WriteError(
+            f"no space is left on the device for {what}. Free some and run the same command again: "
+            "finished slabs are kept."
+        )
+    return WriteError(f"{what} cannot be written: {error.strerror or error}")
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
