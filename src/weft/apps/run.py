@@ -13,7 +13,7 @@ from weft.apps.prepare import Prepared, adopt, devices_of, prepare
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
 from weft.engine.ledger import REPORT_KEY, Ledger, missing
-from weft.engine.options import RunOptions
+from weft.engine.options import RunOptions, option
 from weft.engine.plan import Plan
 from weft.engine.report import Report, environment, peak_memory_bytes, tally_dict
 from weft.engine.sweep import Job, Tally, sweep
@@ -33,7 +33,7 @@ class Execution:
     Attributes
     ----------
     num_parts, part_id
-        Do only share ``part_id`` of ``num_parts``; None: all of them, here.
+        Do only share ``part_id`` of ``num_parts``; -1: all of them, here.
     executor, workers
         "serial", or "processes" with that many workers (0: one a device, or one a core).
     overwrite
@@ -42,11 +42,11 @@ class Execution:
         The command line, for the record.
     """
 
-    num_parts: int = 0
-    part_id: int | None = None
-    executor: str = "serial"
-    workers: int = 0
-    overwrite: bool = False
+    num_parts: int = option(0, "Divide the work into N parts; 0: as many as workers.")
+    part_id: int = option(-1, "Do only this part, 0 to N-1, for one job of many; -1: all of them.")
+    executor: str = option("serial", "serial, or processes (one a device, or the cores of the CPU shared out).")
+    workers: int = option(0, "Worker processes; 0: one a device, or one a core.")
+    overwrite: bool = option(False, "Delete what an earlier run wrote to OUTPUT.")
     command: str = ""
 
 
@@ -166,7 +166,7 @@ def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Exec
     if status == COMPLETE:
         build_levels(sink, ledger, plan, emit)
     report = _report(plan, sink, parts, (status, done, time.perf_counter() - started), devices[0], execution.command)
-    name = REPORT_KEY if execution.part_id is None else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
+    name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
     ledger.put_report(name, report.to_dict())
     if status == COMPLETE and name != REPORT_KEY:
         ledger.put_report(REPORT_KEY, report.to_dict())
@@ -175,9 +175,9 @@ def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Exec
 
 
 def _check_output(sink: Sink, execution: Execution) -> None:
-    if execution.part_id is not None and execution.num_parts < 1:
+    if execution.part_id >= 0 and execution.num_parts < 1:
         raise RequestError(f"--part-id {execution.part_id} needs --num-parts")
-    if execution.part_id is not None and not 0 <= execution.part_id < execution.num_parts:
+    if execution.part_id >= 0 and execution.part_id >= execution.num_parts:
         raise RequestError(
             f"--part-id {execution.part_id} with --num-parts {execution.num_parts}: use 0 to {execution.num_parts - 1}"
         )
@@ -197,7 +197,7 @@ def _compute(
     if execution.executor == "serial":
         n_workers = 1
     count = execution.num_parts or n_workers
-    wanted = range(count) if execution.part_id is None else [execution.part_id]
+    wanted = range(count) if execution.part_id < 0 else [execution.part_id]
     done = ledger.slabs()
     todo = [i for i in wanted if any(missing(plan.columns.part(i, count), done))]
     if not todo:

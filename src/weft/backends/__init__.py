@@ -36,25 +36,28 @@ def load_model(source: Any) -> Model:
     if url.startswith("fake://"):
         return _read("fake", url)
     path = Path(url).expanduser()
+    return _read(_format_of(path, url), path)
+
+
+def _format_of(path: Path, url: str) -> str:
+    """The backend for a file or folder."""
     if not path.exists():
         raise ModelError(f"{url}: no model lies there")
     if path.is_dir():
         if any((p / "plans.json").exists() for p in (path, path.parent)):
-            return _read("nnunet", path)
+            return "nnunet"
         raise ModelError(f"{url} is a folder without plans.json; weft reads {KNOWN}")
-    if path.suffix == ".onnx":
-        return _read("onnx", path)
-    if path.suffix == ".pt2":
-        return _read("exported", path)
-    if zipfile.is_zipfile(path):
-        names = {Path(n).name for n in zipfile.ZipFile(path).namelist()}
-        if "constants.pkl" in names:
-            return _read("torchscript", path)
-        if "data.pkl" in names:
-            raise ModelError(
-                f"{url} holds weights only, without the network; give the folder with its plans.json, "
-                "or export it as .pt2 or .onnx"
-            )
+    by_suffix = {".onnx": "onnx", ".pt2": "exported"}
+    if path.suffix in by_suffix:
+        return by_suffix[path.suffix]
+    names = {Path(n).name for n in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
+    if "constants.pkl" in names:
+        return "torchscript"
+    if "data.pkl" in names:
+        raise ModelError(
+            f"{url} holds weights only, without the network; give the folder with its plans.json, "
+            "or export it as .pt2 or .onnx"
+        )
     raise ModelError(f"{url} is no model that weft knows: use {KNOWN}")
 
 

@@ -43,7 +43,9 @@ def load(url: str) -> TorchModel:
         activation="sigmoid" if n_classes == 1 else "softmax",
         normalization=(Normalization(query.get("normalization", "none")),),
     )
-    return TorchModel(card, [module], ("torch",) if name == "kill" else ("torch", "openvino", "compile"))
+    return TorchModel(
+        card, [module.eval().requires_grad_(False)], ("torch",) if name == "kill" else ("torch", "openvino", "compile")
+    )
 
 
 def _null(n_inputs: int, n_classes: int) -> torch.nn.Module:

@@ -56,9 +56,9 @@ def load(path: Path) -> TorchModel:
         raise ModelError(f"{root}: its plans exchange axes {plans['transpose_forward']}, which is not supported")
     modules = []
     for checkpoint, state in zip(checkpoints, states, strict=True):
-        module = _build(configuration, len(channels), len(names), root)
+        module = build(configuration, len(channels), len(names), root)
         _fill(module, state.get("network_weights"), checkpoint)
-        modules.append(module)
+        modules.append(module.eval().requires_grad_(False))
     mirror = first.get("inference_allowed_mirroring_axes")
     strides = _strides(configuration)
     card = ModelCard(
@@ -117,7 +117,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         culprit = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
         raise ModelError(
-            f"{path} wants to run code when it is loaded and was refused; nothing was executed. {culprit.strip()[:160]}",
+            f"{path} wants to run code when loaded and was refused; nothing was executed. {culprit.strip()[:160]}",
             "A checkpoint needs weights only: save it again with torch.save of plain tensors and numbers.",
         ) from error
     except (OSError, RuntimeError, EOFError) as error:
@@ -148,7 +148,8 @@ def _classes(dataset: dict[str, Any]) -> tuple[list[str], str]:
     return sorted(value, key=lambda k: int(value[k])), "softmax"
 
 
-def _build(configuration: dict[str, Any], n_inputs: int, n_classes: int, root: Path) -> torch.nn.Module:
+def build(configuration: dict[str, Any], n_inputs: int, n_classes: int, root: Path) -> torch.nn.Module:
+    """The network of a configuration of plans.json, with random weights."""
     name, arguments = _architecture(configuration, root)
     try:
         module = _resolve(name, root)(
@@ -214,7 +215,7 @@ def _fill(module: torch.nn.Module, weights: Any, checkpoint: Path) -> None:
         raise ModelError(f"{checkpoint} does not fit its plans: {', '.join(bad[:3])}{more} missing, extra or misshapen")
     module.load_state_dict(clean)
     if hasattr(module, "decoder"):
-        module.decoder.deep_supervision = False
+        module.decoder.deep_supervision = False  # type: ignore[union-attr]
 
 
 def _normalizations(plans: dict[str, Any], configuration: dict[str, Any], root: Path) -> list[Normalization]:

@@ -37,7 +37,7 @@ class TorchModel:
         runtimes: tuple[str, ...] = ("torch", "openvino", "compile"),
     ) -> None:
         self.card = card
-        self._modules = [m.eval().requires_grad_(False) for m in modules]
+        self._modules = list(modules)
         self._runtimes = runtimes
 
     def runtimes(self, device: str) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ class TorchModel:
 
     def open(self, setting: ForwardSetting) -> Predictor:
         """Make the modules ready and check them on zeros."""
-        openers = {"torch": _Torch, "compile": _compiled, "openvino": _OpenVino}
+        openers = {"torch": _Torch, "compile": _compiled, "openvino": _openvino}
         if setting.runtime not in openers or setting.runtime not in self._runtimes:
             raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
         if setting.n_threads:
@@ -104,24 +104,44 @@ def _compiled(module: Any, setting: ForwardSetting, card: ModelCard) -> Predicto
     return _Torch(torch.compile(module.to(setting.device), dynamic=False), setting, card)
 
 
-class _OpenVino:
-    """Converted in memory by torch.export; shapes are fixed, arithmetic is float32 unless bf16 is asked for."""
+def _openvino(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:
+    """Converted in memory by torch.export."""
+    size = (setting.batch_size, card.n_inputs, *setting.patch_zyx)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the converters warn of their own deprecations
+        program = torch.export.export(_FirstOutput(module), (torch.zeros(size),))
+    return compile_openvino(program, size, setting)
 
-    def __init__(self, module: Any, setting: ForwardSetting, card: ModelCard) -> None:
-        try:
-            import openvino
-        except ImportError as error:
-            raise ModelError("--runtime openvino needs the extra: pip install 'weft[openvino]'") from error
-        example = torch.zeros((setting.batch_size, card.n_inputs, *setting.patch_zyx))
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # the converters warn of their own deprecations
-            program = torch.export.export(_FirstOutput(module), (example,))
-            converted = openvino.convert_model(program)
-        converted.reshape(list(example.shape))
-        hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[setting.precision]
-        config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-        config["INFERENCE_NUM_THREADS"] = setting.n_threads or torch.get_num_threads()
-        self._request = openvino.Core().compile_model(converted, "CPU", config).create_infer_request()
+
+def compile_openvino(source: Any, size: tuple[int, ...], setting: ForwardSetting) -> Predictor:
+    """Compile an exported program or an ONNX file for the CPU; shapes are fixed to ``size``, order [B, C, Z, Y, X].
+
+    Raises
+    ------
+    ModelError
+        If OpenVINO is not installed or cannot convert the network.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise ModelError("--runtime openvino needs the extra: pip install 'weft[openvino]'") from error
+    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[setting.precision]
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
+    config["INFERENCE_NUM_THREADS"] = setting.n_threads or torch.get_num_threads()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            converted = openvino.convert_model(source)
+        converted.reshape(list(size))
+        return _OpenVino(openvino.Core().compile_model(converted, "CPU", config).create_infer_request())
+    except (RuntimeError, TypeError, ValueError) as error:
+        lines = str(error).strip().splitlines() or ["?"]
+        raise ModelError(f"OpenVINO cannot run this network: {lines[0][:200]}") from error
+
+
+class _OpenVino:
+    def __init__(self, request: Any) -> None:
+        self._request = request
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         out = self._request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)

@@ -37,7 +37,7 @@ ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net fo
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     try:
-        return app(arguments, standalone_mode=False) or 0
+        return app([_hyphens(a) for a in arguments], standalone_mode=False) or 0
     except WeftError as error:
         return _fail(str(error), error.exit_code)
     except click.exceptions.Exit as error:
@@ -49,6 +49,12 @@ def execute(arguments: list[str]) -> int:
         return _fail("interrupted. Run the same command again to continue: finished slabs are kept.", 1)
     except MemoryError:
         return _fail("out of memory. Run the same command with --overwrite and a smaller --memory.", 1)
+
+
+def _hyphens(argument: str) -> str:
+    """``--sigma_scale=8`` as ``--sigma-scale=8``: hyphen and underscore are alike in the names of options."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
 
 
 def _fail(message: str, code: int) -> int:
@@ -76,9 +82,9 @@ def _main(
 @with_options(RunOptions, Execution)
 def run(
     source: Annotated[
-        str, typer.Argument(metavar="[INPUT]", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
+        str, typer.Argument(metavar="INPUT", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
     ] = "",
-    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
+    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
     model: ModelPath = "",
     plan: Annotated[str, typer.Option("--plan", help="Repeat the plan of an earlier output (or plan.json).")] = "",
     quiet: Quiet = False,
@@ -97,15 +103,15 @@ def run(
     execution = replace(execution, command=" ".join(["weft", *sys.argv[1:]]))
     with Listener(quiet, log_json) as listen:
         if plan:
-            result = job.repeat(plan, output or source, execution=execution, emit=listen)
+            result = job.repeat(plan, target or source, execution=execution, emit=listen)
         else:
             if problems := [
                 f"{what} is missing: weft run INPUT OUTPUT --model M"
-                for what, value in (("INPUT", source), ("OUTPUT", output), ("--model", model))
+                for what, value in (("INPUT", source), ("OUTPUT", target), ("--model", model))
                 if not value
             ]:
                 raise RequestError(*problems)
-            result = job.run(source, output, model, options, execution=execution, emit=listen)
+            result = job.run(source, target, model, options, execution=execution, emit=listen)
     from weft.viewer.page import save_report
 
     page = save_report(result.output, report) if result.status == job.COMPLETE else ""

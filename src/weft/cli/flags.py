@@ -13,7 +13,7 @@ import typer
 def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the flags of dataclasses; it receives one instance of each, named after the class in lower case.
 
-    A field ``sigma_scale: float = option(8.0, "help")`` becomes ``--sigma-scale`` (and ``--sigma_scale``).
+    Every field made by ``option`` counts: ``sigma_scale: float = option(8.0, "help")`` becomes ``--sigma-scale``.
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -23,12 +23,14 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
 
         def command(**values: Any) -> None:
             made = {
-                name: cls(**{f.name: values.pop(f.name) for f in fields(cls)})
+                name: cls(**{f.name: values.pop(f.name) for f in fields(cls) if f.metadata})
                 for name, cls in zip(_names(classes), classes, strict=True)
             }
             function(**values, **made)
 
-        flags = [_flag(f, get_type_hints(cls)[f.name], cls.__name__) for cls in classes for f in fields(cls)]
+        flags = [
+            _flag(f, get_type_hints(cls)[f.name], cls.__name__) for cls in classes for f in fields(cls) if f.metadata
+        ]
         command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
         command.__doc__ = function.__doc__
@@ -43,13 +45,8 @@ def _names(classes: tuple[type, ...]) -> list[str]:
 
 
 def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
-    hyphen, underscore = f.name.replace("_", "-"), f.name
-    if hint is bool:
-        names = [f"--{hyphen}/--no-{hyphen}"] if f.default else [f"--{hyphen}"]
-    else:
-        names = [f"--{hyphen}"]
-    if underscore != hyphen:
-        names += [f"--{underscore}"]
+    flag = "--" + f.name.replace("_", "-")
+    names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [flag]
     default = None if f.default is MISSING else f.default
     titles = {"RunOptions": "What to compute", "Execution": "Where to compute it"}
     info = typer.Option(

@@ -250,7 +250,10 @@ def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple
         raise ModelError(f"--patch-size {patch} is no multiple of {card.divisor_zyx}, which this network needs")
     short = [f"{a} ({n} < {p})" for a, n, p in zip("zyx", source.shape_zyx, patch, strict=True) if n < p]
     note = f"the volume is smaller than the patch along {', '.join(short)} and is padded with zeros"
-    return patch, [note] if short else []
+    notes = [note] if short else []
+    if options.normalization == "auto" and "note" in card.details:
+        notes.append(str(card.details["note"]))
+    return patch, notes
 
 
 def finish_for(card: ModelCard, options: RunOptions) -> Finish:

@@ -81,7 +81,7 @@ def open_sink(target: Any) -> Sink:
 
 def _opener(url: str) -> Callable[..., Volume]:
     if plugin := _plugin("weft.volumes", url):
-        return plugin
+        return plugin  # type: ignore[no-any-return]
     if not is_remote(url) and "://" in url and not url.startswith("file://"):
         raise VolumeError(f"{url}: the scheme is unknown; use a path, s3:// or http(s)://")
     path = local_path(url.partition("::")[0])

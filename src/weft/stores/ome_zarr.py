@@ -207,7 +207,7 @@ def halve(fine: NDArray[Any], how: str) -> NDArray[Any]:
         total >>= 3
     else:
         total /= 8
-    return total.astype(fine.dtype)
+    return np.asarray(total.astype(fine.dtype))
 
 
 def _array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:

@@ -94,7 +94,7 @@ class _File:
 
     def page(self, z: int) -> NDArray[Any]:
         if self._memory is not None:
-            return self._memory[z]
+            return np.asarray(self._memory[z])
         with self._lock:
             return np.asarray(self._file.pages[z].asarray())
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -102,16 +103,12 @@ class LocalRecords:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _place(self, key: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
-        import tempfile
-
         target = self._folder / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=target.parent, suffix=".tmp")
-            temporary = Path(name)
+            temporary = target.with_name(f"{uuid.uuid4().hex}.tmp")
             try:
-                with os.fdopen(handle, "wb") as file:
-                    file.write(data)
+                temporary.write_bytes(data)
                 move(temporary, target)
             finally:
                 temporary.unlink(missing_ok=True)
