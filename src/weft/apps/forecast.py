@@ -13,11 +13,12 @@ from weft.apps.run import open_job
 from weft.backends import load_model
 from weft.engine.budget import buffers_for
 from weft.engine.events import Emit, silent
+from weft.engine.job import Tally
 from weft.engine.ledger import Ledger, missing
 from weft.engine.options import RunOptions
 from weft.engine.plan import Plan
 from weft.engine.report import peak_memory_bytes
-from weft.engine.sweep import Tally, sweep
+from weft.engine.sweep import sweep
 from weft.geometry.box import Box
 from weft.geometry.columns import Columns, Run
 from weft.stores import open_sink, open_volume
@@ -132,7 +133,7 @@ def _measure(prepared: Prepared, options: RunOptions) -> _Cost:
 
 
 def _per_patch(tally: Tally) -> float:
-    busy = sum(tally.seconds.get(k, 0.0) for k in ("gather", "network", "weave"))
+    busy = sum(tally.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
     return busy / max(1, tally.n_patches + tally.n_skipped)
 
 

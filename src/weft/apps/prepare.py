@@ -65,7 +65,6 @@ def prepare(
     *,
     mask: Volume | None = None,
     sink: Sink | None = None,
-    n_threads: int = 0,
     emit: Emit = silent,
 ) -> Prepared:
     """Check the request and plan it, or adopt the plan that the output already holds.
@@ -95,7 +94,7 @@ def prepare(
     schemes = measure_volume(volume, schemes_for(card, options), emit)
     sample = as_input(voxels, patch, schemes, device)
     n_patches = draft.n_tiles(draft.region) * draft.n_views
-    setting, predictor, trials = choose_setting(model, sample, options, n_patches, device, n_threads)
+    setting, predictor, trials = choose_setting(model, sample, options, n_patches, device)
     measured: dict[str, Any] = {"runtimes": trials, "tiling": tiling_probe(predictor, volume, setting, card, schemes)}
     plan = make_plan(
         volume.info,
@@ -103,7 +102,7 @@ def prepare(
         options,
         fingerprint=fingerprint,
         normalization=schemes,
-        setting=replace(setting, device=device.partition(":")[0], n_threads=0),
+        setting=replace(setting, device=device.partition(":")[0], n_lanes=1),
         budget=budget_for(options, device),
         measured=measured,
     )

@@ -12,11 +12,12 @@ from weft import __version__
 from weft.apps.prepare import Prepared, adopt, devices_of, prepare
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
+from weft.engine.job import Job, Tally, lanes_for, n_cores
 from weft.engine.ledger import REPORT_KEY, Ledger, missing
 from weft.engine.options import RunOptions, option
 from weft.engine.plan import Plan
 from weft.engine.report import Report, environment, peak_memory_bytes, tally_dict
-from weft.engine.sweep import Job, Tally, sweep
+from weft.engine.sweep import sweep
 from weft.errors import IncompleteError, RequestError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
@@ -59,7 +60,7 @@ class PartTask:
     index: int
     count: int
     device: str
-    n_threads: int
+    n_lanes: int
 
 
 def run(
@@ -193,7 +194,7 @@ def _compute(
     """Compute the missing slabs of the wanted parts; the reports of the workers."""
     execution, devices = where
     plan = prepared.plan
-    n_workers = execution.workers or (len(devices) if devices[0] != "cpu" else _n_cores())
+    n_workers = execution.workers or (len(devices) if devices[0] != "cpu" else n_cores())
     if execution.executor == "serial":
         n_workers = 1
     count = execution.num_parts or n_workers
@@ -205,8 +206,8 @@ def _compute(
     if execution.executor == "serial":
         job = open_job(prepared, sink, devices[0], emit)
         return [_sweep_part(job, i, count) for i in todo]
-    threads = max(1, _n_cores() // n_workers) if devices[0] == "cpu" else 0
-    tasks = [PartTask(plan, sink.url, i, count, devices[n % len(devices)], threads) for n, i in enumerate(todo)]
+    lanes = lanes_for(devices[0], n_workers)
+    tasks = [PartTask(plan, sink.url, i, count, devices[n % len(devices)], lanes) for n, i in enumerate(todo)]
 
     def tick() -> None:
         emit(Event("progress", data={"n_done": len(ledger.slabs()), "n_slabs": plan.columns.n_units}))
@@ -215,12 +216,11 @@ def _compute(
         return list(run_parts(executor, run_part, tasks, tick))
 
 
-def open_job(prepared: Prepared, sink: Sink, device: str, emit: Emit = silent, n_threads: int = 0) -> Job:
+def open_job(prepared: Prepared, sink: Sink, device: str, emit: Emit = silent, n_lanes: int = 0) -> Job:
     """Make the network ready, unless that was done, and put everything a sweep needs together."""
-    plan = prepared.plan
-    setting = replace(plan.setting, device=device, n_threads=n_threads)
-    predictor = prepared.predictor or prepared.model.open(setting)
-    return Job(plan, prepared.volume, predictor, sink, Ledger(sink.records), prepared.mask, device, emit)
+    plan, lanes = prepared.plan, n_lanes or lanes_for(device)
+    predictor = prepared.predictor or prepared.model.open(replace(plan.setting, device=device, n_lanes=lanes))
+    return Job(plan, prepared.volume, predictor, sink, Ledger(sink.records), prepared.mask, device, lanes, emit)
 
 
 def run_part(task: PartTask) -> dict[str, Any]:
@@ -231,7 +231,7 @@ def run_part(task: PartTask) -> dict[str, Any]:
     volume = open_volume(plan.source.url, level=plan.source.level)
     mask = open_volume(plan.mask) if plan.mask else None
     prepared = Prepared(plan, volume, load_model(plan.card.path), mask, None)
-    return _sweep_part(open_job(prepared, sink, task.device, n_threads=task.n_threads), task.index, task.count)
+    return _sweep_part(open_job(prepared, sink, task.device, n_lanes=task.n_lanes), task.index, task.count)
 
 
 def _sweep_part(job: Job, index: int, count: int) -> dict[str, Any]:
@@ -360,9 +360,3 @@ def _report(
         environment=environment(device),
         command=command,
     )
-
-
-def _n_cores() -> int:
-    import os
-
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -27,7 +27,7 @@ def load(path: Path) -> OnnxModel:
     ModelError
         If onnxruntime is not installed, the file is damaged, or the network is not 3-D.
     """
-    session = _session(str(path), 0)
+    session = _session(str(path))
     given, result = session.get_inputs()[0], session.get_outputs()[0]
     sizes, out = ([n if isinstance(n, int) else 0 for n in node.shape] for node in (given, result))
     if len(sizes) != 5 or len(out) != 5 or not sizes[1] or not out[1]:
@@ -71,7 +71,7 @@ class OnnxModel:
             size = (setting.batch_size, self.card.n_inputs, *setting.patch_zyx)
             predictor = compile_openvino(str(self._path), size, setting)
         else:
-            predictor = _Onnx(_session(str(self._path), setting.n_threads or torch.get_num_threads()), setting)
+            predictor = _Onnx(_session(str(self._path)), setting)
         check_shape(predictor, setting, self.card)
         return predictor
 
@@ -86,13 +86,13 @@ class _Onnx:
         return torch.from_numpy(out).float().to(self._device)
 
 
-def _session(path: str, n_threads: int) -> Any:
+def _session(path: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
         raise ModelError(f"{path} needs the extra 'onnx': pip install 'weft[onnx]'") from error
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = n_threads
+    options.intra_op_num_threads = 1  # one core a call; the lanes make use of the others
     options.log_severity_level = 3
     wanted = [
         p for p in ("CUDAExecutionProvider", "CPUExecutionProvider") if p in onnxruntime.get_available_providers()

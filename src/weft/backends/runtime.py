@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import threading
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -54,8 +55,6 @@ class TorchModel:
         openers = {"torch": _Torch, "compile": _compiled, "openvino": _openvino}
         if setting.runtime not in openers or setting.runtime not in self._runtimes:
             raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
-        if setting.n_threads:
-            torch.set_num_threads(setting.n_threads)
         predictors = [openers[setting.runtime](m, setting, self.card) for m in self._modules]
         predictor = predictors[0] if len(predictors) == 1 else _Mean(predictors)
         check_shape(predictor, setting, self.card)
@@ -126,25 +125,29 @@ def compile_openvino(source: Any, size: tuple[int, ...], setting: ForwardSetting
     except ImportError as error:
         raise ModelError("--runtime openvino needs the extra: pip install 'weft[openvino]'") from error
     hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[setting.precision]
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": hint}
-    config["INFERENCE_NUM_THREADS"] = setting.n_threads or torch.get_num_threads()
+    lanes = setting.n_lanes
+    config: dict[str, Any] = {"NUM_STREAMS": lanes, "INFERENCE_NUM_THREADS": lanes, "INFERENCE_PRECISION_HINT": hint}
+    config["ENABLE_CPU_PINNING"] = False  # two processes that pin would share one core
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             converted = openvino.convert_model(source)
         converted.reshape(list(size))
-        return _OpenVino(openvino.Core().compile_model(converted, "CPU", config).create_infer_request())
+        return _OpenVino(openvino.Core().compile_model(converted, "CPU", config))
     except (RuntimeError, TypeError, ValueError) as error:
         lines = str(error).strip().splitlines() or ["?"]
         raise ModelError(f"OpenVINO cannot run this network: {lines[0][:200]}") from error
 
 
 class _OpenVino:
-    def __init__(self, request: Any) -> None:
-        self._request = request
+    def __init__(self, compiled: Any) -> None:
+        self._compiled = compiled
+        self._own = threading.local()  # a request is not to be shared between threads
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        out = self._request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=True)
+        if not hasattr(self._own, "request"):
+            self._own.request = self._compiled.create_infer_request()
+        out = self._own.request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=False)
         return torch.from_numpy(out[0])
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
+from weft.engine.forward import one_core_each, throughput_s
+from weft.engine.job import lanes_for
 from weft.engine.options import RunOptions
 from weft.errors import ModelError, WeftError
 from weft.geometry.box import Box, Zyx
@@ -33,7 +34,7 @@ class Trial:
     runtime, precision, batch_size
         What was tried.
     patch_s
-        Seconds of a patch, the best of three calls; None where it failed.
+        Seconds of a patch with all lanes busy; None where it failed.
     difference
         Largest difference in probability from plain torch in fp32.
     remark
@@ -78,7 +79,7 @@ def probability(logits: torch.Tensor, activation: str) -> torch.Tensor:
 
 
 def choose_setting(
-    model: Model, sample: torch.Tensor, options: RunOptions, n_patches: int, device: str, n_threads: int = 0
+    model: Model, sample: torch.Tensor, options: RunOptions, n_patches: int, device: str
 ) -> tuple[ForwardSetting, Predictor, list[dict[str, Any]]]:
     """The fastest runtime, precision and batch size that agree with plain torch within 1e-3 in probability.
 
@@ -103,8 +104,8 @@ def choose_setting(
     precisions = (options.precision,) if options.precision != "auto" else {"cpu": ("fp32",)}.get(kind, ("fp32", "fp16"))
     fixed = options.batch_size or model.card.batch_size
     batches = (fixed,) if fixed else BATCHES[kind]
-    base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, n_threads)
-    with torch.inference_mode():
+    base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, lanes_for(device))
+    with torch.inference_mode(), one_core_each(device):
         predictor = model.open(base)
         reference, patch_s = _measure(predictor, sample, base, model.card)
         best, best_s = (base, predictor), patch_s
@@ -138,25 +139,10 @@ def _try(
 def _measure(
     predictor: Predictor, sample: torch.Tensor, setting: ForwardSetting, card: ModelCard
 ) -> tuple[torch.Tensor, float]:
-    """Probabilities of the sample and the best seconds per patch of three calls after one to warm up."""
+    """Probabilities of the sample, and seconds per patch with all lanes busy."""
     batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
-    result = probability(predictor(batch)[:1], card.activation).clone()
-    return result, best_of(lambda: predictor(batch), 3, setting.device) / setting.batch_size
-
-
-def best_of(call: Callable[[], Any], times: int, device: str = "cpu") -> float:
-    """The shortest of several calls, in seconds."""
-    return min(_timed(call, device) for _ in range(times))
-
-
-def _timed(call: Callable[[], Any], device: str) -> float:
-    import torch
-
-    start = time.perf_counter()
-    call()
-    if device != "cpu":
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
+    result = probability(predictor(batch)[:1], card.activation)
+    return result, throughput_s(predictor, batch, setting.n_lanes) / setting.batch_size
 
 
 def tiling_probe(
@@ -201,7 +187,7 @@ def _predict_at(
     z, y, x = (a + p for a, p in zip(start, setting.patch_zyx, strict=True))
     sample = as_input(volume.read(Box(start, (z, y, x))), setting.patch_zyx, schemes, setting.device)
     batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
-    return probability(predictor(batch)[:1], card.activation).clone()
+    return probability(predictor(batch)[:1], card.activation)
 
 
 def blocks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Iterable[Box]:

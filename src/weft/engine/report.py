@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from weft import __version__
-from weft.engine.sweep import Tally
+from weft.engine.job import Tally, n_cores
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ def environment(device: str) -> dict[str, Any]:
         "host": platform.node(),
         "system": f"{platform.system()} {platform.release()}",
         "device": f"{device} ({name})",
-        "n_threads": torch.get_num_threads(),
+        "n_cores": n_cores(),
     }
 
 

@@ -6,79 +6,24 @@ import os
 import platform
 import time
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.engine.events import Emit, Event, silent
-from weft.engine.ledger import Ledger
+from weft.engine.events import Event
+from weft.engine.forward import ForwardQueue, one_core_each
+from weft.engine.job import Job, Tally
 from weft.engine.masking import MaskLayers
-from weft.engine.plan import Plan
 from weft.engine.reader import LayerReader
 from weft.engine.weave import Profiles, Weaver
 from weft.errors import RunError
 from weft.geometry.box import Box
 from weft.geometry.columns import Run
-from weft.geometry.tiling import Tile
-from weft.image.protocols import Sink, Volume
-from weft.model.protocols import Predictor
-from weft.ops.augment import views
-from weft.ops.normalize import normalize
-
-if TYPE_CHECKING:
-    import torch
 
 STRIP_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
 FAR = -100.0  # logit of the classes that are absent where no patch ran
-
-
-@dataclass(slots=True)
-class Tally:
-    """What sweeps did, in seconds, patches, voxels and bytes; adds up over runs and parts."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-    n_patches: int = 0
-    n_skipped: int = 0
-    n_slabs: int = 0
-    n_voxels: int = 0
-    n_nonfinite: int = 0
-    bytes_read: int = 0
-    bytes_written: int = 0
-
-    @contextmanager
-    def timed(self, stage: str) -> Iterator[None]:
-        """Add the time of a block to a stage."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + time.perf_counter() - start
-
-    def add(self, other: Tally) -> None:
-        """Add another's numbers to these."""
-        for stage, seconds in other.seconds.items():
-            self.seconds[stage] = self.seconds.get(stage, 0.0) + seconds
-        for name in ("n_patches", "n_skipped", "n_slabs", "n_voxels", "n_nonfinite", "bytes_read", "bytes_written"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-
-
-@dataclass(frozen=True, slots=True)
-class Job:
-    """A plan with everything opened: what a worker needs to sweep."""
-
-    plan: Plan
-    volume: Volume
-    predictor: Predictor
-    sink: Sink
-    ledger: Ledger
-    mask: Volume | None = None
-    device: str = "cpu"
-    emit: Emit = silent
 
 
 def sweep(job: Job, run: Run) -> Tally:
@@ -106,8 +51,9 @@ def sweep(job: Job, run: Run) -> Tally:
         LayerReader(job.volume, reach, plan.layer_z, job.device, own=box) as reader,
         MaskLayers(job.mask, reach, plan.source.shape_zyx) as mask,
         SlabWriter(job, run, tally) as writer,
+        one_core_each(job.device),
+        ForwardQueue(job, weaver, tally) as forward,
     ):
-        batch = _Batch(job, weaver, tally)
         cursor = box.start[0]
         for z in zs:
             layer = plan.grid.tile((z, ys[0], xs[0])).box & Box.of(plan.source.shape_zyx)
@@ -120,8 +66,8 @@ def sweep(job: Job, run: Run) -> Tally:
                     weaver.skip(tile)
                     tally.n_skipped += 1
                 else:
-                    batch.add(tile, reader)
-            batch.flush()
+                    forward.add(tile, reader)
+            forward.flush()
             end = plan.grid.tile((z + 1, 0, 0)).box.start[0] if z < zs[-1] else box.stop[0]
             end = min(end, box.stop[0])
             if cursor < end:
@@ -130,75 +76,6 @@ def sweep(job: Job, run: Run) -> Tally:
         tally.n_nonfinite += reader.n_nonfinite
         tally.bytes_read += reader.bytes_read
     return tally
-
-
-class _Batch:
-    """Patches gathered for one forward pass; always the same shape, so that the same patch gives the same bits."""
-
-    def __init__(self, job: Job, weaver: Weaver, tally: Tally) -> None:
-        import torch
-
-        plan = job.plan
-        self._job, self._weaver, self._tally = job, weaver, tally
-        self._whole = Box.of(plan.source.shape_zyx)
-        size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
-        self._input = torch.zeros(size, device=job.device)
-        self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
-        self._tiles: list[Tile] = []
-
-    def add(self, tile: Tile, reader: LayerReader) -> None:
-        """Gather and normalise a patch; run the network when the batch is full."""
-        plan = self._job.plan
-        with self._tally.timed("gather"):
-            valid = tile.box & self._whole
-            slot = self._input[len(self._tiles)]
-            if valid != tile.box:
-                slot.zero_()
-            patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
-            reader.copy(valid, patch)
-            if plan.skip_empty and _constant(patch):
-                self._weaver.skip(tile)
-                self._tally.n_skipped += 1
-                return
-            normalize(patch, plan.normalization)
-        self._tiles.append(tile)
-        if len(self._tiles) == len(self._input):
-            self.flush()
-
-    def flush(self) -> None:
-        """Run the network on what is gathered and weave the logits in."""
-        if not self._tiles:
-            return
-        self._input[len(self._tiles) :].zero_()
-        with self._tally.timed("network"):
-            logits = self._forward()
-        with self._tally.timed("weave"):
-            for tile, values in zip(self._tiles, logits, strict=False):
-                self._weaver.add(tile, values)
-        self._tally.n_patches += len(self._tiles)
-        self._tiles.clear()
-
-    def _forward(self) -> torch.Tensor:
-        """The mean of the logits over all views."""
-        if len(self._views) == 1:
-            return self._job.predictor(self._input)
-        total = None
-        for view in self._views:
-            logits = view(self._job.predictor(view(self._input).contiguous()))
-            total = logits.clone() if total is None else total.add_(logits)
-        return total.div_(len(self._views)) if total is not None else self._input
-
-
-def _constant(patch: torch.Tensor) -> bool:
-    """Whether every channel holds one value only; the first and the middle voxel settle most cases."""
-    for channel in patch:
-        z, y, x = (n // 2 for n in channel.shape)
-        if channel[0, 0, 0] != channel[z, y, x]:
-            return False
-        lower, upper = channel.aminmax()
-        if lower != upper:
-            return False
-    return True
 
 
 def _finish_planes(

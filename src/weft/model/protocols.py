@@ -26,8 +26,8 @@ class ForwardSetting:
         "fp32", "fp16" or "bf16" (autocast).
     batch_size, patch_zyx
         Every call gets exactly [batch_size, n_inputs, *patch_zyx].
-    n_threads
-        CPU threads of the runtime; 0 leaves its default.
+    n_lanes
+        How many threads call it at once. On a CPU each call runs on one core, so the bits do not depend on this.
     """
 
     runtime: str
@@ -35,7 +35,7 @@ class ForwardSetting:
     precision: str
     batch_size: int
     patch_zyx: Zyx
-    n_threads: int = 0
+    n_lanes: int = 1
 
 
 class Predictor(Protocol):
@@ -44,7 +44,7 @@ class Predictor(Protocol):
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         """Logits float32 [B, n_classes, Z, Y, X] of a float32 batch [B, n_inputs, Z, Y, X], on the same device.
 
-        The result may be a buffer that the next call overwrites.
+        May be called from ``n_lanes`` threads at once; the result belongs to the caller.
         """
 
 

@@ -1,0 +1,159 @@
+"""Forward passes in lanes: several at once, their logits handed over in the order in which the patches came.
+
+On a CPU every pass runs on one core and as many run at once as there are cores. That is faster than one pass on all
+cores, and the bits of a pass do not depend on how many cores there are.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from weft.engine.job import Job, Tally
+from weft.engine.reader import LayerReader
+from weft.engine.weave import Weaver
+from weft.geometry.box import Box
+from weft.geometry.tiling import Tile
+from weft.model.protocols import Predictor
+from weft.ops.augment import View, views
+from weft.ops.normalize import normalize
+
+if TYPE_CHECKING:
+    import torch
+
+SLOTS_PER_LANE = 2
+
+
+class ForwardQueue:
+    """Gathers patches, runs the network in lanes, weaves the logits in grid order.
+
+    Batches always have the same shape, so that the same patch gives the same bits.
+
+        add -> [slot] -> lane 1: forward -+
+        add -> [slot] -> lane 2: forward -+-> weaver, oldest first
+    """
+
+    def __init__(self, job: Job, weaver: Weaver, tally: Tally) -> None:
+        import torch
+
+        plan = job.plan
+        self._job, self._weaver, self._tally = job, weaver, tally
+        self._whole = Box.of(plan.source.shape_zyx)
+        self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
+        size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
+        self._free = deque(torch.zeros(size, device=job.device) for _ in range(SLOTS_PER_LANE * job.n_lanes))
+        self._tiles: list[Tile] = []
+        self._pending: deque[tuple[list[Tile], torch.Tensor, Future[torch.Tensor]]] = deque()
+        self._lanes = ThreadPoolExecutor(job.n_lanes, thread_name_prefix="weft-forward")
+
+    def __enter__(self) -> ForwardQueue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._lanes.shutdown(wait=True, cancel_futures=True)
+
+    def add(self, tile: Tile, reader: LayerReader) -> None:
+        """Gather and normalise a patch; start a forward pass when the batch is full."""
+        plan = self._job.plan
+        if not self._free:
+            self._collect()
+        with self._tally.timed("gather"):
+            valid = tile.box & self._whole
+            slot = self._free[0][len(self._tiles)]
+            if valid != tile.box:
+                slot.zero_()
+            patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
+            reader.copy(valid, patch)
+            if plan.skip_empty and _constant(patch):
+                self._weaver.skip(tile)
+                self._tally.n_skipped += 1
+                return
+            normalize(patch, plan.normalization)
+        self._tiles.append(tile)
+        if len(self._tiles) == plan.setting.batch_size:
+            self._submit()
+
+    def flush(self) -> None:
+        """Run what is gathered and weave in all that is pending."""
+        if self._tiles:
+            self._free[0][len(self._tiles) :].zero_()
+            self._submit()
+        while self._pending:
+            self._collect()
+
+    def _submit(self) -> None:
+        slot = self._free.popleft()
+        future = self._lanes.submit(mean_of_views, self._job.predictor, slot, self._views)
+        self._pending.append((self._tiles, slot, future))
+        self._tiles = []
+
+    def _collect(self) -> None:
+        tiles, slot, future = self._pending.popleft()
+        with self._tally.timed("wait for network"):
+            logits = future.result()
+        with self._tally.timed("weave"):
+            for tile, values in zip(tiles, logits, strict=False):
+                self._weaver.add(tile, values)
+        self._tally.n_patches += len(tiles)
+        self._free.append(slot)
+
+
+def mean_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...]) -> torch.Tensor:
+    """The mean of the logits [B, n_classes, Z, Y, X] over all views of a batch."""
+    import torch
+
+    with torch.inference_mode():
+        if len(views) == 1:
+            return predictor(batch)
+        total = views[0](predictor(views[0](batch).contiguous())).clone()
+        for view in views[1:]:
+            total += view(predictor(view(batch).contiguous()))
+        return total.div_(len(views))
+
+
+@contextmanager
+def one_core_each(device: str) -> Iterator[None]:
+    """Make torch use one core per call on a CPU, and set it back."""
+    import torch
+
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def throughput_s(predictor: Predictor, batch: torch.Tensor, n_lanes: int, rounds: int = 2) -> float:
+    """Seconds per batch when all lanes are busy, after one call each to warm up."""
+    import torch
+
+    def call(_: int) -> None:
+        with torch.inference_mode():
+            predictor(batch)
+            if batch.device.type != "cpu":
+                torch.cuda.synchronize()
+
+    with ThreadPoolExecutor(n_lanes) as lanes:
+        list(lanes.map(call, range(n_lanes)))
+        start = time.perf_counter()
+        list(lanes.map(call, range(rounds * n_lanes)))
+    return (time.perf_counter() - start) / (rounds * n_lanes)
+
+
+def _constant(patch: torch.Tensor) -> bool:
+    """Whether every channel holds one value only; the first and the middle voxel settle most cases."""
+    for channel in patch:
+        z, y, x = (n // 2 for n in channel.shape)
+        if channel[0, 0, 0] != channel[z, y, x]:
+            return False
+        lower, upper = channel.aminmax()
+        if lower != upper:
+            return False
+    return True
