@@ -1,12 +1,22 @@
-"""Paths and small fakes that several tests use."""
+"""Paths and ways to run that several tests use."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import HealthCheck, settings
+
+settings.register_profile("weft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("weft")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+Weft = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +25,34 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("the folder ../shared with reference data is not here")
     return SHARED
+
+
+@pytest.fixture
+def weft(tmp_path: Path) -> Weft:
+    """The installed command, run in a folder of its own; fails on another exit code than the one expected."""
+
+    def call(*arguments: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "weft", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, **env},
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return call
+
+
+@pytest.fixture(scope="session")
+def image() -> np.ndarray:
+    """uint8 [50, 61, 72]: smooth blobs with noise, an empty corner."""
+    rng = np.random.default_rng(5)
+    z, y, x = np.meshgrid(*(np.arange(n) for n in (50, 61, 72)), indexing="ij")
+    waves = 110 + 50 * np.sin(z / 5) * np.cos(y / 7) + 40 * np.sin(x / 6)
+    noisy = np.clip(waves + rng.normal(0, 12, waves.shape), 0, 255).astype(np.uint8)
+    noisy[:, :26, :26] = 0
+    return noisy

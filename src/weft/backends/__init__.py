@@ -39,12 +39,22 @@ def load_model(source: Any) -> Model:
     return _read(_format_of(path, url), path)
 
 
+def looks_like_a_model(url: str) -> bool:
+    """Whether an URL names a model and not a volume; nothing is read."""
+    path = Path(url).expanduser()
+    return url.startswith("fake://") or path.suffix in (".pt", ".pth", ".pt2", ".onnx") or _plans_near(path)
+
+
+def _plans_near(path: Path) -> bool:
+    return path.is_dir() and any((p / "plans.json").exists() for p in (path, path.parent))
+
+
 def _format_of(path: Path, url: str) -> str:
     """The backend for a file or folder."""
     if not path.exists():
         raise ModelError(f"{url}: no model lies there")
     if path.is_dir():
-        if any((p / "plans.json").exists() for p in (path, path.parent)):
+        if _plans_near(path):
             return "nnunet"
         raise ModelError(f"{url} is a folder without plans.json; weft reads {KNOWN}")
     by_suffix = {".onnx": "onnx", ".pt2": "exported"}

@@ -7,7 +7,6 @@ import sys
 import traceback
 from typing import Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -34,34 +33,47 @@ AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")
 ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
 
 
+# typer may bring a click of its own, so the class is looked up
+USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+AGAIN = "Run the same command again to continue: finished slabs are kept."
+
+
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     try:
         return app([_hyphens(a) for a in arguments], standalone_mode=False) or 0
-    except WeftError as error:
-        return _fail(str(error), error.exit_code)
-    except click.exceptions.Exit as error:
+    except typer.Exit as error:
         return error.exit_code
-    except click.ClickException as error:
-        error.show()
-        return 2
-    except (KeyboardInterrupt, click.exceptions.Abort):
-        return _fail("interrupted. Run the same command again to continue: finished slabs are kept.", 1)
-    except MemoryError:
-        return _fail("out of memory. Run the same command with --overwrite and a smaller --memory.", 1)
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
+        message, code = _explain(error)
+        if message:
+            print(f"weft: {message}", file=sys.stderr)
+        if "--verbose" in arguments:
+            traceback.print_exc()
+        return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    match error:
+        case WeftError():
+            return str(error), error.exit_code
+        case KeyboardInterrupt() | typer.Abort():
+            return f"interrupted. {AGAIN}", 1
+        case MemoryError():
+            return "out of memory. Run the same command with --overwrite and a smaller --memory.", 1
+        case OSError():
+            return str(error), 1
+        case _ if isinstance(error, USAGE):
+            text = error.format_message()  # type: ignore[attr-defined]
+            return text and f"{text} See weft --help, or weft COMMAND --help.", 2
+    return f"internal error, {type(error).__name__}: {error}\nRun with --verbose for the traceback.", 1
 
 
 def _hyphens(argument: str) -> str:
     """``--sigma_scale=8`` as ``--sigma-scale=8``: hyphen and underscore are alike in the names of options."""
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
-
-
-def _fail(message: str, code: int) -> int:
-    print(f"weft: {message}", file=sys.stderr)
-    if "--verbose" in sys.argv:
-        traceback.print_exc()
-    return code
 
 
 def _version(wanted: bool) -> None:
@@ -185,21 +197,10 @@ def info(
     """Describe a volume or a model."""
     from dataclasses import asdict
 
-    from weft.backends import load_model
-    from weft.errors import ModelError, VolumeError
+    from weft.backends import load_model, looks_like_a_model
     from weft.stores import open_volume
 
-    try:
-        found = asdict(open_volume(path, level=level).info)
-    except VolumeError as no_volume:
-        try:
-            found = asdict(load_model(path).card)
-        except ModelError as no_model:
-            raise RequestError(
-                f"{path} is neither a volume nor a model.",
-                str(no_volume).splitlines()[0],
-                str(no_model).splitlines()[0],
-            ) from no_model
+    found = asdict(load_model(path).card if looks_like_a_model(path) else open_volume(path, level=level).info)
     if as_json:
         print(json.dumps(found, indent=1, default=str))
     else:

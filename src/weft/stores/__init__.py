@@ -64,7 +64,7 @@ def open_sink(target: Any) -> Sink:
     if hasattr(target, "write") and hasattr(target, "records"):
         return target  # type: ignore[no-any-return]
     url = str(target).rstrip("/")
-    if url == "memory://":
+    if str(target) == "memory://":
         from weft.stores.memory import MemorySink
 
         return MemorySink()
