@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import psutil
+from numpy.typing import NDArray
 
 from weft.apps.prepare import Prepared, devices_of, prepare
-from weft.apps.run import open_job
+from weft.apps.run import build_levels, open_job
 from weft.backends import load_model
 from weft.engine.budget import buffers_for
 from weft.engine.events import Emit, silent
-from weft.engine.job import Tally
-from weft.engine.ledger import Ledger, missing
+from weft.engine.job import lanes_for
 from weft.engine.options import RunOptions
-from weft.engine.plan import Plan
+from weft.engine.plan import Plan, make_plan
 from weft.engine.report import peak_memory_bytes
 from weft.engine.sweep import sweep
 from weft.geometry.box import Box
-from weft.geometry.columns import Columns, Run
-from weft.stores import open_sink, open_volume
+from weft.geometry.columns import Run
+from weft.image.protocols import Volume
+from weft.stores import in_memory, n_levels, open_volume
 
 CALIBRATION_S = 6.0
+MAX_PATCHES = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,7 @@ class Forecast:
     memory_bytes
         Peak resident memory.
     seconds
-        Wall clock.
+        Wall clock of the command, from its start; without the pictures of report.html.
     choices
         Relative cost of other settings, as text.
     """
@@ -69,28 +73,27 @@ def forecast(
 ) -> tuple[Plan, Forecast]:
     """Plan a run and say what it will cost; nothing is written.
 
-    The network, the blending, the reading and the writing of a few patches from the middle of the volume are measured
-    by sweeping them for real, into memory.
+    A piece from the middle of the volume is run for real, into memory: reading, network, blending, compression and
+    resolution levels are all in the numbers.
     """
-    started = time.perf_counter()
     options = options or RunOptions()
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
     prepared = prepare(volume, load_model(model), options, mask=mask, emit=emit)
-    start_s = time.perf_counter() - started
-    plan = prepared.plan
+    plan, base_bytes = prepared.plan, peak_memory_bytes()
+    start_s = time.time() - psutil.Process().create_time()
     cost = _measure(prepared, options)
     columns = [plan.columns.box(c, range(plan.columns.n_slabs)) & plan.region for c in range(plan.columns.n_columns)]
     halo = sum(_reach(plan, box).n_voxels for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
     n_voxels = sum(plan.columns.box(c, range(plan.columns.n_slabs)).n_voxels for c in range(plan.columns.n_columns))
-    levels = 8 / 7 if plan.spec.pyramid != "none" else 1.0
+    levels = sum(0.125**k for k in range(n_levels(plan.spec)))
     buffers = buffers_for(
         volume.info,
         plan.grid,
         plan.finish,
         (plan.columns.column_yx, plan.columns.slab_z, plan.layer_z),
-        plan.setting,
+        replace(plan.setting, n_lanes=lanes_for(plan.setting.device)),
     )
     n_computed = plan.n_patches_computed
     stored = volume.info.stored_bytes
@@ -103,8 +106,8 @@ def forecast(
         n_slabs=plan.columns.n_slabs,
         bytes_read=round(stored * halo / Box.of(volume.info.shape_zyx).n_voxels) if stored else None,
         bytes_decoded=halo * itemsize,
-        bytes_written=round(n_voxels * np.dtype(plan.spec.dtype).itemsize * plan.spec.n_channels * levels),
-        memory_bytes=cost.base_bytes + buffers.total_bytes,
+        bytes_written=round(levels * n_voxels * np.dtype(plan.spec.dtype).itemsize * plan.spec.n_channels),
+        memory_bytes=base_bytes + buffers.total_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
         choices=_choices(plan, options),
     )
@@ -112,51 +115,55 @@ def forecast(
 
 @dataclass(frozen=True, slots=True)
 class _Cost:
+    """Seconds that a patch costs (gather, network, weave), and that a voxel of the output costs (all the rest)."""
+
     patch_s: float
     voxel_s: float
-    base_bytes: int
+
+
+class _Crop:
+    """A box of a volume as a volume of its own."""
+
+    def __init__(self, volume: Volume, box: Box) -> None:
+        self._volume, self._box = volume, box
+        self.info = replace(volume.info, shape_zyx=box.shape, levels=(box.shape,), stored_bytes=None)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box of the crop."""
+        return self._volume.read(box.shift(self._box.start))
 
 
 def _measure(prepared: Prepared, options: RunOptions) -> _Cost:
-    """Sweep boxes in the middle of the volume into memory: one patch to warm up, then as many as a few seconds allow.
-
-    Patches and output voxels are charged apart: what a patch costs (gather, network, weave), and what a voxel of the
-    output costs (waiting for input, finishing, writing, resolution levels).
-    """
-    device = devices_of(options.device)[0]
-    warm = _sample(prepared, device, n_patches=1)
-    patch_s = _per_patch(warm)
-    wanted = max(2, round(CALIBRATION_S / max(patch_s, 1e-4)))
-    tally = _sample(prepared, device, n_patches=wanted)
-    rest = sum(tally.seconds.get(k, 0.0) for k in ("wait for input", "finish", "wait for output", "write"))
-    return _Cost(_per_patch(tally), rest / max(1, tally.n_voxels), peak_memory_bytes())
+    """Run crops from the middle for real, into memory: a small one to warm up, then one that takes a few seconds."""
+    first = _run_crop(prepared, options, n_patches=8)
+    wanted = max(8, round(CALIBRATION_S / max(first.patch_s, 1e-4)))
+    return _run_crop(prepared, options, n_patches=min(wanted, MAX_PATCHES))
 
 
-def _per_patch(tally: Tally) -> float:
-    busy = sum(tally.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
-    return busy / max(1, tally.n_patches + tally.n_skipped)
-
-
-def _sample(prepared: Prepared, device: str, n_patches: int) -> Tally:
-    """Sweep a box in the middle that meets about that many patches."""
+def _run_crop(prepared: Prepared, options: RunOptions, n_patches: int) -> _Cost:
     plan = prepared.plan
-    shape = plan.source.shape_zyx
     side = max(1, round(n_patches ** (1 / 3)))
-    box = plan.region
-    middle = tuple((a + b) // 2 for a, b in zip(box.start, box.stop, strict=True))
-    half = tuple(max(8, int(axis.step * side) // 2) for axis in plan.grid.axes)
-    start = tuple(max(0, m - h) for m, h in zip(middle, half, strict=True))
-    stop = tuple(min(n, m + h) for n, m, h in zip(shape, middle, half, strict=True))
-    region = Box(start, stop)  # type: ignore[arg-type]
-    columns = Columns(shape, region, (shape[1], shape[2]), plan.columns.slab_z)
-    small = replace(plan, region=region, columns=columns, mask="")
-    sink = open_sink("memory://")
+    extent = (math.ceil((side - 1) * t.step) + t.size for t in plan.grid.axes)
+    sides = [min(n, e) for n, e in zip(plan.region.shape, extent, strict=True)]
+    start = tuple(a + (n - s) // 2 for a, n, s in zip(plan.region.start, plan.region.shape, sides, strict=True))
+    crop = _Crop(prepared.volume, Box(start, tuple(a + s for a, s in zip(start, sides, strict=True))))
+    small = make_plan(
+        crop.info,
+        plan.card,
+        replace(options, bbox="", mask=""),
+        normalization=plan.normalization,
+        setting=plan.setting,
+    )
+    sink = in_memory(smallest=max(16, min(crop.info.shape_zyx) // 2))
     sink.create(small.spec)
-    job = open_job(replace(prepared, plan=small, mask=None), sink, device)
-    tally = Tally()
-    for run in missing([Run(0, range(columns.n_slabs))], Ledger(sink.records).slabs()):
-        tally.add(sweep(job, run))
-    return tally
+    job = open_job(replace(prepared, plan=small, volume=crop, mask=None), sink, devices_of(options.device)[0])
+    started = time.perf_counter()
+    tally = sweep(job, Run(0, range(small.columns.n_slabs)))
+    build_levels(sink, job.ledger, small)
+    elapsed_s = time.perf_counter() - started
+    busy_s = sum(tally.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
+    n_tiles = tally.n_patches + tally.n_skipped
+    return _Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, tally.n_voxels))
 
 
 def _reach(plan: Plan, box: Box) -> Box:

@@ -102,7 +102,7 @@ def prepare(
         options,
         fingerprint=fingerprint,
         normalization=schemes,
-        setting=replace(setting, device=device.partition(":")[0], n_lanes=1),
+        setting=replace(setting, device=device.partition(":")[0]),
         budget=budget_for(options, device),
         measured=measured,
     )

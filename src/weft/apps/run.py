@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weft import __version__
+import numpy as np
+
 from weft.apps.prepare import Prepared, adopt, devices_of, prepare
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
@@ -23,6 +24,7 @@ from weft.geometry.box import Box
 from weft.image.protocols import Sink
 from weft.launch import open_executor, run_parts
 from weft.stores import open_sink, open_volume
+from weft.version import __version__
 
 COMPLETE, PARTIAL = "complete", "partial"
 
@@ -164,9 +166,10 @@ def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Exec
     parts = _compute(prepared, sink, ledger, (execution, devices), emit)
     done = len(ledger.slabs())
     status = PARTIAL if done < plan.columns.n_units else COMPLETE
-    if status == COMPLETE:
-        build_levels(sink, ledger, plan, emit)
-    report = _report(plan, sink, parts, (status, done, time.perf_counter() - started), devices[0], execution.command)
+    n_bytes = build_levels(sink, ledger, plan, emit) if status == COMPLETE else 0
+    report = _report(
+        plan, sink, parts, (status, done, n_bytes, time.perf_counter() - started), devices[0], execution.command
+    )
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
     ledger.put_report(name, report.to_dict())
     if status == COMPLETE and name != REPORT_KEY:
@@ -241,23 +244,26 @@ def _sweep_part(job: Job, index: int, count: int) -> dict[str, Any]:
     return {"index": index, "count": count, "tally": tally, "peak_memory_bytes": peak_memory_bytes()}
 
 
-def build_levels(sink: Sink, ledger: Ledger, plan: Plan, emit: Emit = silent) -> None:
-    """Make the halved resolution levels, block by block; blocks that are there are left."""
-    z, y, x = plan.spec.shard_zyx
+def build_levels(sink: Sink, ledger: Ledger, plan: Plan, emit: Emit = silent) -> int:
+    """Make the halved resolution levels of the region, shard by shard; those that are there are left. Bytes written."""
+    n_bytes = 0
     for level in range(1, sink.n_levels()):
-        shape = sink.shape(level)
-        boxes = [
-            Box((a, b, c), (a + z, b + y, c + x)) & Box.of(shape)
-            for a in range(0, shape[0], z)
-            for b in range(0, shape[1], y)
-            for c in range(0, shape[2], x)
-        ]
         done = ledger.blocks(level)
-        for n, box in enumerate(boxes):
+        for n, shard in enumerate(_level_shards(sink, plan, level)):
             if n not in done:
-                sink.build_level(level, box)
+                sink.build_level(level, shard)
                 ledger.mark_block(level, n)
-        emit(Event("level", f"resolution level {level}", {"level": level, "shape": shape}))
+                n_bytes += shard.n_voxels * plan.spec.n_channels * np.dtype(plan.spec.dtype).itemsize
+        emit(Event("level", f"resolution level {level}", {"level": level, "shape": sink.shape(level)}))
+    return n_bytes
+
+
+def _level_shards(sink: Sink, plan: Plan, level: int) -> list[Box]:
+    """The shards of a level that the region meets."""
+    whole = Box.of(sink.shape(level))
+    start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (plan.region.start, plan.region.stop))
+    region = Box(tuple(max(0, a - 1) for a in start), stop) & whole  # type: ignore[arg-type]
+    return [cell & whole for cell in region.cells(plan.spec.shard_zyx)]
 
 
 def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
@@ -320,7 +326,11 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
             problems.append(f"slab {slab} of column {column} ({box}) is not what was written")
         emit(Event("progress", "verifying", {"n_done": n, "n_slabs": len(units)}))
     if not problems:
-        problems = [f"resolution level {k} is missing" for k in range(1, sink.n_levels()) if not ledger.blocks(k)]
+        problems = [
+            f"resolution level {k} is missing"
+            for k in range(1, sink.n_levels())
+            if len(ledger.blocks(k)) < len(_level_shards(sink, plan, k))
+        ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise IncompleteError(
@@ -333,12 +343,12 @@ def _report(
     plan: Plan,
     sink: Sink,
     parts: Sequence[dict[str, Any]],
-    outcome: tuple[str, int, float],
+    outcome: tuple[str, int, int, float],
     device: str,
     command: str,
 ) -> Report:
-    status, done, elapsed_s = outcome
-    total = Tally()
+    status, done, n_bytes, elapsed_s = outcome
+    total = Tally(bytes_written=n_bytes)
     for part in parts:
         total.add(part["tally"])
     warnings = []

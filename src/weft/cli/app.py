@@ -11,11 +11,11 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from weft import __version__
 from weft.apps.run import Execution
 from weft.cli.flags import with_options
 from weft.engine.options import RunOptions
 from weft.errors import RequestError, WeftError
+from weft.version import __version__
 
 app = typer.Typer(
     help="Run trained segmentation networks over very large 3-D images and weave the patches into one result.",
@@ -65,7 +65,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         case OSError():
             return str(error), 1
         case _ if isinstance(error, USAGE):
-            text = error.format_message()  # type: ignore[attr-defined]
+            text = error.format_message()
             return text and f"{text} See weft --help, or weft COMMAND --help.", 2
     return f"internal error, {type(error).__name__}: {error}\nRun with --verbose for the traceback.", 1
 

@@ -66,20 +66,29 @@ def buffers_for(
         accumulator  4 B  x n_accumulated x patch_z                 x column
         input   itemsize  x n_inputs x (patch_z + 2 layers)         x (column + halo)
         output  itemsize  x n_channels x 2 slabs (one being written) x column
-        batch        4 B  x (inputs + 2 outputs) x patch x batch size
+                itemsize  x 4 shards (the one being compressed, and its pieces)
+        batch        4 B  x (inputs + 2 outputs) x patch x batch size x slots
 
-    ``cut`` is (column_yx, slab_z, layer_z).
+    ``cut`` is (column_yx, slab_z, layer_z); ``setting.n_lanes`` forward passes run at once, with two slots each.
     """
     column_yx, slab_z, layer_z = cut
     (pz, py, px), (_, ny, nx) = grid.patch, source.shape_zyx
     cy, cx = min(column_yx[0], ny), min(column_yx[1], nx)
     area, area_in = cy * cx, min(cy + 2 * py, ny) * min(cx + 2 * px, nx)
     strip = 4 * (3 * finish.n_accumulated + finish.n_channels) * (1 << 18)  # temporaries of finishing
+    shard = slab_z * min(cy, SHARD_CHUNKS * 128) * min(cx, SHARD_CHUNKS * 128)
+    itemsize_out = np.dtype(finish.dtype).itemsize
     return Buffers(
         accumulator_bytes=4 * finish.n_accumulated * pz * area + strip,
         input_bytes=np.dtype(source.dtype).itemsize * source.n_channels * (pz + 2 * layer_z) * area_in,
-        output_bytes=2 * np.dtype(finish.dtype).itemsize * finish.n_channels * slab_z * area,
-        batch_bytes=4 * (source.n_channels + 2 * finish.n_classes) * pz * py * px * setting.batch_size,
+        output_bytes=itemsize_out * (2 * finish.n_channels * slab_z * area + 4 * shard),
+        batch_bytes=4
+        * (source.n_channels + 2 * finish.n_classes)
+        * pz
+        * py
+        * px
+        * setting.batch_size
+        * (2 * setting.n_lanes),
     )
 
 

@@ -227,7 +227,7 @@ def make_plan(
         region=region,
         mask=options.mask,
         columns=Columns(source.shape_zyx, region, cut.column_yx, spec.shard_zyx[0]),
-        setting=setting,
+        setting=replace(setting, n_lanes=1),  # lanes belong to the machine, not to the plan
         layer_z=cut.layer_z,
         skip_empty=options.skip_empty,
         notes=(*notes, *cut.notes),

@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from weft import __version__
 from weft.engine.job import Tally, n_cores
+from weft.version import __version__
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from importlib.metadata import entry_points
 from typing import Any
 
 from weft.errors import RequestError, VolumeError
+from weft.image.info import OutputSpec
 from weft.image.protocols import Sink, Volume
 from weft.stores.url import is_remote, local_path
 
@@ -77,6 +78,23 @@ def open_sink(target: Any) -> Sink:
     from weft.stores.ome_zarr import OmeZarrSink
 
     return OmeZarrSink(url)
+
+
+def in_memory(smallest: int = 256) -> Sink:
+    """An OME-Zarr that lies in memory, compressed and with its resolution levels, to measure what writing costs."""
+    from zarr.storage import MemoryStore
+
+    from weft.stores.memory import MemoryRecords
+    from weft.stores.ome_zarr import OmeZarrSink
+
+    return OmeZarrSink("memory.zarr", store=MemoryStore(), records=MemoryRecords(), smallest=smallest)
+
+
+def n_levels(spec: OutputSpec) -> int:
+    """How many resolution levels an output will have."""
+    from weft.stores.ome_zarr import level_shapes
+
+    return len(level_shapes(spec.shape_zyx, spec.pyramid))
 
 
 def _opener(url: str) -> Callable[..., Volume]:

@@ -18,8 +18,6 @@ from weft.stores.url import LocalRecords, ObjectRecords, is_remote, local_path, 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-SMALLEST = 256
-
 
 class OmeZarrSink:
     """An OME-Zarr 0.5 image, local or on s3://, with its records in ``<url>.weft/``.
@@ -34,16 +32,21 @@ class OmeZarrSink:
     url
         Where it is to lie.
     store, records
-        In place of the URL's own, for tests.
+        In place of the URL's own.
+    smallest
+        Halved levels are added until no side is longer than this, in voxels.
     """
 
-    def __init__(self, url: str, *, store: Store | None = None, records: Records | None = None) -> None:
+    def __init__(
+        self, url: str, *, store: Store | None = None, records: Records | None = None, smallest: int = 256
+    ) -> None:
         self.url = url.rstrip("/")
         self._store = store if store is not None else zarr_store(self.url, read_only=False)
         beside = f"{self.url}.weft"
         own = ObjectRecords(beside) if is_remote(self.url) else LocalRecords(local_path(beside))
         self.records: Records = records if records is not None else own
         self._levels: list[Any] = []
+        self._smallest = smallest
         self._pyramid = "mean"
 
     def exists(self) -> bool:
@@ -56,7 +59,7 @@ class OmeZarrSink:
         """Make group and arrays, or open those of an equal spec."""
         import zarr
 
-        shapes = level_shapes(spec.shape_zyx, spec.pyramid)
+        shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
         try:
             group = zarr.open_group(self._store, mode="a", zarr_format=3)
             if "ome" not in group.attrs:
@@ -113,10 +116,15 @@ class OmeZarrSink:
 
     def build_level(self, level: int, box: Box) -> None:
         """Fill a box of a level by halving the level above."""
-        z, y, x = (2 * b for b in box.stop)
-        a, b, c = (2 * s for s in box.start)
-        fine = self.read(Box((a, b, c), (z, y, x)) & Box.of(self.shape(level - 1)), level - 1)
-        self._put(self._levels[level], box, halve(fine, self._pyramid))
+        target, whole = self._levels[level], Box.of(self.shape(level - 1))
+        n_channels = target.shape[0] if target.ndim == 4 else 1
+        out = np.empty((n_channels, *box.shape), target.dtype)
+        for cell in box.cells(target.chunks[-3:]):  # chunk by chunk: little memory, and each fine chunk decoded once
+            part = cell & box
+            start, stop = (tuple(2 * n for n in corner) for corner in (part.start, part.stop))
+            fine = self.read(Box(start, stop) & whole, level - 1)  # type: ignore[arg-type]
+            out[(slice(None), *part.shift(box.start, -1).slices)] = halve(fine, self._pyramid)
+        self._put(target, box, out)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the group."""
@@ -157,9 +165,13 @@ class OmeZarrSink:
             return None
 
     def _put(self, target: Any, box: Box, array: NDArray[Any]) -> None:
-        where = box.slices if target.ndim == 3 else (slice(None), *box.slices)
+        """Write shard by shard: what is being compressed is then one shard, not the whole box."""
         try:
-            target[where] = array[0] if target.ndim == 3 else array
+            for cell in box.cells((target.shards or target.chunks)[-3:]):
+                shard = cell & box
+                values = array[(slice(None), *shard.shift(box.start, -1).slices)]
+                for channel, plane in enumerate(values):
+                    target[shard.slices if target.ndim == 3 else (channel, *shard.slices)] = plane
         except OSError as error:
             raise write_error(self.url, error) from error
         except RunError:
@@ -173,14 +185,14 @@ class OmeZarrSink:
 CREATOR = {"name": "weft"}
 
 
-def level_shapes(shape: Zyx, pyramid: str) -> list[Zyx]:
-    """Extents of the levels: halved, rounded up, until no side is longer than 256.
+def level_shapes(shape: Zyx, pyramid: str, smallest: int = 256) -> list[Zyx]:
+    """Extents of the levels: halved, rounded up, until no side is longer than ``smallest``.
 
     >>> level_shapes((512, 300, 20), "mean")
     [(512, 300, 20), (256, 150, 10)]
     """
     shapes = [shape]
-    while pyramid != "none" and max(shapes[-1]) > SMALLEST:
+    while pyramid != "none" and max(shapes[-1]) > smallest:
         z, y, x = (math.ceil(n / 2) for n in shapes[-1])
         shapes.append((z, y, x))
     return shapes

@@ -20,7 +20,7 @@ from weft.stores import open_sink, open_volume
 from weft.viewer import pictures
 from weft.viewer.seams import SeamCheck, check_seams
 
-WINDOW = 384
+WINDOW = 256
 HISTOGRAM_VOXELS = 1 << 26
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 

@@ -74,5 +74,5 @@ def palette(count: int) -> NDArray[np.float32]:
 def png(rgb: NDArray[np.uint8]) -> str:
     """An RGB picture as a ``data:`` URL."""
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG", optimize=True)
+    Image.fromarray(rgb).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
