@@ -92,7 +92,7 @@ def forecast(
         volume.info,
         plan.grid,
         plan.finish,
-        (plan.columns.column_yx, plan.columns.slab_z, plan.layer_z),
+        (plan.columns.column_yx, plan.spec.shard_zyx, plan.layer_z),
         replace(plan.setting, n_lanes=lanes_for(plan.setting.device)),
     )
     n_computed = plan.n_patches_computed

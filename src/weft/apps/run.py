@@ -262,7 +262,7 @@ def _level_shards(sink: Sink, plan: Plan, level: int) -> list[Box]:
     """The shards of a level that the region meets."""
     whole = Box.of(sink.shape(level))
     start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (plan.region.start, plan.region.stop))
-    region = Box(tuple(max(0, a - 1) for a in start), stop) & whole  # type: ignore[arg-type]
+    region = Box(tuple(max(0, a - 1) for a in start), stop) & whole
     return [cell & whole for cell in region.cells(plan.spec.shard_zyx)]
 
 
@@ -326,11 +326,8 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
             problems.append(f"slab {slab} of column {column} ({box}) is not what was written")
         emit(Event("progress", "verifying", {"n_done": n, "n_slabs": len(units)}))
     if not problems:
-        problems = [
-            f"resolution level {k} is missing"
-            for k in range(1, sink.n_levels())
-            if len(ledger.blocks(k)) < len(_level_shards(sink, plan, k))
-        ]
+        made = {k: len(ledger.blocks(k)) == len(_level_shards(sink, plan, k)) for k in range(1, sink.n_levels())}
+        problems = [f"resolution level {k} is missing" for k, complete in made.items() if not complete]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise IncompleteError(

@@ -58,7 +58,7 @@ def buffers_for(
     source: VolumeInfo,
     grid: TileGrid,
     finish: Finish,
-    cut: tuple[tuple[int, int], int, int],
+    cut: tuple[tuple[int, int], Zyx, int],
     setting: ForwardSetting,
 ) -> Buffers:
     """Bytes of the buffers of a column.
@@ -69,19 +69,18 @@ def buffers_for(
                 itemsize  x 4 shards (the one being compressed, and its pieces)
         batch        4 B  x (inputs + 2 outputs) x patch x batch size x slots
 
-    ``cut`` is (column_yx, slab_z, layer_z); ``setting.n_lanes`` forward passes run at once, with two slots each.
+    ``cut`` is (column_yx, shard_zyx, layer_z); ``setting.n_lanes`` forward passes run at once, with two slots each.
     """
-    column_yx, slab_z, layer_z = cut
+    column_yx, shard, layer_z = cut
     (pz, py, px), (_, ny, nx) = grid.patch, source.shape_zyx
     cy, cx = min(column_yx[0], ny), min(column_yx[1], nx)
     area, area_in = cy * cx, min(cy + 2 * py, ny) * min(cx + 2 * px, nx)
     strip = 4 * (3 * finish.n_accumulated + finish.n_channels) * (1 << 18)  # temporaries of finishing
-    shard = slab_z * min(cy, SHARD_CHUNKS * 128) * min(cx, SHARD_CHUNKS * 128)
     itemsize_out = np.dtype(finish.dtype).itemsize
     return Buffers(
         accumulator_bytes=4 * finish.n_accumulated * pz * area + strip,
         input_bytes=np.dtype(source.dtype).itemsize * source.n_channels * (pz + 2 * layer_z) * area_in,
-        output_bytes=itemsize_out * (2 * finish.n_channels * slab_z * area + 4 * shard),
+        output_bytes=itemsize_out * (2 * finish.n_channels * shard[0] * area + 4 * math.prod(shard)),
         batch_bytes=4
         * (source.n_channels + 2 * finish.n_classes)
         * pz
@@ -107,14 +106,14 @@ def choose_column(
     RequestError
         If not even a column of one chunk fits.
     """
-    slab_z, chunk_z = chunk[0], source.chunk_zyx[0]
+    chunk_z = source.chunk_zyx[0]
     layer_z = chunk_z * max(1, round(LAYER_Z / chunk_z))
     allowed = min(budget.host_bytes, budget.device_bytes) if budget else math.inf
     smallest = math.inf
     for planes in sorted({layer_z, min(layer_z, LAYER_Z)}, reverse=True):
         fitting = []
         for column_yx in _cross_sections(source.shape_zyx, chunk):
-            buffers = buffers_for(source, grid, finish, (column_yx, slab_z, planes), setting)
+            buffers = buffers_for(source, grid, finish, (column_yx, _shard(column_yx, chunk), planes), setting)
             smallest = min(smallest, buffers.total_bytes)
             if buffers.total_bytes <= allowed:
                 fitting.append((_waste(source, grid, column_yx), column_yx, buffers))

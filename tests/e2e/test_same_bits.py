@@ -1,0 +1,132 @@
+"""The installed command gives the same bits however the work is divided, killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
+FLAGS = ["--model", BLUR, "--chunk", "16,32,32", "--runtime", "torch"]
+
+
+def digest(store: Path) -> dict[str, bytes]:
+    """Every chunk file of a store with its bytes."""
+    return {
+        str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file() and "/c/" in str(p)
+    }
+
+
+@pytest.fixture
+def volume(tmp_path: Path, image: np.ndarray) -> Path:
+    big = np.tile(image, (2, 2, 2))
+    array = zarr.create_array(str(tmp_path / "in.zarr"), shape=big.shape, chunks=(16, 32, 32), dtype="uint8")
+    array[:] = big
+    return tmp_path / "in.zarr"
+
+
+def test_parts_executors_and_columns(weft, volume, tmp_path):
+    weft("run", volume, "whole.zarr", *FLAGS)
+    whole = digest(tmp_path / "whole.zarr")
+    assert len(whole) > 5
+    for count in (2, 3, 7):
+        for part in reversed(range(count)):
+            weft("run", volume, f"p{count}.zarr", *FLAGS, "--num-parts", count, "--part-id", part)
+        weft("verify", f"p{count}.zarr")
+        assert digest(tmp_path / f"p{count}.zarr") == whole
+    weft("run", volume, "procs.zarr", *FLAGS, "--executor", "processes", "--workers", 2)
+    assert digest(tmp_path / "procs.zarr") == whole
+
+
+def test_small_columns(weft, tmp_path, image):
+    wide = np.tile(image, (1, 7, 6))[:40, :400, :400]
+    zarr.create_array(str(tmp_path / "wide.zarr"), shape=wide.shape, chunks=(16, 64, 64), dtype="uint8")[:] = wide
+    flags = ["--model", BLUR, "--chunk", "16,48,48", "--runtime", "torch", "--overlap", "0.25"]
+    weft("run", "wide.zarr", "whole.zarr", *flags)
+    assert columns(tmp_path / "whole.zarr") == [576, 576]
+    for allowed in range(240, 600, 6):  # the smallest amount that is accepted gives narrow columns
+        done = subprocess.run(
+            [sys.executable, "-m", "weft", "run", "wide.zarr", "cut.zarr", *flags, "--memory", f"{allowed}MB"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode == 0:
+            break
+        assert done.returncode == 2
+        assert "--memory" in done.stderr
+        assert not (tmp_path / "cut.zarr").exists()
+    assert min(columns(tmp_path / "cut.zarr")) < 400
+    one, other = (zarr.open(str(tmp_path / f"{n}.zarr" / "0"), mode="r")[:] for n in ("whole", "cut"))
+    assert np.array_equal(one, other)
+
+
+def columns(store: Path) -> list[int]:
+    """Width of the columns of a stored plan, y and x."""
+    return json.loads((store.parent / f"{store.name}.weft" / "plan.json").read_text())["columns"]["column_yx"]
+
+
+@pytest.mark.slow
+def test_thirty_kills(weft, tmp_path, image):
+    """SIGKILL at random moments; each rerun continues, finished slabs stay, the bits are those of a quiet run."""
+    deep = np.tile(image, (4, 1, 1))
+    zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
+    flags = ["--model", BLUR, "--chunk", "8,64,64", "--runtime", "torch", "--tta", "mirroring"]
+    weft("run", "deep.zarr", "whole.zarr", *flags)
+    whole = digest(tmp_path / "whole.zarr")
+    command = [sys.executable, "-m", "weft", "run", "deep.zarr", "killed.zarr", *flags, "--quiet"]
+    output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.weft"
+    chance = random.Random(3)
+    kills, caught_at_work, kept = 0, 0, {}
+    while kills < 30:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            process.wait(chance.uniform(0.3, 2.0) if kills % 3 == 0 else chance.uniform(1.8, 3.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            kills += 1
+        slabs = _slabs(records)
+        assert kept.items() <= slabs.items(), "a finished slab was computed again"
+        caught_at_work += len(kept) < len(slabs) < 25
+        kept = slabs
+        if process.returncode == 0:
+            assert digest(output) == whole
+            shutil.rmtree(output)
+            shutil.rmtree(records)
+            kept = {}
+    assert caught_at_work >= 5
+    weft("run", "deep.zarr", "killed.zarr", *flags)
+    weft("verify", "killed.zarr")
+    assert digest(output) == whole
+
+
+def _slabs(records: Path) -> dict[str, str]:
+    """Records of finished slabs by name."""
+    return {p.name: p.read_text() for p in (records / "slabs").glob("*.json")}
+
+
+def test_a_dead_worker_is_an_error_and_the_rest_is_kept(weft, volume, tmp_path, image):
+    model = f"fake://kill?patch=24,24,24&value={int(image.max())}&file={tmp_path / 'calm'}"
+    flags = ["--model", model, "--chunk", "16,32,32", "--executor", "processes", "--workers", 2]
+    broken = weft("run", volume, "o.zarr", *flags, code=1)
+    assert "a worker process died" in broken.stderr
+    assert "Run the same command again" in broken.stderr
+    weft("verify", "o.zarr", code=1)
+    (tmp_path / "calm").touch()
+    weft("run", volume, "o.zarr", *flags)
+    weft("verify", "o.zarr")
+
+
+def test_repeat_from_the_plan_inside_an_output(weft, volume, tmp_path):
+    weft("run", volume, "a.zarr", *FLAGS, "--output", "labels", "--bbox", "10:60,:,20:90")
+    weft("run", "--plan", "a.zarr", "b.zarr")
+    assert digest(tmp_path / "a.zarr") == digest(tmp_path / "b.zarr")
