@@ -22,7 +22,7 @@ from weft.engine.sweep import sweep
 from weft.errors import IncompleteError, RequestError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
-from weft.launch import open_executor, run_parts
+from weft.launch import check_executor, open_executor, run_parts
 from weft.stores import open_sink, open_volume
 from weft.version import __version__
 
@@ -179,6 +179,7 @@ def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Exec
 
 
 def _check_output(sink: Sink, execution: Execution) -> None:
+    check_executor(execution.executor)
     if execution.part_id >= 0 and execution.num_parts < 1:
         raise RequestError(f"--part-id {execution.part_id} needs --num-parts")
     if execution.part_id >= 0 and execution.part_id >= execution.num_parts:

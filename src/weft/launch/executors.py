@@ -35,25 +35,33 @@ class SerialExecutor(Executor):
         return future
 
 
-@contextmanager
-def open_executor(name: str, n_workers: int) -> Iterator[Executor]:
-    """The executor "serial" or "processes" (spawned, each with the allocator settings).
+EXECUTORS = ("serial", "processes")
+
+
+def check_executor(name: str) -> None:
+    """Refuse unknown executors.
 
     Raises
     ------
     RequestError
-        If the name is unknown.
+        Naming those that there are.
     """
+    if name not in EXECUTORS:
+        raise RequestError(f"--executor {name!r} is unknown; use {' or '.join(EXECUTORS)}")
+
+
+@contextmanager
+def open_executor(name: str, n_workers: int) -> Iterator[Executor]:
+    """The executor "serial" or "processes" (spawned, each with the allocator settings)."""
+    check_executor(name)
     if name == "serial":
         yield SerialExecutor()
-    elif name == "processes":
+    else:
         import multiprocessing
 
         os.environ |= {k: os.environ.get(k, v) for k, v in ALLOCATOR.items()}  # spawned workers inherit it
         with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
             yield pool
-    else:
-        raise RequestError(f"--executor {name!r} is unknown; use serial or processes")
 
 
 def run_parts(

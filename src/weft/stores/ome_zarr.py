@@ -9,11 +9,20 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import RequestError, RunError, VolumeError, WriteError
+from weft.errors import RequestError, VolumeError, WriteError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import Geometry, OutputSpec
 from weft.image.protocols import Records
-from weft.stores.url import LocalRecords, ObjectRecords, is_remote, local_path, write_error, zarr_store
+from weft.stores.url import (
+    LocalRecords,
+    ObjectRecords,
+    first_line,
+    is_remote,
+    local_path,
+    remote_errors,
+    write_error,
+    zarr_store,
+)
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -67,6 +76,8 @@ class OmeZarrSink:
             self._levels = [_array(group, str(i), spec, shape) for i, shape in enumerate(shapes)]
         except OSError as error:
             raise write_error(self.url, error) from error
+        except remote_errors() as error:
+            raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
         self._pyramid = spec.pyramid
 
     def open(self) -> OutputSpec:
@@ -174,12 +185,8 @@ class OmeZarrSink:
                     target[shard.slices if target.ndim == 3 else (channel, *shard.slices)] = plane
         except OSError as error:
             raise write_error(self.url, error) from error
-        except RunError:
-            raise
-        except Exception as error:  # obstore's errors have no common base that is importable without the extra
-            if type(error).__module__.partition(".")[0] != "obstore":
-                raise
-            raise WriteError(f"{self.url}: {(str(error).splitlines() or ['?'])[0][:300]}") from error
+        except remote_errors() as error:
+            raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
 
 
 CREATOR = {"name": "weft"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ class _File:
             self._count = len(self._file.pages)
         except (tifffile.TiffFileError, OSError, ValueError) as error:
             raise VolumeError(f"{path} is no readable TIFF: {error}") from error
+        weakref.finalize(self, self._file.close)
         self._path = path
         self._lock = threading.Lock()
         series = self._file.series[0]
@@ -141,9 +143,10 @@ class _Folder:
         if problems:
             raise VolumeError(f"{path}: {' and '.join(problems)}")
         self._files = [f for _, f in numbered]
+        self._first = _File(self._files[0])
 
     def layout(self) -> tuple[int, tuple[int, int, int], np.dtype[Any]]:
-        _, shape, dtype = _File(self._files[0]).layout()
+        _, shape, dtype = self._first.layout()
         return len(self._files), shape, dtype
 
     def page(self, z: int) -> NDArray[Any]:
@@ -153,7 +156,7 @@ class _Folder:
         return sum(f.stat().st_size for f in self._files)
 
     def geometry(self) -> Geometry:
-        return _File(self._files[0]).geometry()
+        return self._first.geometry()
 
 
 def _some(numbers: list[int]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -61,6 +62,20 @@ def object_store(url: str) -> Any:
     if "AWS_ACCESS_KEY_ID" not in os.environ:
         config["skip_signature"] = True
     return S3Store(bucket, prefix=prefix.rstrip("/"), client_options={"allow_http": True}, **config)
+
+
+def remote_errors() -> tuple[type[Exception], ...]:
+    """What an object store raises; nothing where the extra is not in use."""
+    if "obstore" not in sys.modules:
+        return ()
+    from obstore.exceptions import BaseError
+
+    return (BaseError,)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
 class LocalRecords:
@@ -139,7 +154,7 @@ class ObjectRecords:
         try:
             self._store.put(key, data)
         except BaseError as error:
-            raise WriteError(f"{self._url}/{key} cannot be written: {_first_line(error)}") from error
+            raise WriteError(f"{self._url}/{key} cannot be written: {first_line(error)}") from error
 
     def create(self, key: str, data: bytes) -> bool:
         """A conditional PUT; after a broken connection the object itself tells who was first."""
@@ -152,7 +167,7 @@ class ObjectRecords:
                 return attempt > 0 and self.get(key) == data
             except BaseError as error:
                 if attempt == 3:
-                    raise WriteError(f"{self._url}/{key} cannot be written: {_first_line(error)}") from error
+                    raise WriteError(f"{self._url}/{key} cannot be written: {first_line(error)}") from error
             else:
                 return True
         return False
@@ -179,7 +194,3 @@ def write_error(what: str, error: OSError) -> WriteError:
             "finished slabs are kept."
         )
     return WriteError(f"{what} cannot be written: {error.strerror or error}")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -12,13 +12,16 @@ from numpy.typing import NDArray
 from weft.errors import ReadError, VolumeError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import Geometry, VolumeInfo
-from weft.stores.url import is_remote, local_path, zarr_store
+from weft.stores.url import first_line, is_remote, local_path, remote_errors, zarr_store
 
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
 
-UNREADABLE = (OSError, RuntimeError, ValueError, TypeError, KeyError)  # what codecs and stores raise on damaged data
+
+def _unreadable() -> tuple[type[Exception], ...]:
+    """What codecs and stores raise on damaged data."""
+    return (OSError, RuntimeError, ValueError, TypeError, KeyError, *remote_errors())
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +109,9 @@ class ZarrVolume:
         """Voxels [C, Z, Y, X]; each touched chunk is decoded once."""
         try:
             return self._read(box)
-        except UNREADABLE as error:
+        except _unreadable() as error:
             raise ReadError(
-                f"{self._url}: {self._culprit(box)} cannot be read ({_first_line(error)}). "
+                f"{self._url}: {self._culprit(box)} cannot be read ({first_line(error)}). "
                 "The file is damaged or was not fetched whole."
             ) from error
 
@@ -137,7 +140,7 @@ class ZarrVolume:
             chunk = Box(start, stop) & Box.of(self.info.shape_zyx)  # type: ignore[arg-type]
             try:
                 self._read(chunk)
-            except UNREADABLE:
+            except _unreadable():
                 return f"chunk {'/'.join(map(str, index))} (voxels {chunk})"
         return f"box {box}"
 
@@ -157,8 +160,8 @@ def _open_node(store: Any, url: str) -> Any:
         return zarr.open(store, mode="r")
     except missing as error:
         raise VolumeError(f"{url} is no zarr array or group: no zarr.json, .zarray or .zgroup lies there") from error
-    except UNREADABLE as error:
-        raise VolumeError(f"{url} cannot be opened as zarr: {_first_line(error)}") from error
+    except _unreadable() as error:
+        raise VolumeError(f"{url} cannot be opened as zarr: {first_line(error)}") from error
 
 
 def _choose(group: Any, url: str, level: int) -> tuple[Any, dict[str, Any], list[str]]:
@@ -220,7 +223,3 @@ def _geometry(meta: dict[str, Any], path: str, layout: _Layout) -> Geometry:
 def _stored_bytes(array: Any, url: str, levels: list[str], level: int) -> int | None:
     folder = local_path(url) / (levels[level] if levels else array.path)
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,123 @@
+"""Every store keeps the contract."""
+
+from __future__ import annotations
+
+import h5py
+import numpy as np
+import tifffile
+import zarr
+
+import weft
+from weft.stores.memory import MemoryRecords, MemorySink
+from weft.stores.url import LocalRecords
+from weft.testing import RecordsContract, SinkContract, VolumeContract
+
+RNG = np.random.default_rng(1)
+CUBE = RNG.integers(0, 60000, (1, 21, 33, 45)).astype(np.uint16)
+MANY = RNG.normal(size=(3, 20, 30, 40)).astype(np.float32)
+
+
+class TestMemory(VolumeContract):
+    array = CUBE
+
+    def make(self, tmp_path):
+        return weft.open_volume(CUBE[0])
+
+
+class TestZarr2(VolumeContract):
+    array = CUBE
+
+    def make(self, tmp_path):
+        made = zarr.create_array(
+            str(tmp_path / "v.zarr"),
+            shape=CUBE.shape[1:],
+            chunks=(8, 16, 16),
+            dtype="u2",
+            zarr_format=2,
+            overwrite=True,
+        )
+        made[:] = CUBE[0]
+        return weft.open_volume(tmp_path / "v.zarr")
+
+
+class TestShardedZarr3(VolumeContract):
+    array = MANY
+
+    def make(self, tmp_path):
+        made = zarr.create_array(
+            str(tmp_path / "v.zarr"),
+            shape=MANY.shape,
+            chunks=(1, 8, 8, 8),
+            shards=(3, 16, 16, 16),
+            dtype="f4",
+            overwrite=True,
+        )
+        made[:] = MANY
+        return weft.open_volume(tmp_path / "v.zarr")
+
+
+class TestTiff(VolumeContract):
+    array = CUBE
+
+    def make(self, tmp_path):
+        tifffile.imwrite(tmp_path / "v.tif", CUBE[0], compression="zlib")
+        return weft.open_volume(tmp_path / "v.tif")
+
+
+class TestImageJTiff(VolumeContract):
+    array = CUBE
+
+    def make(self, tmp_path):
+        tifffile.imwrite(tmp_path / "v.tif", CUBE[0], imagej=True, metadata={"spacing": 3.0, "unit": "um"})
+        return weft.open_volume(tmp_path / "v.tif")
+
+
+class TestTiffFolder(VolumeContract):
+    array = CUBE
+
+    def make(self, tmp_path):
+        (tmp_path / "planes").mkdir(exist_ok=True)
+        for z, plane in enumerate(CUBE[0]):
+            tifffile.imwrite(tmp_path / "planes" / f"scan2_{z}.tif", plane)  # 10 comes after 9
+        return weft.open_volume(tmp_path / "planes")
+
+
+class TestHdf5(VolumeContract):
+    array = MANY
+
+    def make(self, tmp_path):
+        with h5py.File(tmp_path / "v.h5", "w") as file:
+            file.create_dataset("volumes/raw", data=MANY, chunks=(1, 8, 8, 8))
+            file["volumes/labels"] = CUBE[0]
+        return weft.open_volume(f"{tmp_path}/v.h5::/volumes/raw")
+
+
+class TestOmeZarrSink(SinkContract):
+    def make(self, tmp_path):
+        from weft.stores.ome_zarr import OmeZarrSink
+
+        return OmeZarrSink(str(tmp_path / "o.zarr"), smallest=16)
+
+    def reopen(self, sink, tmp_path):
+        return self.make(tmp_path)
+
+
+class TestMemorySink(SinkContract):
+    def make(self, tmp_path):
+        return MemorySink()
+
+    def reopen(self, sink, tmp_path):
+        return sink
+
+
+class TestLocalRecords(RecordsContract):
+    def make(self, tmp_path):
+        return LocalRecords(tmp_path / "records")
+
+
+class TestMemoryRecords(RecordsContract):
+    _one = None
+
+    def make(self, tmp_path):
+        self._one = self._one or MemoryRecords()
+        return self._one

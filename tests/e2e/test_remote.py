@@ -1,0 +1,140 @@
+"""Real servers on loopback: S3 and plain HTTP."""
+
+from __future__ import annotations
+
+import http.server
+import threading
+from functools import partial
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+import zarr
+
+from weft.testing import RecordsContract, SinkContract
+
+NULL = "fake://null?patch=16,16,16"
+KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="module")
+def s3():
+    """Environment of a client of an S3 server with the bucket "bucket"; plain environment variables."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    endpoint = f"http://{host}:{port}"
+    client = boto3.client(
+        "s3", endpoint_url=endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
+    )
+    client.create_bucket(Bucket="bucket")
+    yield {**KEYS, "AWS_ENDPOINT_URL": endpoint, "client": client}
+    client.close()
+    server.stop()
+
+
+def environment(s3) -> dict[str, str]:
+    return {k: v for k, v in s3.items() if k != "client"}
+
+
+def upload(s3, folder: Path, prefix: str) -> None:
+    for path in folder.rglob("*"):
+        if path.is_file():
+            s3["client"].upload_file(str(path), "bucket", f"{prefix}/{path.relative_to(folder)}")
+
+
+@pytest.fixture
+def volume(tmp_path: Path, image: np.ndarray) -> Path:
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
+    return tmp_path / "in.zarr"
+
+
+def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(weft, s3, volume, tmp_path):
+    upload(s3, volume, "data/in.zarr")
+    env = environment(s3)
+    flags = ["--model", NULL, "--chunk", "16,32,32"]
+    weft("run", volume, "local.zarr", *flags)
+    for part in (1, 0):
+        weft(
+            "run",
+            "s3://bucket/data/in.zarr",
+            "s3://bucket/out.zarr",
+            *flags,
+            "--num-parts",
+            2,
+            "--part-id",
+            part,
+            **env,
+        )
+    weft("verify", "s3://bucket/out.zarr", **env)
+    stored = s3["client"].list_objects_v2(Bucket="bucket", Prefix="out.zarr/0/c/")["Contents"]
+    local = {
+        str(p.relative_to(tmp_path / "local.zarr")): p for p in (tmp_path / "local.zarr/0/c").rglob("*") if p.is_file()
+    }
+    assert {o["Key"].removeprefix("out.zarr/") for o in stored} == set(local)
+    for key, path in local.items():
+        assert s3["client"].get_object(Bucket="bucket", Key=f"out.zarr/{key}")["Body"].read() == path.read_bytes()
+    weft("report", "s3://bucket/out.zarr", **env)
+    again = weft("run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overlap", "0.2", code=2, **env)
+    assert "overlap: stored 0.5" in again.stderr
+    weft("run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overwrite", **env)
+
+
+def test_missing_objects_are_named(weft, s3):
+    done = weft("run", "s3://bucket/nothing.zarr", "o.zarr", "--model", NULL, code=2, **environment(s3))
+    assert "s3://bucket/nothing.zarr" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_a_server_that_is_not_there(weft):
+    env = {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    done = weft("info", "s3://bucket/x.zarr", code=2, **env)
+    assert "s3://bucket/x.zarr" in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_plain_http(weft, volume, tmp_path):
+    handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            weft("run", f"http://127.0.0.1:{server.server_port}/in.zarr", "a.zarr", "--model", NULL)
+            weft("run", volume, "b.zarr", "--model", NULL)
+        finally:
+            server.shutdown()
+            thread.join()
+    one, other = (zarr.open(str(tmp_path / f"{n}.zarr/0"), mode="r")[:] for n in "ab")
+    assert np.array_equal(one, other)
+
+
+class TestS3Sink(SinkContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, s3, monkeypatch, request):
+        for key, value in environment(s3).items():
+            monkeypatch.setenv(key, value)
+        self.name = f"s3://bucket/sinks/{request.node.name}.zarr"
+
+    def make(self, tmp_path):
+        from weft.stores.ome_zarr import OmeZarrSink
+
+        return OmeZarrSink(self.name, smallest=16)
+
+    def reopen(self, sink, tmp_path):
+        return self.make(tmp_path)
+
+
+class TestS3Records(RecordsContract):
+    @pytest.fixture(autouse=True)
+    def _server(self, s3, monkeypatch, request):
+        for key, value in environment(s3).items():
+            monkeypatch.setenv(key, value)
+        self.name = f"s3://bucket/records/{request.node.name}"
+
+    def make(self, tmp_path):
+        from weft.stores.url import ObjectRecords
+
+        return ObjectRecords(self.name)
