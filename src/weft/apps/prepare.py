@@ -23,6 +23,9 @@ from weft.model.protocols import Model, Predictor
 from weft.ops.normalize import Statistics
 
 
+USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some
+
+
 @dataclass(frozen=True, slots=True)
 class Prepared:
     """A plan with its input, model and (where it was measured) the network made ready."""
@@ -131,7 +134,7 @@ def budget_for(options: RunOptions, device: str) -> Budget:
         raise RequestError(
             f"--memory {options.memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB; allow more"
         )
-    host = asked - own if asked is not None else psutil.virtual_memory().available // 2
+    host = round(USABLE * (asked - own)) if asked is not None else psutil.virtual_memory().available // 2
     if device == "cpu":
         return Budget(host, host)
     import torch

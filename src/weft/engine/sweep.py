@@ -126,6 +126,7 @@ class SlabWriter:
         self._pending: Future[None] | None = None
         self._started = time.perf_counter()
         self._patches = 0
+        self._spare: list[NDArray[Any]] = []
         self._open_next()
 
     def __enter__(self) -> SlabWriter:
@@ -157,7 +158,12 @@ class SlabWriter:
             return
         plan = self._job.plan
         self._box = plan.columns.box(self._run.column, range(self._slab, self._slab + 1))
-        self._buffer = np.zeros((plan.finish.n_channels, *self._box.shape), plan.finish.dtype)
+        size = (plan.finish.n_channels, *self._box.shape)
+        if self._spare and self._spare[0].shape == size:
+            self._buffer = self._spare.pop()
+            self._buffer.fill(0)
+        else:
+            self._buffer = np.zeros(size, plan.finish.dtype)
 
     def _close(self) -> None:
         with self._tally.timed("wait for output"):
@@ -176,7 +182,9 @@ class SlabWriter:
     def _write(self, slab: int, box: Box, buffer: NDArray[Any], record: dict[str, Any]) -> None:
         job = self._job
         job.sink.write(box, buffer)
-        record |= {"crc32": zlib.crc32(buffer.data), "host": platform.node(), "pid": os.getpid(), "at": time.time()}
+        crc32 = zlib.crc32(buffer.data)
+        self._spare = [buffer]
+        record |= {"crc32": crc32, "host": platform.node(), "pid": os.getpid(), "at": time.time()}
         job.ledger.mark_slab(self._run.column, slab, record)
         self._tally.n_slabs += 1
         self._tally.n_voxels += box.n_voxels

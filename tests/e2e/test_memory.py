@@ -1,0 +1,39 @@
+"""Memory follows the cross-section of a column, not the depth of the volume."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import zarr
+
+
+@pytest.mark.slow
+def test_twice_the_depth_takes_no_more_memory(weft, tmp_path):
+    layer = np.random.default_rng(0).integers(0, 255, (64, 640, 640), dtype=np.uint8)
+    peaks = []
+    for n_layers in (6, 12):
+        array = zarr.create_array(
+            str(tmp_path / f"{n_layers}.zarr"), shape=(64 * n_layers, 640, 640), chunks=(64, 128, 128), dtype="uint8"
+        )
+        for z in range(0, array.shape[0], 64):
+            array[z : z + 64] = layer
+        model = "fake://null?patch=64,64,64&classes=2"
+        flags = ["--model", model, "--runtime", "torch", "--chunk", "64,128,128"]
+        weft("run", f"{n_layers}.zarr", f"out{n_layers}.zarr", *flags)
+        peaks.append(json.loads((tmp_path / f"out{n_layers}.zarr.weft/report.json").read_text())["peak_memory_bytes"])
+    assert peaks[1] < 1.02 * peaks[0]
+
+
+def test_a_limit_is_kept(weft, tmp_path):
+    layer = np.random.default_rng(0).integers(0, 255, (64, 1024, 1024), dtype=np.uint8)
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=layer.shape, chunks=(64, 128, 128), dtype="uint8")[:] = layer
+    model = "fake://null?patch=64,64,64&classes=6"
+    weft("run", "in.zarr", "wide.zarr", "--model", model, "--overlap", "0")
+    weft("run", "in.zarr", "o.zarr", "--model", model, "--overlap", "0", "--memory", "0.8GB")
+    wide, kept = (json.loads((tmp_path / f"{n}.zarr.weft/report.json").read_text()) for n in ("wide", "o"))
+    assert wide["peak_memory_bytes"] > 1.2e9
+    assert kept["peak_memory_bytes"] < 0.82e9
+    one, other = (zarr.open(str(tmp_path / f"{n}.zarr/0"), mode="r") for n in ("wide", "o"))
+    assert np.array_equal(one[:, :, :300, :300], other[:, :, :300, :300])
