@@ -22,7 +22,7 @@ from weft.model.card import ModelCard, Normalization
 from weft.model.protocols import Model, Predictor
 from weft.ops.normalize import Statistics
 
-
+PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
 USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some
 
 
@@ -98,7 +98,9 @@ def prepare(
     sample = as_input(voxels, patch, schemes, device)
     n_patches = draft.n_tiles(draft.region) * draft.n_views
     setting, predictor, trials = choose_setting(model, sample, options, n_patches, device)
-    measured: dict[str, Any] = {"runtimes": trials, "tiling": tiling_probe(predictor, volume, setting, card, schemes)}
+    measured: dict[str, Any] = {"runtimes": trials}
+    if n_patches >= PROBE_FROM:
+        measured["tiling"] = tiling_probe(predictor, volume, setting, card, schemes)
     plan = make_plan(
         volume.info,
         card,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 AGREE = 1e-3
-CONTEST_S = 10.0
+WORTH_S = {"torch": 10.0, "onnx": 10.0, "openvino": 10.0, "compile": 600.0}  # jobs that pay for opening a candidate
 BATCHES = {"cpu": (1,), "cuda": (1, 2, 4, 8)}
 
 
@@ -106,43 +107,57 @@ def choose_setting(
     batches = (fixed,) if fixed else BATCHES[kind]
     base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, lanes_for(device))
     with torch.inference_mode(), one_core_each(device):
+        contest = _Contest(model, sample, base, n_patches)
+        for precision, batch_size in product(precisions, batches):
+            contest.try_one(replace(base, precision=precision, batch_size=batch_size), WORTH_S["torch"])
+        for runtime in runtimes[1:]:
+            contest.try_one(replace(contest.best[0], runtime=runtime), WORTH_S[runtime])
+    return *contest.best, [asdict(t) for t in contest.trials]
+
+
+class _Contest:
+    """The best setting so far. Candidates are only tried where the whole job is long enough to pay for it."""
+
+    def __init__(self, model: Model, sample: torch.Tensor, base: ForwardSetting, n_patches: int) -> None:
+        self._model, self._sample, self._base, self._n_patches = model, sample, base, n_patches
         predictor = model.open(base)
-        reference, patch_s = _measure(predictor, sample, base, model.card)
-        best, best_s = (base, predictor), patch_s
-        trials = [Trial(base.runtime, base.precision, base.batch_size, patch_s)]
-        grid = product(precisions, runtimes, batches) if patch_s * n_patches >= CONTEST_S else ()
-        for p, r, b in grid:
-            setting = replace(base, runtime=r, precision=p, batch_size=b)
-            if setting == base:
-                continue
-            trial, opened = _try(model, sample, setting, reference)
-            trials.append(trial)
-            if opened and trial.patch_s and not trial.remark and trial.patch_s < best_s:
-                best, best_s = (setting, opened), trial.patch_s
-    return *best, [asdict(t) for t in trials]
+        batch = _batch_of(sample, base)
+        start = time.perf_counter()
+        self._reference = probability(predictor(batch)[:1], model.card.activation)
+        self.best = (base, predictor)
+        self._best_s = (time.perf_counter() - start) / (base.n_lanes * base.batch_size)  # refined when there is a rival
+        self.trials = [Trial(base.runtime, base.precision, base.batch_size, self._best_s)]
+
+    def try_one(self, setting: ForwardSetting, worth_s: float) -> None:
+        """Measure a candidate and keep it if it is faster and agrees."""
+        if self._best_s * self._n_patches < worth_s or setting == self._base:
+            return
+        if len(self.trials) == 1:
+            self._best_s = throughput_s(self.best[1], _batch_of(self._sample, self._base), self._base.n_lanes)
+            self._best_s /= self._base.batch_size
+            self.trials[0] = replace(self.trials[0], patch_s=self._best_s)
+        trial, opened = self._measure(setting)
+        self.trials.append(trial)
+        if opened and trial.patch_s and not trial.remark and trial.patch_s < self._best_s:
+            self.best, self._best_s = (setting, opened), trial.patch_s
+
+    def _measure(self, setting: ForwardSetting) -> tuple[Trial, Predictor | None]:
+        trial = Trial(setting.runtime, setting.precision, setting.batch_size)
+        batch = _batch_of(self._sample, setting)
+        try:
+            predictor = self._model.open(setting)
+            result = probability(predictor(batch)[:1], self._model.card.activation)
+            patch_s = throughput_s(predictor, batch, setting.n_lanes) / setting.batch_size
+        except (WeftError, RuntimeError) as error:  # RuntimeError: out of memory, or an operator that a runtime lacks
+            return replace(trial, remark=(str(error).splitlines() or ["?"])[0][:200]), None
+        difference = float((result - self._reference).abs().max())
+        remark = "" if difference <= AGREE else f"differs by {difference:.1e} in probability, more than {AGREE:.0e}"
+        return replace(trial, patch_s=patch_s, difference=difference, remark=remark), predictor
 
 
-def _try(
-    model: Model, sample: torch.Tensor, setting: ForwardSetting, reference: torch.Tensor
-) -> tuple[Trial, Predictor | None]:
-    trial = Trial(setting.runtime, setting.precision, setting.batch_size)
-    try:
-        predictor = model.open(setting)
-        result, patch_s = _measure(predictor, sample, setting, model.card)
-    except (WeftError, RuntimeError) as error:  # RuntimeError: out of memory, or an operator that a runtime lacks
-        return replace(trial, remark=str(error).splitlines()[0][:200]), None
-    difference = float((result - reference).abs().max())
-    remark = "" if difference <= AGREE else f"differs by {difference:.1e} in probability, more than {AGREE:.0e}"
-    return replace(trial, patch_s=patch_s, difference=difference, remark=remark), predictor
-
-
-def _measure(
-    predictor: Predictor, sample: torch.Tensor, setting: ForwardSetting, card: ModelCard
-) -> tuple[torch.Tensor, float]:
-    """Probabilities of the sample, and seconds per patch with all lanes busy."""
-    batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
-    result = probability(predictor(batch)[:1], card.activation)
-    return result, throughput_s(predictor, batch, setting.n_lanes) / setting.batch_size
+def _batch_of(sample: torch.Tensor, setting: ForwardSetting) -> torch.Tensor:
+    """The sample as often as a batch has places."""
+    return sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
 
 
 def tiling_probe(
@@ -186,8 +201,7 @@ def _predict_at(
     schemes, start = where
     z, y, x = (a + p for a, p in zip(start, setting.patch_zyx, strict=True))
     sample = as_input(volume.read(Box(start, (z, y, x))), setting.patch_zyx, schemes, setting.device)
-    batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
-    return probability(predictor(batch)[:1], card.activation)
+    return probability(predictor(_batch_of(sample, setting))[:1], card.activation)
 
 
 def blocks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Iterable[Box]:
