@@ -1,6 +1,6 @@
 """Train the small network of ``weft demo`` on phantoms and write it as an nnU-Net v2 folder.
 
-Usage: python scripts/train_demo.py [--steps 900] [--threads 2] [--to src/weft/testing/demo_model]
+Usage: python scripts/train_demo.py [--steps 900] [--threads 2] [--to src/weft/backends/demo]
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--to", type=Path, default=HERE / "src/weft/testing/demo_model")
+    parser.add_argument("--to", type=Path, default=HERE / "src/weft/backends/demo")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

@@ -11,6 +11,7 @@ from typing import Any
 from weft.errors import ModelError
 from weft.model.protocols import Model
 
+DEMO = Path(__file__).parent / "demo"
 KNOWN = "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2) or ONNX (.onnx)"
 
 
@@ -20,8 +21,9 @@ def load_model(source: Any) -> Model:
     Parameters
     ----------
     source
-        Path of an nnU-Net v2 folder (also one fold of it), a TorchScript or torch.export or ONNX file;
-        ``fake://null?classes=2&patch=64,64,64`` for tests; or anything that is a :class:`~weft.model.Model` already.
+        Path of an nnU-Net v2 folder (also one fold of it), a TorchScript or torch.export or ONNX file; "demo" for the
+        small network of ``weft demo``; ``fake://null?classes=2&patch=64,64,64`` for tests; or anything that is a
+        :class:`~weft.model.Model` already.
 
     Raises
     ------
@@ -35,13 +37,15 @@ def load_model(source: Any) -> Model:
         return plugin(url)  # type: ignore[no-any-return]
     if url.startswith("fake://"):
         return _read("fake", url)
-    path = Path(url).expanduser()
+    path = DEMO if url == "demo" and not Path(url).exists() else Path(url).expanduser()
     return _read(_format_of(path, url), path)
 
 
 def looks_like_a_model(url: str) -> bool:
     """Whether an URL names a model and not a volume; nothing is read."""
     path = Path(url).expanduser()
+    if url == "demo" and not path.exists():
+        return True
     return url.startswith("fake://") or path.suffix in (".pt", ".pth", ".pt2", ".onnx") or _plans_near(path)
 
 

@@ -14,7 +14,6 @@ from weft.stores import open_sink
 from weft.testing.phantom import make_phantom
 from weft.viewer.page import save_report
 
-MODEL = Path(__file__).parent.parent / "testing" / "demo_model"
 VOXEL_NM = 10.0
 
 
@@ -25,7 +24,7 @@ def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
     image, result = target / "phantom.zarr", target / "membranes.zarr"
     _write_image(str(image), phantom.image)
     execution = Execution(overwrite=True, command=f"weft demo {folder} --size {size} --seed {seed}")
-    report = run(str(image), str(result), str(MODEL), RunOptions(), execution=execution, emit=emit)
+    report = run(str(image), str(result), "demo", RunOptions(), execution=execution, emit=emit)
     sink = open_sink(str(result))
     spec = sink.open()
     from weft.geometry.box import Box

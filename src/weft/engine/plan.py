@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from weft.engine.budget import Budget, choose_column
 from weft.engine.options import RunOptions, parse_size
@@ -20,6 +21,9 @@ from weft.model.card import ModelCard, Normalization
 from weft.model.protocols import ForwardSetting
 from weft.ops.activate import Finish
 from weft.ops.augment import views
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 VERSION = 1
 
@@ -81,9 +85,7 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The plan as JSON; :meth:`from_json` gives an equal plan."""
-        from pydantic import TypeAdapter
-
-        return TypeAdapter(Plan).dump_json(self, indent=1)
+        return _adapter().dump_json(self, indent=1)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Plan:
@@ -94,12 +96,12 @@ class Plan:
         RequestError
             If the text is no plan, or one of another version.
         """
-        from pydantic import TypeAdapter, ValidationError
+        from pydantic import ValidationError
 
         try:
             if (version := json.loads(data).get("version")) != VERSION:
                 raise RequestError(f"the plan has version {version}; this weft reads version {VERSION}")
-            return TypeAdapter(Plan).validate_json(data)
+            return _adapter().validate_json(data)
         except (ValidationError, json.JSONDecodeError, AttributeError) as error:
             raise RequestError(f"this is no plan: {str(error).splitlines()[0]}") from error
 
@@ -152,6 +154,14 @@ class Plan:
                 f"the output holds the work of another plan: {'; '.join(lines)}.",
                 "Give --overwrite to replace it, or another OUTPUT.",
             )
+
+
+@functools.cache
+def _adapter() -> TypeAdapter[Plan]:
+    """The JSON form of a plan; making it takes a tenth of a second."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(Plan)
 
 
 def make_plan(

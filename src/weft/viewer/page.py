@@ -202,7 +202,7 @@ def _plan_facts(plan: Plan) -> dict[str, Any]:
     trials = plan.measured.get("runtimes", ())
     measured = "; ".join(
         f"{t['runtime']} {t['precision']} batch {t['batch_size']}: "
-        + (f"{1000 * t['patch_s']:.0f} ms a patch" if t["patch_s"] else "failed")
+        + (f"{1000 * t['patch_s']:.0f} ms a patch" if t["patch_s"] else "not measured")
         + (f" ({t['remark']})" if t["remark"] else "")
         for t in trials
     )

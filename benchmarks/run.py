@@ -1,0 +1,190 @@
+"""Measure weft, its floor and its peers in interleaved rounds and write benchmarks/RESULTS.md.
+
+Usage: python benchmarks/run.py --peers .venvs/peers/bin/python --shared ../shared [--rounds 5] [--work /tmp/bench]
+
+Each engine runs in a fresh process, in random order within a round; the table holds medians over the rounds. CPU
+seconds are of the process on one core, wall seconds with all cores. Without ``--peers`` the peers are left out, and
+the table says so.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+import torch
+import zarr
+
+from weft.engine.report import processor
+from weft.launch.executors import ALLOCATOR
+
+HERE = Path(__file__).resolve().parent
+OURS, PEERS = ("floor", "weft"), ("monai", "nnunet", "three_stage")
+NULL = "fake://null?patch=64,64,64"
+
+
+def engine(python: str, name: str, job: dict[str, Any], work: Path, tuned: bool) -> dict[str, Any]:
+    """Run one engine in a process of its own."""
+    flags = [f"--{k}={v}" for k, v in job.items()]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | {
+        "PYTHONPATH": str(HERE.parent / "src")
+    }
+    done = subprocess.run(
+        [python, "-W", "ignore", str(HERE / "contestants.py"), name, *flags, f"--output={work / name}.zarr"],
+        capture_output=True,
+        text=True,
+        env=env | (ALLOCATOR if tuned else {}),
+        check=False,
+    )
+    if done.returncode:
+        raise SystemExit(f"{name} failed:\n{done.stderr[-2000:]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def interleaved(
+    jobs: dict[str, tuple[str, str, dict[str, Any]]], rounds: int, work: Path
+) -> dict[str, dict[str, float]]:
+    """Medians by row of ``{row: (python, engine, flags)}``."""
+    seen: dict[str, list[dict[str, Any]]] = {row: [] for row in jobs}
+    chance = random.Random(0)
+    for number in range(rounds):
+        order = list(jobs)
+        chance.shuffle(order)
+        for row in order:
+            python, name, flags = jobs[row]
+            seen[row].append(engine(python, name, flags, work, tuned=name in OURS))
+            print(f"round {number}: {row}: {seen[row][-1]}", flush=True)
+    return {
+        row: {k: statistics.median(r[k] for r in runs) for k in runs[0] if isinstance(runs[0][k], (int, float))}
+        for row, runs in seen.items()
+    }
+
+
+def prepare(shared: Path, work: Path) -> None:
+    """The two inputs: a 160^3 crop, and the volume tiled to 512^3."""
+    raw = tifffile.imread(shared / "data/em_fibsem_medulla/raw.tif")
+    for name, volume in {
+        "crop160": raw[40:200, 40:200, 40:200],
+        "tiled512": np.tile(raw, (3, 3, 3))[:512, :512, :512],
+    }.items():
+        made = zarr.create_array(
+            str(work / f"{name}.zarr"), shape=volume.shape, chunks=(64,) * 3, dtype="uint8", overwrite=True
+        )
+        made[:] = volume
+
+
+def null_network(peers: str, rounds: int, work: Path) -> str:
+    """The engine's own cost: CPU seconds on one core beyond the floor."""
+    job = {"input": work / "tiled512.zarr", "model": NULL, "cores": 1}
+    rows = {name: (sys.executable, name, job) for name in OURS}
+    rows |= {name: (peers, name, job) for name in PEERS if peers}
+    found = interleaved(rows, rounds, work)
+    base = found["floor"]["cpu_s"]
+    over = found["weft"]["cpu_s"] - base
+    lines = [
+        "| engine | CPU s | beyond the floor, s | ns a voxel | weft / this | peak memory, GB | intermediate files, GB |"
+    ]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, row in found.items():
+        beyond = row["cpu_s"] - base
+        share = f"{over / beyond:.3f}" if name not in OURS else ""
+        lines.append(
+            f"| {name} | {row['cpu_s']:.2f} | {beyond:.2f} | {beyond / 512**3 * 1e9:.0f} | {share} | "
+            f"{row['peak_bytes'] / 1e9:.2f} | {row.get('intermediate_bytes', 0) / 1e9:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def real_network(peers: str, rounds: int, work: Path, model: Path) -> str:
+    """Wall seconds with all cores, and the ratio to the floor of the same runtime."""
+    job = {"input": work / "crop160.zarr", "model": model}
+    rows = {
+        f"{name}, {runtime}": (sys.executable, name, job | {"runtime": runtime})
+        for name in OURS
+        for runtime in ("torch", "openvino", "auto")
+        if (name, runtime) != ("floor", "auto")
+    }
+    rows |= {name: (peers, name, job) for name in PEERS if peers}
+    found = interleaved(rows, rounds, work)
+    auto = found["weft, auto"]["wall_s"]
+    lines = ["| engine | wall s | CPU s | CPU / floor of the same runtime | this / weft auto | peak memory, GB |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for name, row in found.items():
+        own = found.get(f"floor, {name.partition(', ')[2]}")
+        ratio = f"{row['cpu_s'] / own['cpu_s']:.3f}" if own and name.startswith("weft") else ""
+        lines.append(
+            f"| {name} | {row['wall_s']:.2f} | {row['cpu_s']:.2f} | {ratio} | {row['wall_s'] / auto:.2f} | "
+            f"{row['peak_bytes'] / 1e9:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def exactness(work: Path, model: Path) -> str:
+    """The outputs of the last round against a blend in float64 with the stated window."""
+    from contestants import PATCH, gaussian, load, read, tiles
+
+    volume = read(str(work / "crop160.zarr"), normalize=True)
+    module, _ = load(str(model), "torch", 1)
+    window = gaussian()
+    total, weight = np.zeros((2, *volume.shape)), np.zeros(volume.shape)
+    with torch.inference_mode():
+        for z, y, x in tiles(volume.shape):
+            where = (slice(z, z + PATCH), slice(y, y + PATCH), slice(x, x + PATCH))
+            logits = module(torch.from_numpy(volume[where].copy())[None, None])[0].double().numpy()
+            total[(slice(None), *where)] += logits * window
+            weight[where] += window
+    mean = total / weight
+    wanted = np.floor(255 / (1 + np.exp(mean[0] - mean[1]))).astype(int)
+    inner = (slice(16, -16),) * 3
+    lines = ["| engine | largest difference, levels | voxels off by more than one level | largest 16 voxels inside |"]
+    lines += ["|---|---|---|---|"]
+    for name in ("weft", *PEERS):
+        path = work / f"{name}.zarr"
+        if not path.exists():
+            continue
+        node = zarr.open(str(path), mode="r")
+        found = (node["0"] if isinstance(node, zarr.Group) else node)[:].astype(int)
+        off = np.abs(found - wanted)
+        lines.append(f"| {name} | {off.max()} | {100 * (off > 1).mean():.3f} % | {off[inner].max()} |")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--peers", default="", help="python of the environment with MONAI and nnU-Net")
+    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    model = args.shared / "models/nnunet_fibsem_membrane"
+    prepare(args.shared, args.work)
+    null = null_network(args.peers, max(3, args.rounds - 2), args.work)
+    real = real_network(args.peers, args.rounds, args.work, model)
+    exact = exactness(args.work, model)
+    gpu = "measured below" if torch.cuda.is_available() else "no accelerator was to be had; these rows are missing"
+    text = (HERE / "RESULTS.template.md").read_text()
+    for key, value in {
+        "MACHINE": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
+        "PEERS": "monai and nnunetv2 from requirements-peers.txt" if args.peers else "left out",
+        "ROUNDS": str(args.rounds),
+        "NULL": null,
+        "REAL": real,
+        "EXACT": exact,
+        "GPU": gpu,
+    }.items():
+        text = text.replace("{" + key + "}", value)
+    (HERE / "RESULTS.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,65 @@
+"""What README and docs show runs, block by block, as a reader would run it."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    """Language and text of every fenced block."""
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+def test_every_block_of_a_page_runs(page, tmp_path):
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    runners = {"bash": ["bash", "-eu", "-c"], "python": [sys.executable, "-c"]}
+    ran = 0
+    for language, text in blocks(page):
+        if language == "json":
+            json.loads(text)
+        elif not text.startswith("scripts/"):
+            done = subprocess.run(
+                [*runners[language], text], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+            )
+            assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
+            ran += 1
+    assert ran
+
+
+def test_links_and_pictures_of_a_page_are_there():
+    for page in [*PAGES, ROOT / "design/README.md"]:
+        for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target} is not there"
+
+
+@pytest.mark.slow
+def test_the_demo_script_segments_a_phantom(tmp_path):
+    done = subprocess.run(
+        [ROOT / "scripts/demo", tmp_path / "out", "--size", "96"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(re.search(r"Dice against the truth: ([\d.]+)", done.stdout)[1]) > 0.88
+    page = (tmp_path / "out/membranes.zarr.weft/report.html").read_text()
+    assert page.count("data:image/png;base64,") == 9
+
+
+def test_the_demo_needs_no_network(tmp_path):
+    """In a network namespace without interfaces, as on a compute node."""
+    command = ["unshare", "--net", "--map-root-user", sys.executable, "-m", "weft", "demo", "out", "--size", "80"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    if "unshare" in done.stderr:
+        pytest.skip("network namespaces are not allowed here")
+    assert done.returncode == 0, done.stderr
+    assert "Dice" in done.stdout

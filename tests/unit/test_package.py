@@ -1,0 +1,37 @@
+"""The package as a whole."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import weft
+
+
+def test_public_names_exist_and_are_few():
+    assert len(weft.__all__) <= 30
+    for name in weft.__all__:
+        assert getattr(weft, name) is not None
+
+
+def test_import_leaves_heavy_libraries_alone():
+    code = "import sys, weft; print([m for m in ('torch', 'zarr', 'dask', 'numpy', 'openvino') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+
+
+def test_help_fits_a_screen(weft):
+    text = weft("--help").stdout
+    assert len(text.splitlines()) <= 40
+    for command in ("run", "plan", "info", "verify", "report", "demo"):
+        assert command in text
+
+
+def test_every_option_has_a_help_line():
+    from dataclasses import fields
+
+    from weft.apps.run import Execution
+    from weft.engine.options import RunOptions
+
+    for cls in (RunOptions, Execution):
+        for field in fields(cls):
+            assert field.name == "command" or len(field.metadata["help"]) > 10
