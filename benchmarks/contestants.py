@@ -17,7 +17,6 @@ import argparse
 import json
 import math
 import os
-import resource
 import shutil
 import time
 from collections.abc import Callable
@@ -213,6 +212,8 @@ def main() -> None:
         )
     if args.name != "weft":
         job.module, job.predictor = load(args.model, args.runtime, cores)
+    from weft.engine.report import peak_memory_bytes
+
     wall, cpu = time.perf_counter(), time.process_time()
     CONTESTANTS[args.name](job)
     print(
@@ -220,7 +221,7 @@ def main() -> None:
             {
                 "wall_s": time.perf_counter() - wall,
                 "cpu_s": time.process_time() - cpu,
-                "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+                "peak_bytes": peak_memory_bytes(),
                 **job.extra,
             }
         )

@@ -110,7 +110,7 @@ def real_network(peers: str, rounds: int, work: Path, model: Path) -> str:
     rows = {
         f"{name}, {runtime}": (sys.executable, name, job | {"runtime": runtime})
         for name in OURS
-        for runtime in ("torch", "openvino", "auto")
+        for runtime in ("torch", "jit", "openvino", "auto")
         if (name, runtime) != ("floor", "auto")
     }
     rows |= {name: (peers, name, job) for name in PEERS if peers}

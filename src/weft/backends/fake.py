@@ -44,7 +44,9 @@ def load(url: str) -> TorchModel:
         normalization=(Normalization(query.get("normalization", "none")),),
     )
     return TorchModel(
-        card, [module.eval().requires_grad_(False)], ("torch",) if name == "kill" else ("torch", "openvino", "compile")
+        card,
+        [module.eval().requires_grad_(False)],
+        ("torch",) if name == "kill" else ("torch", "jit", "openvino", "compile"),
     )
 
 

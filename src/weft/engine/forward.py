@@ -6,7 +6,6 @@ cores, and the bits of a pass do not depend on how many cores there are.
 
 from __future__ import annotations
 
-import time
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -128,23 +127,6 @@ def one_core_each(device: str) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def throughput_s(predictor: Predictor, batch: torch.Tensor, n_lanes: int, rounds: int = 2) -> float:
-    """Seconds per batch when all lanes are busy, after one call each to warm up."""
-    import torch
-
-    def call(_: int) -> None:
-        with torch.inference_mode():
-            predictor(batch)
-            if batch.device.type != "cpu":
-                torch.cuda.synchronize()
-
-    with ThreadPoolExecutor(n_lanes) as lanes:
-        list(lanes.map(call, range(n_lanes)))
-        start = time.perf_counter()
-        list(lanes.map(call, range(rounds * n_lanes)))
-    return (time.perf_counter() - start) / (rounds * n_lanes)
 
 
 def _constant(patch: torch.Tensor) -> bool:

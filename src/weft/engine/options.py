@@ -46,7 +46,9 @@ class RunOptions:
     compression_level: int = option(3, "Compression level.")
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
     accept_labels: bool = option(False, "Run although the input looks like labels, not like an image.")
-    runtime: str = option("auto", "auto (the fastest that agrees), torch, compile, openvino or onnx.", decides=True)
+    runtime: str = option(
+        "auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.", decides=True
+    )
     precision: str = option("auto", "auto, fp32, fp16 or bf16.", decides=True)
     device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
@@ -59,7 +61,7 @@ class RunOptions:
             "mode": ("auto", "binary", "multiclass"),
             "output": ("probability", "mask", "labels", "logits"),
             "compressor": ("zstd", "lz4", "zlib", "none"),
-            "runtime": ("auto", "torch", "compile", "openvino", "onnx"),
+            "runtime": ("auto", "torch", "jit", "openvino", "compile", "onnx"),
             "precision": ("auto", "fp32", "fp16", "bf16"),
         }
         problems = [

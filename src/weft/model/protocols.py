@@ -19,7 +19,7 @@ class ForwardSetting:
     Attributes
     ----------
     runtime
-        "torch", "compile", "openvino" or "onnx".
+        "torch", "jit", "compile", "openvino" or "onnx".
     device
         "cpu" or "cuda:0".
     precision

@@ -8,8 +8,6 @@ import numpy as np
 import yaozarrs
 import zarr
 
-from weft.geometry.box import Box
-
 
 def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(weft, tmp_path, image):
     big = np.tile(image, (3, 5, 4))[:140, :300, :280]
@@ -55,7 +53,7 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
         return await put(self, key, value, *args, **kwargs)
 
     async def counted_get(self, key, *args, **kwargs):
-        gets[key] += "c/" in key
+        gets[key] += key.startswith("c/")  # of the input; those of the output begin with the level
         return await get(self, key, *args, **kwargs)
 
     monkeypatch.setattr(LocalStore, "set", counted_put)
@@ -73,7 +71,5 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
     assert {puts[k] for k in shards} == {1}
     chunks = [k for k, n in gets.items() if n]
     assert len(chunks) == 5 * 5 * 5
-    middle = package.open_volume(tmp_path / "in.zarr")
-    assert middle.read(Box.of((1, 1, 1))).size == 1
     extra = {k: n for k, n in gets.items() if n > 1}
     assert len(extra) <= 8, "only the chunks of the patch that is looked at beforehand are read twice"

@@ -1,0 +1,68 @@
+"""What `weft plan` says against what `weft run` then takes, on three workloads; a table on standard output.
+
+Usage: python benchmarks/forecast.py [--shared ../shared] [--work bench-work]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+
+def weft(*arguments: object) -> str:
+    return subprocess.run(
+        [sys.executable, "-m", "weft", *map(str, arguments)], check=True, capture_output=True, text=True
+    ).stdout
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
+    parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    args = parser.parse_args()
+    args.work.mkdir(parents=True, exist_ok=True)
+    weft("demo", args.work / "demo", "--quiet")
+    jobs = {
+        "FIB-SEM 250^3, real network": (
+            args.shared / "data/em_fibsem_medulla/raw.tif",
+            ["--model", args.shared / "models/nnunet_fibsem_membrane"],
+        ),
+        "FIB-SEM tiled to 512^3, null network": (
+            args.work / "tiled512.zarr",
+            ["--model", "fake://null?patch=64,64,64"],
+        ),
+        "phantom 160^3, demo network, 8 flips": (
+            args.work / "demo/phantom.zarr",
+            ["--model", "demo", "--tta", "mirroring"],
+        ),
+    }
+    print(
+        "| workload | time, s: forecast | measured | memory, GB: forecast | measured | written, MB: forecast | measured |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for name, (source, flags) in jobs.items():
+        told = json.loads(weft("plan", source, *flags, "--json"))["forecast"]
+        output = args.work / "forecast.zarr"
+        shutil.rmtree(output, ignore_errors=True)
+        shutil.rmtree(f"{output}.weft", ignore_errors=True)
+        start = time.perf_counter()
+        weft("run", source, output, *flags, "--quiet")
+        took = time.perf_counter() - start
+        found = json.loads(Path(f"{output}.weft/report.json").read_text())
+        print(
+            f"| {name} | {told['seconds']:.1f} | {took:.1f} | {told['memory_bytes'] / 1e9:.2f} | "
+            f"{found['peak_memory_bytes'] / 1e9:.2f} | {told['bytes_written'] / 1e6:.0f} | "
+            f"{found['tally']['bytes_written'] / 1e6:.0f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()
