@@ -13,6 +13,7 @@ import sys
 import time
 from pathlib import Path
 
+PAIR = ("forecast", "measured")
 HERE = Path(__file__).resolve().parent
 
 
@@ -43,9 +44,8 @@ def main() -> None:
             ["--model", "demo", "--tta", "mirroring"],
         ),
     }
-    print(
-        "| workload | time, s: forecast | measured | memory, GB: forecast | measured | written, MB: forecast | measured |"
-    )
+    columns = ["workload"] + [f"{what}: {which}" for what in ("time, s", "memory, GB", "written, MB") for which in PAIR]
+    print(f"| {' | '.join(columns)} |")
     print("|---|---|---|---|---|---|---|")
     for name, (source, flags) in jobs.items():
         told = json.loads(weft("plan", source, *flags, "--json"))["forecast"]

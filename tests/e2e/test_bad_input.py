@@ -92,6 +92,7 @@ def test_all_wrong_options_are_named_at_once(refused, volume):
         (["--mask", "in.zarr.no"], ["in.zarr.no", "nothing lies there"]),
         (["--part-id", "3", "--num-parts", "3"], ["0 to 2"]),
         (["--part-id", "1"], ["--num-parts"]),
+        (["--part-id", "1", "--num-parts", "2", "--overwrite"], ["the other parts"]),
         (["--patch-size", "16,16"], ["--patch-size '16,16'"]),
         (["--tta", "rotation", "--patch-size", "16,16,24"], ["rotation", "cubic"]),
         (["--executor", "cloud"], ["--executor 'cloud'", "processes"]),

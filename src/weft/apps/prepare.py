@@ -16,9 +16,8 @@ from weft.engine.masking import mask_scale
 from weft.engine.options import RunOptions, parse_bytes
 from weft.engine.plan import Plan, make_plan, patch_for, schemes_for
 from weft.errors import PlanMismatchError, RequestError, VolumeError
-from weft.geometry.box import Zyx
 from weft.image.protocols import Sink, Volume
-from weft.model.card import ModelCard, Normalization
+from weft.model.card import Normalization
 from weft.model.protocols import Model, Predictor
 from weft.ops.normalize import Statistics
 
@@ -191,8 +190,3 @@ def measure_volume(
         emit(Event("statistics", "measuring the volume", {"done": n, "total": len(todo)}))
     full = schemes * info.n_channels if len(schemes) == 1 else schemes
     return tuple(statistics.filled(scheme, c) for c, scheme in enumerate(full))
-
-
-def patch_of(card: ModelCard, volume: Volume, options: RunOptions) -> Zyx:
-    """The patch of a run, voxels z y x."""
-    return patch_for(volume.info, card, options)[0]

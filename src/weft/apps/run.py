@@ -173,7 +173,7 @@ def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Exec
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
     ledger.put_report(name, report.to_dict())
     if status == COMPLETE and name != REPORT_KEY:
-        ledger.put_report(REPORT_KEY, report.to_dict())
+        ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())
     emit(Event("done", status, report.to_dict()))
     return report
 
@@ -185,6 +185,10 @@ def _check_output(sink: Sink, execution: Execution) -> None:
     if execution.part_id >= 0 and execution.part_id >= execution.num_parts:
         raise RequestError(
             f"--part-id {execution.part_id} with --num-parts {execution.num_parts}: use 0 to {execution.num_parts - 1}"
+        )
+    if execution.overwrite and execution.part_id >= 0:
+        raise RequestError(
+            "--overwrite with --part-id would delete what the other parts wrote; delete OUTPUT and OUTPUT.weft first"
         )
     if execution.overwrite:
         sink.remove()
@@ -335,6 +339,20 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
             f"{sink.url}: {'; '.join(problems[:5])}{more}. Run the same command again to complete it."
         )
     return {"output": sink.url, "plan_digest": plan.digest, "n_slabs": len(units), "n_levels": sink.n_levels()}
+
+
+def _of_all_parts(last: Report, ledger: Ledger) -> Report:
+    """The report of the part that ended last, with the work of all parts."""
+    reports, total = ledger.part_reports(), Tally()
+    for report in reports:
+        total.add(Tally(**report["tally"]))
+    return replace(
+        last,
+        tally=tally_dict(total),
+        elapsed_s=max(r["elapsed_s"] for r in reports),
+        peak_memory_bytes=max(r["peak_memory_bytes"] for r in reports),
+        parts=tuple(p for r in reports for p in r["parts"]),
+    )
 
 
 def _report(
