@@ -11,11 +11,10 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from weft.engine.job import Job, Tally
 from weft.engine.reader import LayerReader
-from weft.engine.weave import Weaver
 from weft.geometry.box import Box
 from weft.geometry.tiling import Tile
 from weft.model.protocols import Predictor
@@ -28,20 +27,42 @@ if TYPE_CHECKING:
 SLOTS_PER_LANE = 2
 
 
+class PatchTarget(Protocol):
+    """Takes what becomes of patches, in grid order."""
+
+    def add(self, tile: Tile, logits: torch.Tensor) -> None:
+        """The logits [n_classes, *patch] of a patch."""
+
+    def skip(self, tile: Tile) -> None:
+        """A patch that did not run."""
+
+
 class ForwardQueue:
-    """Gathers patches, runs the network in lanes, weaves the logits in grid order.
+    """Gathers patches, runs the network in lanes, hands the logits over in grid order.
 
     Batches always have the same shape, so that the same patch gives the same bits.
 
         add -> [slot] -> lane 1: forward -+
-        add -> [slot] -> lane 2: forward -+-> weaver, oldest first
+        add -> [slot] -> lane 2: forward -+-> target, oldest first
+
+    Parameters
+    ----------
+    job, tally
+        What is done; where it is counted.
+    target
+        Who gets the logits: a weaver, or a store of patches.
+    reach
+        All voxels that the patches to come will need, inside the volume.
+    own
+        The voxels whose non-finite values are counted here.
     """
 
-    def __init__(self, job: Job, weaver: Weaver, tally: Tally) -> None:
+    def __init__(self, job: Job, target: PatchTarget, tally: Tally, reach: Box, own: Box) -> None:
         import torch
 
         plan = job.plan
-        self._job, self._weaver, self._tally = job, weaver, tally
+        self._job, self._target, self._tally = job, target, tally
+        self._reader = LayerReader(job.volume, reach, plan.layer_z, job.device, own)
         self._whole = Box.of(plan.source.shape_zyx)
         self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
         size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
@@ -55,8 +76,15 @@ class ForwardQueue:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._lanes.shutdown(wait=True, cancel_futures=True)
+        self._reader.__exit__(kind, error, tb)
+        self._tally.n_nonfinite += self._reader.n_nonfinite
+        self._tally.bytes_read += self._reader.bytes_read
 
-    def add(self, tile: Tile, reader: LayerReader) -> None:
+    def need(self, lo: int, hi: int) -> None:
+        """Hold the planes ``lo <= z < hi`` of the input."""
+        self._reader.need(lo, hi)
+
+    def add(self, tile: Tile) -> None:
         """Gather and normalise a patch; start a forward pass when the batch is full."""
         plan = self._job.plan
         if not self._free:
@@ -67,9 +95,9 @@ class ForwardQueue:
             if valid != tile.box:
                 slot.zero_()
             patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
-            reader.copy(valid, patch)
+            self._reader.copy(valid, patch)
             if plan.skip_empty and _constant(patch):
-                self._weaver.skip(tile)
+                self._target.skip(tile)
                 self._tally.n_skipped += 1
                 return
             normalize(patch, plan.normalization)
@@ -97,7 +125,7 @@ class ForwardQueue:
             logits = future.result()
         with self._tally.timed("weave"):
             for tile, values in zip(tiles, logits, strict=False):
-                self._weaver.add(tile, values)
+                self._target.add(tile, values)
         self._tally.n_patches += len(tiles)
         self._free.append(slot)
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from weft.engine.events import Emit, silent
 from weft.engine.ledger import Ledger
 from weft.engine.plan import Plan
+from weft.engine.staged import StoredLogits
 from weft.image.protocols import Sink, Volume
 from weft.model.protocols import Predictor
 
@@ -58,6 +59,7 @@ class Job:
     device: str = "cpu"
     n_lanes: int = 1
     emit: Emit = silent
+    stored: StoredLogits | None = None
 
 
 def n_cores() -> int:

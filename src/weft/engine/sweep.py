@@ -16,7 +16,7 @@ from weft.engine.events import Event
 from weft.engine.forward import ForwardQueue, one_core_each
 from weft.engine.job import Job, Tally
 from weft.engine.masking import MaskLayers
-from weft.engine.reader import LayerReader
+from weft.engine.staged import StoredQueue
 from weft.engine.weave import Profiles, Weaver
 from weft.errors import RunError
 from weft.geometry.box import Box
@@ -48,17 +48,16 @@ def sweep(job: Job, run: Run) -> Tally:
     weaver = Weaver(plan.grid, profiles, box, finish.n_accumulated, finish.differences, job.device)
     with (
         torch.inference_mode(),
-        LayerReader(job.volume, reach, plan.layer_z, job.device, own=box) as reader,
         MaskLayers(job.mask, reach, plan.source.shape_zyx) as mask,
         SlabWriter(job, run, tally) as writer,
         one_core_each(job.device),
-        ForwardQueue(job, weaver, tally) as forward,
+        _source(job, weaver, tally, reach, box) as patches,
     ):
         cursor = box.start[0]
         for z in zs:
             layer = plan.grid.tile((z, ys[0], xs[0])).box & Box.of(plan.source.shape_zyx)
             with tally.timed("wait for input"):
-                reader.need(layer.start[0], layer.stop[0])
+                patches.need(layer.start[0], layer.stop[0])
                 mask.need(layer.start[0], layer.stop[0])
             weaver.begin_layer(z)
             for tile in (plan.grid.tile((z, y, x)) for y in ys for x in xs):
@@ -66,16 +65,21 @@ def sweep(job: Job, run: Run) -> Tally:
                     weaver.skip(tile)
                     tally.n_skipped += 1
                 else:
-                    forward.add(tile, reader)
-            forward.flush()
+                    patches.add(tile)
+            patches.flush()
             end = plan.grid.tile((z + 1, 0, 0)).box.start[0] if z < zs[-1] else box.stop[0]
             end = min(end, box.stop[0])
             if cursor < end:
                 _finish_planes(job, weaver, mask, (cursor, end, box), writer, tally)
                 cursor = end
-        tally.n_nonfinite += reader.n_nonfinite
-        tally.bytes_read += reader.bytes_read
     return tally
+
+
+def _source(job: Job, weaver: Weaver, tally: Tally, reach: Box, own: Box) -> ForwardQueue | StoredQueue:
+    """Where logits come from: the network, or what an earlier stage wrote."""
+    if job.stored is not None:
+        return StoredQueue(job.stored, weaver, tally)
+    return ForwardQueue(job, weaver, tally, reach, own)
 
 
 def _finish_planes(

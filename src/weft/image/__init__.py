@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from weft.image.info import Geometry, OutputSpec, VolumeInfo
-from weft.image.protocols import Records, Sink, Volume
+from weft.image.protocols import PatchLogits, Records, Sink, Volume
 
-__all__ = ["Geometry", "OutputSpec", "Records", "Sink", "Volume", "VolumeInfo"]
+__all__ = ["Geometry", "OutputSpec", "PatchLogits", "Records", "Sink", "Volume", "VolumeInfo"]

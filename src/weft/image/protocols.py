@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from weft.geometry.box import Box
@@ -27,6 +28,20 @@ class Volume(Protocol):
         ReadError
             If a chunk cannot be fetched or decoded; the message names the volume and the box (or chunk).
         """
+
+
+class PatchLogits(Protocol):
+    """Logits of the patches of one part, on disk."""
+
+    @property
+    def starts(self) -> NDArray[np.int32]:
+        """Where each patch begins, int32 [N, 3], z y x."""
+
+    def write(self, index: int, logits: NDArray[np.float16]) -> None:
+        """Write the logits [C, Z, Y, X] of a patch."""
+
+    def read(self, index: int) -> NDArray[np.float16] | None:
+        """The logits [C, Z, Y, X] of a patch; None where it was skipped."""
 
 
 class Records(Protocol):

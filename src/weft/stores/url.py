@@ -73,6 +73,11 @@ def remote_errors() -> tuple[type[Exception], ...]:
     return (BaseError,)
 
 
+def unreadable() -> tuple[type[Exception], ...]:
+    """What codecs and stores raise on damaged or missing data."""
+    return (OSError, RuntimeError, ValueError, TypeError, KeyError, *remote_errors())
+
+
 def first_line(error: Exception) -> str:
     """The first line of an error's text."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]

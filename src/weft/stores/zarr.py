@@ -12,16 +12,11 @@ from numpy.typing import NDArray
 from weft.errors import ReadError, VolumeError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import Geometry, VolumeInfo
-from weft.stores.url import first_line, is_remote, local_path, remote_errors, zarr_store
+from weft.stores.url import first_line, is_remote, local_path, unreadable, zarr_store
 
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
-
-
-def _unreadable() -> tuple[type[Exception], ...]:
-    """What codecs and stores raise on damaged data."""
-    return (OSError, RuntimeError, ValueError, TypeError, KeyError, *remote_errors())
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +104,7 @@ class ZarrVolume:
         """Voxels [C, Z, Y, X]; each touched chunk is decoded once."""
         try:
             return self._read(box)
-        except _unreadable() as error:
+        except unreadable() as error:
             raise ReadError(
                 f"{self._url}: {self._culprit(box)} cannot be read ({first_line(error)}). "
                 "The file is damaged or was not fetched whole."
@@ -140,7 +135,7 @@ class ZarrVolume:
             chunk = Box(start, stop) & Box.of(self.info.shape_zyx)  # type: ignore[arg-type]
             try:
                 self._read(chunk)
-            except _unreadable():
+            except unreadable():
                 return f"chunk {'/'.join(map(str, index))} (voxels {chunk})"
         return f"box {box}"
 
@@ -160,7 +155,7 @@ def _open_node(store: Any, url: str) -> Any:
         return zarr.open(store, mode="r")
     except missing as error:
         raise VolumeError(f"{url} is no zarr array or group: no zarr.json, .zarray or .zgroup lies there") from error
-    except _unreadable() as error:
+    except unreadable() as error:
         raise VolumeError(f"{url} cannot be opened as zarr: {first_line(error)}") from error
 
 

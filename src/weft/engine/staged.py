@@ -1,0 +1,222 @@
+"""Staged runs: logits of patches on disk, blended later, for exchange with other systems.
+
+A fused run needs none of it and gives the same result.
+
+    predict_part   tiles -> network -> PatchLogits        any number of parts, of equal load
+    StoredQueue    PatchLogits -> the same sweep as ever   blending, finishing, writing
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from weft.errors import RequestError
+from weft.geometry.box import Box
+from weft.geometry.tiling import Tile, TileGrid
+from weft.image.protocols import PatchLogits
+
+if TYPE_CHECKING:
+    import torch
+
+    from weft.engine.job import Job, Tally
+    from weft.engine.plan import Plan
+    from weft.engine.weave import Weaver
+
+AHEAD = 8
+Layers = dict[int, list[Tile]]
+
+
+def tiles_of_part(plan: Plan, index: int, count: int) -> Iterator[Layers]:
+    """The tiles of a part, column by column: a dictionary of layers (tiles by their z index) for each column.
+
+    Tiles are numbered column by column (each belongs to the column where it begins), then z, y, x. Shares are
+    consecutive numbers and differ by at most one tile, so no part is empty unless there are fewer tiles than parts.
+    """
+    ranges = [_owned(plan, column) for column in range(plan.columns.n_columns)]
+    sizes = [len(z) * len(y) * len(x) for z, y, x in ranges]
+    lo, hi = (i * sum(sizes) // count for i in (index, index + 1))
+    first = 0
+    for (zs, ys, xs), size in zip(ranges, sizes, strict=True):
+        layers: Layers = {}
+        for number in range(max(lo - first, 0), min(hi - first, size)):
+            rest, x = divmod(number, len(xs))
+            z, y = divmod(rest, len(ys))
+            layers.setdefault(zs[z], []).append(plan.grid.tile((zs[z], ys[y], xs[x])))
+        if layers:
+            yield layers
+        first += size
+
+
+def _owned(plan: Plan, column: int) -> tuple[range, range, range]:
+    """Indices z, y, x of the tiles that begin in a column; tiles that begin before the volume count as at 0."""
+    box = plan.columns.box(column, range(plan.columns.n_slabs)) & plan.region
+    found = []
+    touching = plan.grid.touching(plan.region)
+    for axis in range(3):
+        tiles, origin = plan.grid.axes[axis], plan.grid.origin[axis]
+        lo = 0 if box.start[axis] == plan.region.start[axis] else box.start[axis]
+        hi = max(tiles.extent, box.stop[axis]) if box.stop[axis] == plan.region.stop[axis] else box.stop[axis]
+        a, b = (bisect_left(range(tiles.count), at, key=lambda i: max(0, tiles.start(i) + origin)) for at in (lo, hi))
+        found.append(range(max(a, touching[axis].start), min(b, touching[axis].stop)))
+    return found[0], found[1], found[2]
+
+
+def predict_part(job: Job, columns: Sequence[Layers], target: PatchLogits, tally: Tally) -> None:
+    """Run the network on the tiles of a part and write their logits, in the order of ``target.starts``."""
+    import torch
+
+    from weft.engine.forward import ForwardQueue, one_core_each
+
+    whole = Box.of(job.plan.source.shape_zyx)
+    with torch.inference_mode(), one_core_each(job.device), _PatchWriter(target) as writer:
+        for layers in columns:
+            tiles = [tile for layer in layers.values() for tile in layer]
+            reach = Box(
+                tuple(min(t.box.start[a] for t in tiles) for a in range(3)),  # type: ignore[arg-type]
+                tuple(max(t.box.stop[a] for t in tiles) for a in range(3)),  # type: ignore[arg-type]
+            )
+            with ForwardQueue(job, writer, tally, reach & whole, whole) as queue:
+                for layer in layers.values():
+                    valid = layer[0].box & whole
+                    queue.need(valid.start[0], valid.stop[0])
+                    writer.expect(layer)
+                    for tile in layer:
+                        queue.add(tile)
+                    queue.flush()
+
+
+class _PatchWriter:
+    """Writes logits as float16 in threads, a few ahead; an error of any write is raised, never only noted."""
+
+    def __init__(self, target: PatchLogits) -> None:
+        self._target = target
+        self._numbers: dict[tuple[int, int, int], int] = {}
+        self._next = 0
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="weft-patches")
+        self._pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> _PatchWriter:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        try:
+            while self._pending and kind is None:
+                self._pending.popleft().result()
+        finally:
+            self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def expect(self, layer: Sequence[Tile]) -> None:
+        """The tiles that come next, in the order of the store."""
+        self._numbers = {tile.index: self._next + i for i, tile in enumerate(layer)}
+        self._next += len(layer)
+
+    def add(self, tile: Tile, logits: torch.Tensor) -> None:
+        """Write the logits of a patch."""
+        values = logits.half().cpu().numpy()
+        self._pending.append(self._threads.submit(self._target.write, self._numbers[tile.index], values))
+        if len(self._pending) > AHEAD:
+            self._pending.popleft().result()
+
+    def skip(self, tile: Tile) -> None:
+        """A skipped patch has no logits on disk."""
+
+
+class StoredLogits:
+    """The logits of all parts, found by tile.
+
+    Raises
+    ------
+    RequestError
+        If a patch lies where the grid has none, or a tile of the grid is in no part.
+    """
+
+    def __init__(self, parts: Sequence[PatchLogits], grid: TileGrid) -> None:
+        self._parts, self._grid = parts, grid
+        lookups = [
+            {axis.start(i) + origin: i for i in range(axis.count)}
+            for axis, origin in zip(grid.axes, grid.origin, strict=True)
+        ]
+        tiles = np.concatenate([self._tiles(n, lookups) for n in range(len(parts))])
+        order = np.argsort(tiles, kind="stable")
+        self._tile = tiles[order]
+        self._place = np.concatenate(
+            [np.stack([np.full(len(p.starts), n), np.arange(len(p.starts))], 1) for n, p in enumerate(parts)]
+        )[order]
+        missing = grid.n_tiles - len(np.unique(self._tile))
+        if missing:
+            raise RequestError(
+                f"{missing} of {grid.n_tiles} patches are in none of the {len(parts)} parts; run those that are missing"
+            )
+
+    def read(self, tile: Tile) -> NDArray[np.float16] | None:
+        """Logits [n_classes, *patch], or None where the patch was skipped."""
+        at = np.searchsorted(self._tile, self._number(tile.index))
+        part, index = self._place[at].tolist()
+        found: NDArray[np.float16] | None = self._parts[part].read(index)
+        return found
+
+    def _tiles(self, part: int, lookups: list[dict[int, int]]) -> NDArray[np.int64]:
+        """The number in the grid of every patch of a part."""
+        found = []
+        for start in self._parts[part].starts.tolist():
+            index = [lookup.get(a) for a, lookup in zip(start, lookups, strict=True)]
+            if None in index:
+                raise RequestError(f"part {part}: a patch begins at {tuple(start)} (z, y, x), where the grid has none")
+            found.append(self._number(index))  # type: ignore[arg-type]
+        return np.array(found, np.int64)
+
+    def _number(self, index: Sequence[int]) -> int:
+        _, ny, nx = (axis.count for axis in self._grid.axes)
+        return (index[0] * ny + index[1]) * nx + index[2]
+
+
+class StoredQueue:
+    """Takes the place of the network in a sweep: reads logits a few patches ahead and weaves them in grid order."""
+
+    def __init__(self, stored: StoredLogits, weaver: Weaver, tally: Tally) -> None:
+        self._stored, self._weaver, self._tally = stored, weaver, tally
+        self._threads = ThreadPoolExecutor(2, thread_name_prefix="weft-patches")
+        self._pending: deque[tuple[Tile, Future[NDArray[np.float16] | None]]] = deque()
+
+    def __enter__(self) -> StoredQueue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def need(self, lo: int, hi: int) -> None:
+        """Nothing to hold: patches are read one by one."""
+
+    def add(self, tile: Tile) -> None:
+        """Begin to read a patch; weave the oldest one in when enough are on their way."""
+        self._pending.append((tile, self._threads.submit(self._stored.read, tile)))
+        if len(self._pending) > AHEAD:
+            self._collect()
+
+    def flush(self) -> None:
+        """Weave in all that is on its way."""
+        while self._pending:
+            self._collect()
+
+    def _collect(self) -> None:
+        import torch
+
+        tile, future = self._pending.popleft()
+        with self._tally.timed("wait for input"):
+            logits = future.result()
+        with self._tally.timed("weave"):
+            if logits is None:
+                self._weaver.skip(tile)
+                self._tally.n_skipped += 1
+                return
+            self._weaver.add(tile, torch.from_numpy(logits.astype(np.float32)))
+        self._tally.n_patches += 1
+        self._tally.bytes_read += logits.nbytes
