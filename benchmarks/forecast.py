@@ -1,4 +1,4 @@
-"""What `weft plan` says against what `weft run` then takes, on three workloads; a table on standard output.
+"""What `weft plan` says against what `weft run` then takes, on three workloads; renews its table in RESULTS.md.
 
 Usage: python benchmarks/forecast.py [--shared ../shared] [--work bench-work]
 """
@@ -12,6 +12,8 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+
+from results import keep
 
 PAIR = ("forecast", "measured")
 HERE = Path(__file__).resolve().parent
@@ -45,8 +47,7 @@ def main() -> None:
         ),
     }
     columns = ["workload"] + [f"{what}: {which}" for what in ("time, s", "memory, GB", "written, MB") for which in PAIR]
-    print(f"| {' | '.join(columns)} |")
-    print("|---|---|---|---|---|---|---|")
+    lines = [f"| {' | '.join(columns)} |", "|---|---|---|---|---|---|---|"]
     for name, (source, flags) in jobs.items():
         told = json.loads(weft("plan", source, *flags, "--json"))["forecast"]
         output = args.work / "forecast.zarr"
@@ -56,12 +57,12 @@ def main() -> None:
         weft("run", source, output, *flags, "--quiet")
         took = time.perf_counter() - start
         found = json.loads(Path(f"{output}.weft/report.json").read_text())
-        print(
+        lines.append(
             f"| {name} | {told['seconds']:.1f} | {took:.1f} | {told['memory_bytes'] / 1e9:.2f} | "
             f"{found['peak_memory_bytes'] / 1e9:.2f} | {told['bytes_written'] / 1e6:.0f} | "
-            f"{found['tally']['bytes_written'] / 1e6:.0f} |",
-            flush=True,
+            f"{found['tally']['bytes_written'] / 1e6:.0f} |"
         )
+    keep("forecast", "\n".join(lines))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Peak memory of `weft run` over 1024 x 1024 x Z with two classes and patch 64; a table on standard output.
+"""Peak memory of `weft run` over 1024 x 1024 x Z with two classes and patch 64; renews its table in RESULTS.md.
 
 Usage: python benchmarks/memory.py [--shared ../shared] [--work bench-work]
 """
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import zarr
+from results import keep
 
 HERE = Path(__file__).resolve().parent
 
@@ -26,9 +27,8 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     layer = np.random.default_rng(0).integers(1, 255, (64, 1024, 1024), dtype=np.uint8)
     null, real = "fake://null?patch=64,64,64&classes=2", str(args.shared / "models/nnunet_fibsem_membrane")
-    jobs = [(512, null, []), (1024, null, []), (128, real, ["--overlap", "0"]), (256, real, ["--overlap", "0"])]
-    print("| network | Z | peak memory, GB | time, s |")
-    print("|---|---|---|---|")
+    jobs = [(512, null, []), (1024, null, []), (256, real, ["--overlap", "0"]), (512, real, ["--overlap", "0"])]
+    lines = ["| network | Z | peak memory, GB | time, s |", "|---|---|---|---|"]
     for depth, model, flags in jobs:
         source, output = args.work / f"deep{depth}.zarr", args.work / "deep_out.zarr"
         made = zarr.create_array(
@@ -40,8 +40,9 @@ def main() -> None:
         subprocess.run([*map(str, command), "--runtime", "torch", *flags], check=True)
         found = json.loads(Path(f"{output}.weft/report.json").read_text())
         name = "null" if model == null else "nnunet_fibsem_membrane, overlap 0"
-        print(f"| {name} | {depth} | {found['peak_memory_bytes'] / 1e9:.3f} | {found['elapsed_s']:.0f} |", flush=True)
+        lines.append(f"| {name} | {depth} | {found['peak_memory_bytes'] / 1e9:.3f} | {found['elapsed_s']:.0f} |")
         shutil.rmtree(source)
+    keep("memory", "\n".join(lines))
 
 
 if __name__ == "__main__":

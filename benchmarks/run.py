@@ -1,4 +1,4 @@
-"""Measure weft, its floor and its peers in interleaved rounds and write benchmarks/RESULTS.md.
+"""Measure weft, its floor and its peers in interleaved rounds and renew their tables in RESULTS.md.
 
 Usage: python benchmarks/run.py --peers .venvs/peers/bin/python --shared ../shared [--rounds 5] [--work /tmp/bench]
 
@@ -23,8 +23,8 @@ import numpy as np
 import tifffile
 import torch
 import zarr
+from results import keep
 
-from weft.engine.report import processor
 from weft.launch.executors import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
@@ -168,22 +168,9 @@ def main() -> None:
     args.work.mkdir(parents=True, exist_ok=True)
     model = args.shared / "models/nnunet_fibsem_membrane"
     prepare(args.shared, args.work)
-    null = null_network(args.peers, max(3, args.rounds - 2), args.work)
-    real = real_network(args.peers, args.rounds, args.work, model)
-    exact = exactness(args.work, model)
-    gpu = "measured below" if torch.cuda.is_available() else "no accelerator was to be had; these rows are missing"
-    text = (HERE / "RESULTS.template.md").read_text()
-    for key, value in {
-        "MACHINE": f"{processor()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "PEERS": "monai and nnunetv2 from requirements-peers.txt" if args.peers else "left out",
-        "ROUNDS": str(args.rounds),
-        "NULL": null,
-        "REAL": real,
-        "EXACT": exact,
-        "GPU": gpu,
-    }.items():
-        text = text.replace("{" + key + "}", value)
-    (HERE / "RESULTS.md").write_text(text)
+    keep("null network", null_network(args.peers, max(3, args.rounds - 2), args.work))
+    keep("real network", real_network(args.peers, args.rounds, args.work, model))
+    keep("exactness", exactness(args.work, model))
 
 
 if __name__ == "__main__":

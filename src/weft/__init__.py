@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 from weft.version import __version__
 
 if TYPE_CHECKING:
+    from weft.apps.execute import Execution, verify
     from weft.apps.forecast import forecast
-    from weft.apps.run import Execution, run, verify
+    from weft.apps.run import run
     from weft.backends import load_model
     from weft.engine.options import RunOptions
     from weft.engine.plan import Plan, make_plan
@@ -44,7 +45,8 @@ __all__ = [
 
 _HOMES = {
     "weft.apps.forecast": ("forecast",),
-    "weft.apps.run": ("Execution", "run", "verify"),
+    "weft.apps.execute": ("Execution", "verify"),
+    "weft.apps.run": ("run",),
     "weft.backends": ("load_model",),
     "weft.engine.options": ("RunOptions",),
     "weft.engine.plan": ("Plan", "make_plan"),

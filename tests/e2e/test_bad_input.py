@@ -86,7 +86,7 @@ def test_all_wrong_options_are_named_at_once(refused, volume):
         (["--nope"], ["--nope"]),
         (["--overlap", "abc"], ["--overlap", "number"]),
         (["--bbox", "0:9,5:3,:"], ["--bbox", "empty"]),
-        (["--memory", "10MB"], ["--memory 10MB", "allow more"]),
+        (["--memory", "10MB"], ["--memory 10MB", "Allow more"]),
         (["--runtime", "onnx"], ["--runtime onnx", "offered here: torch"]),
         (["--level", "2"], ["--level 2"]),
         (["--mask", "in.zarr.no"], ["in.zarr.no", "nothing lies there"]),

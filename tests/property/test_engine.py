@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 import weft
 from oracle import blended_logits, softmax
+from weft.apps.execute import open_job
 from weft.apps.prepare import Prepared
-from weft.apps.run import open_job
 from weft.engine.budget import Budget
 from weft.engine.options import RunOptions
 from weft.engine.plan import make_plan

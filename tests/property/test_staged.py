@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weft
+from weft.apps.execute import open_job
 from weft.apps.prepare import Prepared
-from weft.apps.run import open_job
 from weft.engine.budget import Budget
 from weft.engine.job import Tally
 from weft.engine.options import RunOptions
@@ -32,7 +32,7 @@ def predicted(folder, plan, volume, count):
         columns = list(tiles_of_part(plan, part, count))
         starts = np.array([t.box.start for layers in columns for layer in layers.values() for t in layer], np.int32)
         target = ZarrPatches.create(folder, part, starts.reshape(-1, 3), (2, plan.grid.patch), {"part_id": part})
-        predict_part(job, columns, target, Tally())
+        predict_part(job, columns, target, Tally(), part)
     return [ZarrPatches.open(folder, part) for part in range(count)]
 
 

@@ -29,7 +29,7 @@ def test_help_fits_a_screen(weft):
 def test_every_option_has_a_help_line():
     from dataclasses import fields
 
-    from weft.apps.run import Execution
+    from weft.apps.execute import Execution
     from weft.engine.options import RunOptions
 
     for cls in (RunOptions, Execution):

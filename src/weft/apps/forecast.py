@@ -11,8 +11,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
+from weft.apps.execute import build_levels, open_job
 from weft.apps.prepare import Prepared, devices_of, prepare
-from weft.apps.run import build_levels, open_job
 from weft.backends import load_model
 from weft.engine.budget import buffers_for
 from weft.engine.events import Emit, silent
@@ -82,7 +82,7 @@ def forecast(
     prepared = prepare(volume, load_model(model), options, mask=mask, emit=emit)
     plan, base_bytes = prepared.plan, peak_memory_bytes()
     start_s = time.time() - psutil.Process().create_time()
-    cost = _measure(prepared, options)
+    cost = _measure(prepared, volume, options)
     columns = [plan.columns.box(c, range(plan.columns.n_slabs)) & plan.region for c in range(plan.columns.n_columns)]
     halo = sum(_reach(plan, box).n_voxels for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
@@ -133,20 +133,20 @@ class _Crop:
         return self._volume.read(box.shift(self._box.start))
 
 
-def _measure(prepared: Prepared, options: RunOptions) -> _Cost:
+def _measure(prepared: Prepared, volume: Volume, options: RunOptions) -> _Cost:
     """Run crops from the middle for real, into memory: a small one to warm up, then one that takes a few seconds."""
-    first = _run_crop(prepared, options, n_patches=8)
+    first = _run_crop(prepared, volume, options, n_patches=8)
     wanted = max(8, round(CALIBRATION_S / max(first.patch_s, 1e-4)))
-    return _run_crop(prepared, options, n_patches=min(wanted, MAX_PATCHES))
+    return _run_crop(prepared, volume, options, n_patches=min(wanted, MAX_PATCHES))
 
 
-def _run_crop(prepared: Prepared, options: RunOptions, n_patches: int) -> _Cost:
+def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches: int) -> _Cost:
     plan = prepared.plan
     side = max(1, round(n_patches ** (1 / 3)))
     extent = (math.ceil((side - 1) * t.step) + t.size for t in plan.grid.axes)
     sides = [min(n, e) for n, e in zip(plan.region.shape, extent, strict=True)]
     start = tuple(a + (n - s) // 2 for a, n, s in zip(plan.region.start, plan.region.shape, sides, strict=True))
-    crop = _Crop(prepared.volume, Box(start, tuple(a + s for a, s in zip(start, sides, strict=True))))
+    crop = _Crop(volume, Box(start, tuple(a + s for a, s in zip(start, sides, strict=True))))
     small = make_plan(
         crop.info,
         plan.card,

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from weft.apps.stored import STORED, open_stored
+from weft.backends import load_model
 from weft.engine.budget import Budget
 from weft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
 from weft.engine.events import Emit, Event, silent
@@ -15,11 +17,13 @@ from weft.engine.ledger import Ledger
 from weft.engine.masking import mask_scale
 from weft.engine.options import RunOptions, parse_bytes
 from weft.engine.plan import Plan, make_plan, patch_for, schemes_for
+from weft.engine.staged import TileLogits
 from weft.errors import PlanMismatchError, RequestError, VolumeError
-from weft.image.protocols import Sink, Volume
+from weft.image.protocols import Records, Volume
 from weft.model.card import Normalization
 from weft.model.protocols import Model, Predictor
 from weft.ops.normalize import Statistics
+from weft.stores import open_volume
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
 USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some
@@ -27,13 +31,23 @@ USABLE = 0.8  # share of the memory left that buffers may fill; allocators and c
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A plan with its input, model and (where it was measured) the network made ready."""
+    """A plan with everything opened: volume, model and perhaps its network made ready, or stored logits."""
 
     plan: Plan
-    volume: Volume
-    model: Model
-    mask: Volume | None
-    predictor: Predictor | None
+    volume: Volume | None
+    model: Model | None
+    mask: Volume | None = None
+    predictor: Predictor | None = None
+    stored: TileLogits | None = None
+
+
+def reopen(plan: Plan) -> Prepared:
+    """Open what a stored plan names."""
+    mask = open_volume(plan.mask) if plan.mask else None
+    if plan.source.format in STORED:
+        return Prepared(plan, None, None, mask, stored=open_stored(plan))
+    volume = open_volume(plan.source.url, level=plan.source.level)
+    return Prepared(plan, volume, load_model(plan.card.path), mask)
 
 
 def devices_of(text: str) -> list[str]:
@@ -66,7 +80,8 @@ def prepare(
     options: RunOptions,
     *,
     mask: Volume | None = None,
-    sink: Sink | None = None,
+    records: Records | None = None,
+    n_workers: int = 1,
     emit: Emit = silent,
 ) -> Prepared:
     """Check the request and plan it, or adopt the plan that the output already holds.
@@ -86,11 +101,11 @@ def prepare(
     if not options.accept_labels:
         refuse_labels(volume, voxels)
     fingerprint = fingerprint_of(volume, voxels)
-    if sink is not None and (stored := Ledger(sink.records).plan()):
+    if records is not None and (stored := Ledger(records).plan()):
         return adopt(
             Plan.from_json(stored),
             replace(draft, fingerprint=fingerprint),
-            Prepared(draft, volume, model, mask, None),
+            Prepared(draft, volume, model, mask),
             device,
         )
     schemes = measure_volume(volume, schemes_for(card, options), emit)
@@ -107,7 +122,7 @@ def prepare(
         fingerprint=fingerprint,
         normalization=schemes,
         setting=replace(setting, device=device.partition(":")[0]),
-        budget=budget_for(options, device),
+        budget=budget_for(options, device, n_workers),
         measured=measured,
     )
     return Prepared(plan, volume, model, mask, predictor)
@@ -125,17 +140,21 @@ def adopt(stored: Plan, asked: Plan, opened: Prepared, device: str) -> Prepared:
     return replace(opened, plan=stored)
 
 
-def budget_for(options: RunOptions, device: str) -> Budget:
-    """What buffers may take: --memory less what the process has now, or half of what is free."""
+def budget_for(options: RunOptions, device: str, n_workers: int = 1) -> Budget:
+    """What the buffers of one of so many processes may take: of --memory, or of half of what is free."""
     import psutil
 
     own = psutil.Process().memory_info().rss
     asked = parse_bytes(options.memory) if options.memory else None
+    if asked is not None:
+        asked //= n_workers
     if asked is not None and asked <= own:
+        each = f" in each of {n_workers} processes" if n_workers > 1 else ""
         raise RequestError(
-            f"--memory {options.memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB; allow more"
+            f"--memory {options.memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB{each}",
+            "Allow more.",
         )
-    host = round(USABLE * (asked - own)) if asked is not None else psutil.virtual_memory().available // 2
+    host = round(USABLE * (asked - own)) if asked is not None else psutil.virtual_memory().available // 2 // n_workers
     if device == "cpu":
         return Budget(host, host)
     import torch

@@ -2,67 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
-
-from weft.apps.prepare import Prepared, adopt, devices_of, prepare
+from weft.apps.execute import Execution, check_output, execute, plan_of, workers_for
+from weft.apps.prepare import devices_of, prepare, reopen
 from weft.backends import load_model
-from weft.engine.events import Emit, Event, silent
-from weft.engine.job import Job, Tally, lanes_for, n_cores
-from weft.engine.ledger import REPORT_KEY, Ledger, missing
-from weft.engine.options import RunOptions, option
+from weft.engine.events import Emit, silent
+from weft.engine.options import RunOptions
 from weft.engine.plan import Plan
-from weft.engine.report import Report, environment, peak_memory_bytes, tally_dict
-from weft.engine.sweep import sweep
-from weft.errors import IncompleteError, RequestError
-from weft.geometry.box import Box
-from weft.image.protocols import Sink
-from weft.launch import check_executor, open_executor, run_parts
+from weft.engine.report import Report
+from weft.errors import RequestError
 from weft.stores import open_sink, open_volume
-from weft.version import __version__
 
-COMPLETE, PARTIAL = "complete", "partial"
-
-
-@dataclass(frozen=True, slots=True)
-class Execution:
-    """Where the work is done; nothing here changes a bit of the output.
-
-    Attributes
-    ----------
-    num_parts, part_id
-        Do only share ``part_id`` of ``num_parts``; -1: all of them, here.
-    executor, workers
-        "serial", or "processes" with that many workers (0: one a device, or one a core).
-    overwrite
-        Delete what an earlier run wrote to the same output.
-    command
-        The command line, for the record.
-    """
-
-    num_parts: int = option(0, "Divide the work into N parts; 0: as many as workers.")
-    part_id: int = option(-1, "Do only this part, 0 to N-1, for one job of many; -1: all of them.")
-    executor: str = option("serial", "serial, or processes (one a device, or the cores of the CPU shared out).")
-    workers: int = option(0, "Worker processes; 0: one a device, or one a core.")
-    overwrite: bool = option(False, "Delete what an earlier run wrote to OUTPUT.")
-    command: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class PartTask:
-    """What a worker process needs to know of its part; names only, no arrays."""
-
-    plan: Plan
-    output: str
-    index: int
-    count: int
-    device: str
-    n_lanes: int
+OUTPUTS = ("probability", "mask", "labels", "logits")
 
 
 def run(
@@ -111,12 +63,17 @@ def run(
     ('complete', (1, 40, 40, 40))
     """
     options, execution = options or RunOptions(), execution or Execution()
+    if options.output not in OUTPUTS:
+        raise RequestError(f"--output {options.output!r} is unknown; use one of {', '.join(OUTPUTS)}")
     sink = open_sink(output)
-    _check_output(sink, execution)
+    check_output(sink, execution)
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
-    prepared = prepare(volume, load_model(model), options, mask=mask, sink=sink, emit=emit)
-    return execute(prepared, sink, options, execution, emit)
+    n_workers = workers_for(execution, devices_of(options.device))
+    prepared = prepare(
+        volume, load_model(model), options, mask=mask, records=sink.records, n_workers=n_workers, emit=emit
+    )
+    return execute(prepared, sink, options.device, execution, emit)
 
 
 def repeat(plan_source: str, output: Any, *, execution: Execution | None = None, emit: Emit = silent) -> Report:
@@ -124,14 +81,11 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     execution = execution or Execution()
     plan = read_plan(plan_source)
     sink = open_sink(output)
-    _check_output(sink, execution)
-    volume = open_volume(plan.source.url, level=plan.source.level)
-    mask = open_volume(plan.mask) if plan.mask else None
-    model = load_model(plan.card.path)
-    if model.card.digest != plan.card.digest:
+    check_output(sink, execution)
+    prepared = reopen(plan)
+    if prepared.model and prepared.model.card.digest != plan.card.digest:
         raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
-    options = RunOptions(device=plan.setting.device)
-    return execute(Prepared(plan, volume, model, mask, None), sink, options, execution, emit)
+    return execute(prepared, sink, plan.setting.device, execution, emit)
 
 
 def read_plan(source: str) -> Plan:
@@ -144,245 +98,3 @@ def read_plan(source: str) -> Plan:
         except OSError as error:
             raise RequestError(f"--plan {source}: {error.strerror}") from error
     return plan_of(open_sink(source))[0]
-
-
-def execute(prepared: Prepared, sink: Sink, options: RunOptions, execution: Execution, emit: Emit) -> Report:
-    """Store or adopt the plan, compute what is missing, complete the output if all is there."""
-    started = time.perf_counter()
-    ledger = Ledger(sink.records)
-    devices = devices_of(options.device)
-    mine = prepared.plan.to_json()
-    stored = ledger.adopt_plan(mine)
-    if stored != mine and Plan.from_json(stored) != prepared.plan:
-        prepared = adopt(Plan.from_json(stored), prepared.plan, prepared, devices[0])
-    plan = prepared.plan
-    emit(Event("plan", f"{plan.columns.n_units} slabs, {plan.n_patches_computed} patches", {"digest": plan.digest}))
-    for note in plan.notes:
-        emit(Event("note", note))
-    sink.create(plan.spec)
-    if stored == mine:
-        sink.set_attributes(provenance(plan, execution.command))
-    emit(Event("begin", data={"n_slabs": plan.columns.n_units, "n_done": len(ledger.slabs())}))
-    parts = _compute(prepared, sink, ledger, (execution, devices), emit)
-    done = len(ledger.slabs())
-    status = PARTIAL if done < plan.columns.n_units else COMPLETE
-    n_bytes = build_levels(sink, ledger, plan, emit) if status == COMPLETE else 0
-    report = _report(
-        plan, sink, parts, (status, done, n_bytes, time.perf_counter() - started), devices[0], execution.command
-    )
-    name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
-    ledger.put_report(name, report.to_dict())
-    if status == COMPLETE and name != REPORT_KEY:
-        ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())
-    emit(Event("done", status, report.to_dict()))
-    return report
-
-
-def _check_output(sink: Sink, execution: Execution) -> None:
-    check_executor(execution.executor)
-    if execution.part_id >= 0 and execution.num_parts < 1:
-        raise RequestError(f"--part-id {execution.part_id} needs --num-parts")
-    if execution.part_id >= 0 and execution.part_id >= execution.num_parts:
-        raise RequestError(
-            f"--part-id {execution.part_id} with --num-parts {execution.num_parts}: use 0 to {execution.num_parts - 1}"
-        )
-    if execution.overwrite and execution.part_id >= 0:
-        raise RequestError(
-            "--overwrite with --part-id would delete what the other parts wrote; delete OUTPUT and OUTPUT.weft first"
-        )
-    if execution.overwrite:
-        sink.remove()
-    elif sink.exists() and Ledger(sink.records).plan() is None:
-        raise RequestError(f"{sink.url} exists and is not the output of a weft run; choose another OUTPUT")
-
-
-def _compute(
-    prepared: Prepared, sink: Sink, ledger: Ledger, where: tuple[Execution, list[str]], emit: Emit
-) -> list[dict[str, Any]]:
-    """Compute the missing slabs of the wanted parts; the reports of the workers."""
-    execution, devices = where
-    plan = prepared.plan
-    n_workers = execution.workers or (len(devices) if devices[0] != "cpu" else n_cores())
-    if execution.executor == "serial":
-        n_workers = 1
-    count = execution.num_parts or n_workers
-    wanted = range(count) if execution.part_id < 0 else [execution.part_id]
-    done = ledger.slabs()
-    todo = [i for i in wanted if any(missing(plan.columns.part(i, count), done))]
-    if not todo:
-        return []
-    if execution.executor == "serial":
-        job = open_job(prepared, sink, devices[0], emit)
-        return [_sweep_part(job, i, count) for i in todo]
-    lanes = lanes_for(devices[0], n_workers)
-    tasks = [PartTask(plan, sink.url, i, count, devices[n % len(devices)], lanes) for n, i in enumerate(todo)]
-
-    def tick() -> None:
-        emit(Event("progress", data={"n_done": len(ledger.slabs()), "n_slabs": plan.columns.n_units}))
-
-    with open_executor(execution.executor, n_workers) as executor:
-        return list(run_parts(executor, run_part, tasks, tick))
-
-
-def open_job(prepared: Prepared, sink: Sink, device: str, emit: Emit = silent, n_lanes: int = 0) -> Job:
-    """Make the network ready, unless that was done, and put everything a sweep needs together."""
-    plan, lanes = prepared.plan, n_lanes or lanes_for(device)
-    predictor = prepared.predictor or prepared.model.open(replace(plan.setting, device=device, n_lanes=lanes))
-    return Job(plan, prepared.volume, predictor, sink, Ledger(sink.records), prepared.mask, device, lanes, emit)
-
-
-def run_part(task: PartTask) -> dict[str, Any]:
-    """Compute one part in a process of its own; everything is opened here, from names."""
-    plan = task.plan
-    sink = open_sink(task.output)
-    sink.create(plan.spec)
-    volume = open_volume(plan.source.url, level=plan.source.level)
-    mask = open_volume(plan.mask) if plan.mask else None
-    prepared = Prepared(plan, volume, load_model(plan.card.path), mask, None)
-    return _sweep_part(open_job(prepared, sink, task.device, n_lanes=task.n_lanes), task.index, task.count)
-
-
-def _sweep_part(job: Job, index: int, count: int) -> dict[str, Any]:
-    tally = Tally()
-    for one in missing(job.plan.columns.part(index, count), job.ledger.slabs()):
-        tally.add(sweep(job, one))
-    return {"index": index, "count": count, "tally": tally, "peak_memory_bytes": peak_memory_bytes()}
-
-
-def build_levels(sink: Sink, ledger: Ledger, plan: Plan, emit: Emit = silent) -> int:
-    """Make the halved resolution levels of the region, shard by shard; those that are there are left. Bytes written."""
-    n_bytes = 0
-    for level in range(1, sink.n_levels()):
-        done = ledger.blocks(level)
-        for n, shard in enumerate(_level_shards(sink, plan, level)):
-            if n not in done:
-                sink.build_level(level, shard)
-                ledger.mark_block(level, n)
-                n_bytes += shard.n_voxels * plan.spec.n_channels * np.dtype(plan.spec.dtype).itemsize
-        emit(Event("level", f"resolution level {level}", {"level": level, "shape": sink.shape(level)}))
-    return n_bytes
-
-
-def _level_shards(sink: Sink, plan: Plan, level: int) -> list[Box]:
-    """The shards of a level that the region meets."""
-    whole = Box.of(sink.shape(level))
-    start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (plan.region.start, plan.region.stop))
-    region = Box(tuple(max(0, a - 1) for a in start), stop) & whole
-    return [cell & whole for cell in region.cells(plan.spec.shard_zyx)]
-
-
-def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
-    """What an output says of its making; enough for ``weft run --plan`` to repeat it."""
-    return {
-        "weft": {
-            "version": __version__,
-            "command": command,
-            "plan_digest": plan.digest,
-            "model_digest": plan.card.digest,
-            "input_fingerprint": plan.fingerprint,
-            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "plan": json.loads(plan.to_json()),
-        }
-    }
-
-
-def plan_of(sink: Sink) -> tuple[Plan, Ledger]:
-    """The plan of an output and its ledger.
-
-    Raises
-    ------
-    RequestError
-        If weft did not write it.
-    """
-    ledger = Ledger(sink.records)
-    stored = ledger.plan()
-    if stored is None:
-        raise RequestError(f"{sink.url} is not the output of a weft run: no plan lies beside it")
-    return Plan.from_json(stored), ledger
-
-
-def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
-    """Check that every voxel is there, from one plan, as it was written.
-
-    Every slab is read back and its checksum compared with the ledger's; every resolution level must be complete.
-
-    Returns
-    -------
-    dict
-        Counts, plain JSON values.
-
-    Raises
-    ------
-    IncompleteError
-        Naming the slabs or levels that are missing or differ.
-    """
-    import zlib
-
-    sink = open_sink(output)
-    plan, ledger = plan_of(sink)
-    sink.open()
-    done, problems = ledger.slabs(), []
-    units = [(c, s) for c in range(plan.columns.n_columns) for s in range(plan.columns.n_slabs)]
-    for n, (column, slab) in enumerate(units, start=1):
-        box = plan.columns.box(column, range(slab, slab + 1))
-        if (column, slab) not in done:
-            problems.append(f"slab {slab} of column {column} ({box}) is missing")
-        elif zlib.crc32(sink.read(box).tobytes()) != ledger.slab_record(column, slab)["crc32"]:
-            problems.append(f"slab {slab} of column {column} ({box}) is not what was written")
-        emit(Event("progress", "verifying", {"n_done": n, "n_slabs": len(units)}))
-    if not problems:
-        made = {k: len(ledger.blocks(k)) == len(_level_shards(sink, plan, k)) for k in range(1, sink.n_levels())}
-        problems = [f"resolution level {k} is missing" for k, complete in made.items() if not complete]
-    if problems:
-        more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise IncompleteError(
-            f"{sink.url}: {'; '.join(problems[:5])}{more}. Run the same command again to complete it."
-        )
-    return {"output": sink.url, "plan_digest": plan.digest, "n_slabs": len(units), "n_levels": sink.n_levels()}
-
-
-def _of_all_parts(last: Report, ledger: Ledger) -> Report:
-    """The report of the part that ended last, with the work of all parts."""
-    reports, total = ledger.part_reports(), Tally()
-    for report in reports:
-        total.add(Tally(**report["tally"]))
-    return replace(
-        last,
-        tally=tally_dict(total),
-        elapsed_s=max(r["elapsed_s"] for r in reports),
-        peak_memory_bytes=max(r["peak_memory_bytes"] for r in reports),
-        parts=tuple(p for r in reports for p in r["parts"]),
-    )
-
-
-def _report(
-    plan: Plan,
-    sink: Sink,
-    parts: Sequence[dict[str, Any]],
-    outcome: tuple[str, int, int, float],
-    device: str,
-    command: str,
-) -> Report:
-    status, done, n_bytes, elapsed_s = outcome
-    total = Tally(bytes_written=n_bytes)
-    for part in parts:
-        total.add(part["tally"])
-    warnings = []
-    if total.n_nonfinite:
-        warnings.append(f"{total.n_nonfinite} voxels of the input were NaN or Inf and were taken as 0")
-    peak = max([peak_memory_bytes(), *(part["peak_memory_bytes"] for part in parts)])
-    return Report(
-        output=sink.url,
-        plan_digest=plan.digest,
-        status=status,
-        n_slabs=plan.columns.n_units,
-        n_slabs_done=done,
-        tally=tally_dict(total),
-        elapsed_s=round(elapsed_s, 3),
-        peak_memory_bytes=peak,
-        notes=plan.notes,
-        warnings=tuple(warnings),
-        parts=tuple({**part, "tally": tally_dict(part["tally"])} for part in parts),
-        environment=environment(device),
-        command=command,
-    )

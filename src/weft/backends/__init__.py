@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import zipfile
+from dataclasses import replace
 from importlib import import_module
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
+from weft.backends.hub import SCHEMES, fetch
 from weft.errors import ModelError
 from weft.model.protocols import Model
 
@@ -15,15 +17,17 @@ DEMO = Path(__file__).parent / "demo"
 KNOWN = "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2) or ONNX (.onnx)"
 
 
-def load_model(source: Any) -> Model:
+def load_model(source: Any, *, token: str = "") -> Model:
     """Read a model; nothing is executed but the libraries of its format.
 
     Parameters
     ----------
     source
         Path of an nnU-Net v2 folder (also one fold of it), a TorchScript or torch.export or ONNX file; "demo" for the
-        small network of ``weft demo``; ``fake://null?classes=2&patch=64,64,64`` for tests; or anything that is a
-        :class:`~weft.model.Model` already.
+        small network of ``weft demo``; ``hf://owner/repo`` or ``s3://bucket/key`` for one that lies elsewhere;
+        ``fake://null?classes=2&patch=64,64,64`` for tests; or anything that is a :class:`~weft.model.Model` already.
+    token
+        For a private ``hf://`` repository.
 
     Raises
     ------
@@ -37,6 +41,10 @@ def load_model(source: Any) -> Model:
         return plugin(url)  # type: ignore[no-any-return]
     if url.startswith("fake://"):
         return _read("fake", url)
+    if url.startswith(SCHEMES):
+        model = load_model(fetch(url, token))
+        model.card = replace(model.card, path=url)
+        return model
     path = DEMO if url == "demo" and not Path(url).exists() else Path(url).expanduser()
     return _read(_format_of(path, url), path)
 
@@ -46,7 +54,7 @@ def looks_like_a_model(url: str) -> bool:
     path = Path(url).expanduser()
     if url == "demo" and not path.exists():
         return True
-    return url.startswith("fake://") or path.suffix in (".pt", ".pth", ".pt2", ".onnx") or _plans_near(path)
+    return url.startswith(("fake://", "hf://")) or path.suffix in (".pt", ".pth", ".pt2", ".onnx") or _plans_near(path)
 
 
 def _plans_near(path: Path) -> bool:

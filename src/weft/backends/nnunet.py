@@ -79,6 +79,7 @@ def load(path: Path) -> TorchModel:
             "configuration": name,
             "trainer": str(first.get("trainer_name", "")),
             "checkpoints": [str(c.relative_to(root)) for c in checkpoints],
+            "intensity": [_foreground(plans, c) for c in range(len(channels))],
             "masked_normalization": any(configuration.get("use_mask_for_norm", [])),
         },
     )
@@ -235,6 +236,12 @@ def _normalizations(plans: dict[str, Any], configuration: dict[str, Any], root: 
             known = ", ".join([*SCHEMES, "CTNormalization", "RGBTo01Normalization"])
             raise ModelError(f"{root}: normalization {scheme!r} is unknown; weft knows {known}")
     return found
+
+
+def _foreground(plans: dict[str, Any], channel: int) -> dict[str, float]:
+    """Mean, standard deviation and percentiles of the training foreground; empty where the plans have none."""
+    numbers = plans.get("foreground_intensity_properties_per_channel", {}).get(str(channel), {})
+    return {k: float(numbers[k]) for k in ("mean", "std", "percentile_00_5", "percentile_99_5") if k in numbers}
 
 
 def _strides(configuration: dict[str, Any]) -> list[list[int]]:

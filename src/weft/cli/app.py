@@ -8,11 +8,11 @@ import traceback
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
-from weft.apps.run import Execution
+from weft.apps.execute import Execution
+from weft.cli import scroll
 from weft.cli.flags import with_options
+from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, show_forecast, summary, table
 from weft.engine.options import RunOptions
 from weft.errors import RequestError, WeftError
 from weft.version import __version__
@@ -25,10 +25,6 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
-Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
-LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
-ReportTo = Annotated[str, typer.Option("--report", help="Write report.html here too.", rich_help_panel="What to show")]
 AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
 
@@ -110,6 +106,7 @@ def run(
     from dataclasses import replace
 
     from weft.apps import run as job
+    from weft.apps.execute import COMPLETE
     from weft.cli.progress import Listener
 
     execution = replace(execution, command=" ".join(["weft", *sys.argv[1:]]))
@@ -124,25 +121,12 @@ def run(
             ]:
                 raise RequestError(*problems)
             result = job.run(source, target, model, options, execution=execution, emit=listen)
-    from weft.viewer.page import save_report
-
-    page = save_report(result.output, report) if result.status == job.COMPLETE else ""
     if not quiet:
-        _summary(result, page)
+        summary(result, report)
+    elif report and result.status == COMPLETE:
+        from weft.viewer.page import save_report
 
-
-def _summary(result: Any, page: str) -> None:
-    minutes, seconds = divmod(result.elapsed_s, 60)
-    took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
-    for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
-    print(
-        f"{result.status}: {result.n_slabs_done} of {result.n_slabs} slabs, {took}, "
-        f"{result.voxels_per_s / 1e6:.2f} Mvoxel/s, peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
-    )
-    print(f"result: {result.output}")
-    if page:
-        print(f"report: {page}")
+        save_report(result.output, report)
 
 
 @app.command("plan")
@@ -163,28 +147,7 @@ def plan(
     if as_json:
         print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
         return
-    setting = made.setting
-    rows = {
-        "volume": f"{made.source.shape_zyx} z y x, {made.source.dtype}, {made.source.format}",
-        "patches": f"{cost.n_patches} of {made.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
-        "forward passes": f"{cost.n_forwards} ({made.n_views} views, {made.card.n_folds} folds)",
-        "columns": f"{cost.n_columns} of {made.columns.column_yx} voxels (y, x)",
-        "slabs": f"{cost.n_slabs} of {made.columns.slab_z} planes",
-        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
-        "input": f"{_bytes(cost.bytes_decoded)} decoded"
-        + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
-        "output": f"{_bytes(cost.bytes_written)} before compression",
-        "memory": _bytes(cost.memory_bytes),
-        "time": _duration(cost.seconds),
-        "other choices": "\n".join(cost.choices),
-    }
-    if probe := made.measured.get("tiling"):
-        rows["tiling"] = (
-            f"a shifted window changes probabilities by {probe['mean']:.3f} on average, {probe['max']:.2f} at most"
-        )
-    if made.notes:
-        rows["notes"] = "\n".join(made.notes)
-    _table(rows)
+    show_forecast(made, cost)
 
 
 @app.command("info")
@@ -204,7 +167,7 @@ def info(
     if as_json:
         print(json.dumps(found, indent=1, default=str))
     else:
-        _table({k.replace("_", " "): str(v) for k, v in found.items() if v not in (None, "", (), {})})
+        table({k.replace("_", " "): str(v) for k, v in found.items() if v not in (None, "", (), {})})
 
 
 @app.command("verify")
@@ -215,11 +178,11 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check that every voxel is there, from one plan, as it was written."""
-    from weft.apps import run as job
+    from weft.apps.execute import verify as check
     from weft.cli.progress import Listener
 
     with Listener(quiet) as listen:
-        found = job.verify(output, emit=listen)
+        found = check(output, emit=listen)
     if as_json:
         print(json.dumps(found))
     elif not quiet:
@@ -255,24 +218,4 @@ def demo(
     print("\n".join(lines))
 
 
-def _table(rows: dict[str, str]) -> None:
-    table = Table(show_header=False, box=None, pad_edge=False)
-    table.add_column(style="bold", no_wrap=True)
-    table.add_column(overflow="fold")
-    for name, value in rows.items():
-        table.add_row(name, value)
-    Console(highlight=False, markup=False).print(table)
-
-
-def _bytes(n: int) -> str:
-    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
-        if n >= size:
-            return f"{n / size:.2f} {unit}"
-    return f"{n / 1e3:.1f} kB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+app.registered_commands += scroll.app.registered_commands

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from weft.apps.run import Execution, run
+from weft.apps.execute import Execution
+from weft.apps.run import run
 from weft.engine.events import Emit
 from weft.engine.options import RunOptions
 from weft.image.info import Geometry, OutputSpec

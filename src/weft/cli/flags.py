@@ -46,9 +46,20 @@ def _names(classes: tuple[type, ...]) -> list[str]:
 
 def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
     flag = "--" + f.name.replace("_", "-")
-    names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [flag]
+    names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [*f.metadata.get("names", (flag,))]
     default = None if f.default is MISSING else f.default
-    titles = {"RunOptions": "What to compute", "Execution": "Where to compute it"}
+    titles = {
+        "RunOptions": "What to compute",
+        "Execution": "Where to compute it",
+        "SourceOptions": "Where the volume comes from",
+        "NetworkOptions": "How the network is run",
+        "PartOptions": "Which part",
+        "PatchStoreOptions": "How logits are stored",
+        "BlendOptions": "How patches are blended",
+        "ClassOptions": "What becomes of the logits",
+        "FinalizeOptions": "How the result is stored",
+        "PipelineOptions": "How the stages are run",
+    }
     info = typer.Option(
         default,
         *names,

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from weft.engine.job import Job, Tally
 from weft.engine.reader import LayerReader
+from weft.errors import RunError
 from weft.geometry.box import Box
 from weft.geometry.tiling import Tile
 from weft.model.protocols import Predictor
@@ -61,6 +62,9 @@ class ForwardQueue:
         import torch
 
         plan = job.plan
+        if job.volume is None or job.predictor is None:
+            raise RunError("this plan works on stored logits; it has no volume and no network to run")
+        self._predictor = job.predictor
         self._job, self._target, self._tally = job, target, tally
         self._reader = LayerReader(job.volume, reach, plan.layer_z, job.device, own)
         self._whole = Box.of(plan.source.shape_zyx)
@@ -115,7 +119,7 @@ class ForwardQueue:
 
     def _submit(self) -> None:
         slot = self._free.popleft()
-        future = self._lanes.submit(mean_of_views, self._job.predictor, slot, self._views)
+        future = self._lanes.submit(mean_of_views, self._predictor, slot, self._views)
         self._pending.append((self._tiles, slot, future))
         self._tiles = []
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from weft.engine.events import Emit, silent
 from weft.engine.ledger import Ledger
 from weft.engine.plan import Plan
-from weft.engine.staged import StoredLogits
+from weft.engine.staged import TileLogits
 from weft.image.protocols import Sink, Volume
 from weft.model.protocols import Predictor
 
@@ -51,15 +51,15 @@ class Job:
     """A plan with everything opened: what a worker needs to sweep. ``n_lanes`` forward passes run at once."""
 
     plan: Plan
-    volume: Volume
-    predictor: Predictor
+    volume: Volume | None
+    predictor: Predictor | None
     sink: Sink
     ledger: Ledger
     mask: Volume | None = None
     device: str = "cpu"
     n_lanes: int = 1
     emit: Emit = silent
-    stored: StoredLogits | None = None
+    stored: TileLogits | None = None
 
 
 def n_cores() -> int:

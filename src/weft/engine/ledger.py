@@ -19,6 +19,7 @@ class Ledger:
         plan.json                    who came first wrote it; all others follow it
         slabs/000003-000012.json     column 3, slab 12 is complete: crc32 of its bytes, patches, seconds, worker
         levels/2-000004.json         block 4 of resolution level 2 is complete
+        predicted/3-000017.json      staged: the patches of layer 17 of part 3 are complete
         parts/1-of-4.json            report of a part
         report.json                  report of the whole run
 
@@ -61,6 +62,15 @@ class Ledger:
     def blocks(self, level: int) -> set[int]:
         """Complete blocks of a level."""
         prefix = f"levels/{level}-"
+        return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
+
+    def mark_layer(self, part: int, layer: int) -> None:
+        """Declare the patches of a layer of a staged part complete."""
+        self._records.put(f"predicted/{part}-{layer:06d}.json", b"{}")
+
+    def layers(self, part: int) -> set[int]:
+        """Complete layers of a staged part."""
+        prefix = f"predicted/{part}-"
         return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
 
     def put_report(self, name: str, report: Mapping[str, Any]) -> None:

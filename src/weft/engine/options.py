@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from weft.errors import RequestError
+from weft.ops.activate import OUTPUTS
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -27,7 +28,9 @@ class RunOptions:
     overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")
     window: str = option("gaussian", "Blend weights of a patch: gaussian, hann or uniform.")
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
-    fit: str = option("spread", "Patch positions: spread (nnU-Net, evenly) or snap (fixed step, last moved in).")
+    fit: str = option(
+        "spread", "Patch positions: spread (nnU-Net, evenly), snap (fixed step, last moved in) or abut (no overlap)."
+    )
     tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes) or rotation (3 passes).")
     patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
     batch_size: int = option(0, "Patches per forward pass; 0: chosen by device and memory.")
@@ -56,10 +59,10 @@ class RunOptions:
     def __post_init__(self) -> None:
         choices = {
             "window": ("gaussian", "hann", "uniform"),
-            "fit": ("spread", "snap"),
+            "fit": ("spread", "snap", "abut"),
             "tta": ("none", "mirroring", "rotation"),
             "mode": ("auto", "binary", "multiclass"),
-            "output": ("probability", "mask", "labels", "logits"),
+            "output": OUTPUTS,
             "compressor": ("zstd", "lz4", "zlib", "none"),
             "runtime": ("auto", "torch", "jit", "openvino", "compile", "onnx"),
             "precision": ("auto", "fp32", "fp16", "bf16"),

@@ -270,12 +270,14 @@ def finish_for(card: ModelCard, options: RunOptions) -> Finish:
     """Mode "auto" resolved: binary up to two classes (one channel or softmax over two), else multiclass."""
     binary = card.n_classes == 1 or (card.n_classes == 2 and card.activation == "softmax")
     mode = options.mode if options.mode != "auto" else ("binary" if binary else "multiclass")
-    return Finish(mode, options.output, card.n_classes, card.activation, options.threshold)
+    targets = tuple((int(a), int(b)) for a, b in card.details.get("targets", ()))
+    return Finish(mode, options.output, card.n_classes, card.activation, options.threshold, targets)
 
 
 def schemes_for(card: ModelCard, options: RunOptions) -> tuple[Normalization, ...]:
     """The normalisation of each input channel: the model's, or the one asked for."""
     if options.normalization == "auto":
         return card.normalization
-    known = {n.scheme: n for n in card.normalization}
-    return (known.get(options.normalization) or Normalization(options.normalization),)
+    if all(n.scheme == options.normalization for n in card.normalization):
+        return card.normalization
+    return (Normalization(options.normalization),)

@@ -2,26 +2,32 @@
 
 A fused run needs none of it and gives the same result.
 
-    predict_part   tiles -> network -> PatchLogits        any number of parts, of equal load
-    StoredQueue    PatchLogits -> the same sweep as ever   blending, finishing, writing
+    predict_part   tiles -> network -> PatchLogits          any number of parts, of equal load
+    StoredQueue    TileLogits -> the same sweep as ever     blending, finishing, writing
+
+Blending takes its tiles from patches (:class:`StoredLogits`). Finishing what was blended before is a sweep too: its
+tiles are the stored chunks, which do not overlap (:class:`StoredChunks`).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import RequestError
+from weft.engine.events import Event
+from weft.errors import RequestError, RunError
 from weft.geometry.box import Box
 from weft.geometry.tiling import Tile, TileGrid
-from weft.image.protocols import PatchLogits
+from weft.image.protocols import PatchLogits, Volume
+from weft.ops.activate import to_half
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +36,7 @@ if TYPE_CHECKING:
     from weft.engine.plan import Plan
     from weft.engine.weave import Weaver
 
-AHEAD = 8
+AHEAD, WRITERS = 8, 4
 Layers = dict[int, list[Tile]]
 
 
@@ -69,28 +75,48 @@ def _owned(plan: Plan, column: int) -> tuple[range, range, range]:
     return found[0], found[1], found[2]
 
 
-def predict_part(job: Job, columns: Sequence[Layers], target: PatchLogits, tally: Tally) -> None:
-    """Run the network on the tiles of a part and write their logits, in the order of ``target.starts``."""
+def predict_part(job: Job, columns: Sequence[Layers], target: PatchLogits, tally: Tally, part: int = 0) -> None:
+    """Run the network on the tiles of a part and write their logits, in the order of ``target.starts``.
+
+    A layer of tiles is marked in the ledger when the logits of all its tiles are durable; marked layers are left out.
+    """
     import torch
 
     from weft.engine.forward import ForwardQueue, one_core_each
 
     whole = Box.of(job.plan.source.shape_zyx)
+    done = job.ledger.layers(part)
+    number = first = 0
     with torch.inference_mode(), one_core_each(job.device), _PatchWriter(target) as writer:
-        for layers in columns:
-            tiles = [tile for layer in layers.values() for tile in layer]
+        for column in columns:
+            layers = []
+            for layer in column.values():
+                if number not in done:
+                    layers.append((number, first, layer))
+                number, first = number + 1, first + len(layer)
+            if not layers:
+                continue
+            tiles = [tile for _, _, layer in layers for tile in layer]
             reach = Box(
                 tuple(min(t.box.start[a] for t in tiles) for a in range(3)),  # type: ignore[arg-type]
                 tuple(max(t.box.stop[a] for t in tiles) for a in range(3)),  # type: ignore[arg-type]
             )
             with ForwardQueue(job, writer, tally, reach & whole, whole) as queue:
-                for layer in layers.values():
+                for index, start, layer in layers:
                     valid = layer[0].box & whole
-                    queue.need(valid.start[0], valid.stop[0])
-                    writer.expect(layer)
+                    with tally.timed("wait for input"):
+                        queue.need(valid.start[0], valid.stop[0])
+                    writer.expect(layer, start)
                     for tile in layer:
                         queue.add(tile)
                     queue.flush()
+                    writer.then(partial(_mark, job, part, index, len(layer)))
+    tally.bytes_written += writer.bytes_written
+
+
+def _mark(job: Job, part: int, layer: int, n_tiles: int) -> None:
+    job.ledger.mark_layer(part, layer)
+    job.emit(Event("layer", data={"part": part, "layer": layer, "n_patches": n_tiles}))
 
 
 class _PatchWriter:
@@ -99,9 +125,9 @@ class _PatchWriter:
     def __init__(self, target: PatchLogits) -> None:
         self._target = target
         self._numbers: dict[tuple[int, int, int], int] = {}
-        self._next = 0
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="weft-patches")
-        self._pending: deque[Future[None]] = deque()
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="weft-patches")
+        self._pending: deque[Future[None] | Callable[[], None]] = deque()
+        self.bytes_written = 0
 
     def __enter__(self) -> _PatchWriter:
         return self
@@ -109,28 +135,60 @@ class _PatchWriter:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         try:
             while self._pending and kind is None:
-                self._pending.popleft().result()
+                self._settle()
         finally:
             self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def expect(self, layer: Sequence[Tile]) -> None:
-        """The tiles that come next, in the order of the store."""
-        self._numbers = {tile.index: self._next + i for i, tile in enumerate(layer)}
-        self._next += len(layer)
+    def expect(self, layer: Sequence[Tile], first: int) -> None:
+        """The tiles that come next; the first of them has this number in the store."""
+        self._numbers = {tile.index: first + i for i, tile in enumerate(layer)}
 
     def add(self, tile: Tile, logits: torch.Tensor) -> None:
         """Write the logits of a patch."""
-        values = logits.half().cpu().numpy()
+        if not bool(logits.sum().isfinite()):
+            raise RunError(
+                f"the network returned NaN or Inf for the patch at {tile.box}",
+                "Look at the input there, or use --precision fp32.",
+            )
+        values = to_half(logits.cpu().numpy())
+        self.bytes_written += values.nbytes
         self._pending.append(self._threads.submit(self._target.write, self._numbers[tile.index], values))
-        if len(self._pending) > AHEAD:
-            self._pending.popleft().result()
+        while len(self._pending) > AHEAD:
+            self._settle()
 
     def skip(self, tile: Tile) -> None:
         """A skipped patch has no logits on disk."""
 
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something once all that was added so far is written."""
+        self._pending.append(action)
+
+    def _settle(self) -> None:
+        oldest = self._pending.popleft()
+        if isinstance(oldest, Future):
+            oldest.result()
+        else:
+            oldest()
+
+
+class TileLogits(Protocol):
+    """Logits that an earlier stage stored, tile by tile."""
+
+    def read(self, tile: Tile) -> NDArray[np.float16] | None:
+        """Logits [n_classes, *patch] of a tile, or None where there are none."""
+
 
 class StoredLogits:
     """The logits of all parts, found by tile.
+
+    Parameters
+    ----------
+    parts, grid
+        The patches, and where they may lie.
+    region
+        Where every patch must be there; default: everywhere.
+    absent
+        Parts that are known to be missing, for the message.
 
     Raises
     ------
@@ -138,7 +196,9 @@ class StoredLogits:
         If a patch lies where the grid has none, or a tile of the grid is in no part.
     """
 
-    def __init__(self, parts: Sequence[PatchLogits], grid: TileGrid) -> None:
+    def __init__(
+        self, parts: Sequence[PatchLogits], grid: TileGrid, region: Box | None = None, absent: Sequence[int] = ()
+    ) -> None:
         self._parts, self._grid = parts, grid
         lookups = [
             {axis.start(i) + origin: i for i in range(axis.count)}
@@ -150,10 +210,14 @@ class StoredLogits:
         self._place = np.concatenate(
             [np.stack([np.full(len(p.starts), n), np.arange(len(p.starts))], 1) for n, p in enumerate(parts)]
         )[order]
-        missing = grid.n_tiles - len(np.unique(self._tile))
+        zs, ys, xs = grid.touching(region) if region else (range(axis.count) for axis in grid.axes)
+        _, ny, nx = (axis.count for axis in grid.axes)
+        wanted = np.add.outer(np.add.outer(np.array(zs) * ny, ys) * nx, xs).ravel()
+        missing = len(wanted) - int(np.isin(wanted, self._tile).sum())
         if missing:
+            which = f"part {', '.join(map(str, absent))}" if absent else "those that are missing"
             raise RequestError(
-                f"{missing} of {grid.n_tiles} patches are in none of the {len(parts)} parts; run those that are missing"
+                f"{missing} of {len(wanted)} patches are in none of the {len(parts)} parts; run {which} first"
             )
 
     def read(self, tile: Tile) -> NDArray[np.float16] | None:
@@ -178,12 +242,54 @@ class StoredLogits:
         return (index[0] * ny + index[1]) * nx + index[2]
 
 
+class StoredChunks:
+    """Blended logits of an earlier stage, chunk by chunk: the tiles of a grid without overlap.
+
+    Where every class is exactly 0 no patch ran; such a voxel becomes background, and a chunk of nothing else is left
+    out, as is one that is not stored at all.
+
+    Parameters
+    ----------
+    volume
+        Logits [C, Z, Y, X].
+    stored
+        Whether anything is stored in a box.
+    background
+        The logits of background, one a channel.
+    """
+
+    def __init__(self, volume: Volume, stored: Callable[[Box], bool], background: Sequence[float]) -> None:
+        self._volume, self._stored = volume, stored
+        self._background = np.array(background, np.float16)[:, None]
+        self._whole = Box.of(volume.info.shape_zyx)
+
+    def read(self, tile: Tile) -> NDArray[np.float16] | None:
+        """Logits [n_classes, *patch], zeros beyond the volume's end."""
+        valid = tile.box & self._whole
+        logits = self.box(valid)
+        if logits is None:
+            return None
+        logits[:, ~logits.any(axis=0)] = self._background
+        if valid == tile.box:
+            return logits
+        full = np.zeros((len(logits), *tile.box.shape), logits.dtype)
+        full[(slice(None), *valid.shift(tile.box.start, -1).slices)] = logits
+        return full
+
+    def box(self, box: Box) -> NDArray[np.float16] | None:
+        """Logits [n_classes, ...] of a box as they are stored, or None where all are 0."""
+        if not self._stored(box):
+            return None
+        logits = self._volume.read(box)
+        return logits if logits.any() else None
+
+
 class StoredQueue:
     """Takes the place of the network in a sweep: reads logits a few patches ahead and weaves them in grid order."""
 
-    def __init__(self, stored: StoredLogits, weaver: Weaver, tally: Tally) -> None:
+    def __init__(self, stored: TileLogits, weaver: Weaver, tally: Tally) -> None:
         self._stored, self._weaver, self._tally = stored, weaver, tally
-        self._threads = ThreadPoolExecutor(2, thread_name_prefix="weft-patches")
+        self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="weft-patches")
         self._pending: deque[tuple[Tile, Future[NDArray[np.float16] | None]]] = deque()
 
     def __enter__(self) -> StoredQueue:

@@ -23,7 +23,6 @@ from weft.geometry.box import Box
 from weft.geometry.columns import Run
 
 STRIP_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
-FAR = -100.0  # logit of the classes that are absent where no patch ran
 
 
 def sweep(job: Job, run: Run) -> Tally:
@@ -92,6 +91,8 @@ def _finish_planes(
 ) -> None:
     """Turn final planes into output, strip by strip, and hand them to the writer."""
     lo, hi, box = planes
+    finish = job.plan.finish
+    background = np.array(finish.background if finish.output == "logits" else [0] * finish.n_channels)[:, None]
     with tally.timed("finish"):
         blended, bare = weaver.take(lo, hi)
         if not bool(blended.sum().isfinite()):
@@ -105,19 +106,12 @@ def _finish_planes(
             outside = mask.outside(z, box)
             for y in range(0, height, rows):
                 strip = (slice(None), slice(z - lo, z - lo + 1), slice(y, y + rows))
-                values = job.plan.finish(blended[strip])
+                values = finish(blended[strip])
                 for empty in (bare[z - lo] if bare is not None else None, outside):
                     if empty is not None:
-                        _set_background(values[:, 0], empty[y : y + rows], job.plan.finish.output == "logits")
+                        values[:, 0, empty[y : y + rows]] = background
                 writer.put(z, y, values, box)
     writer.advance(hi)
-
-
-def _set_background(values: NDArray[Any], where: NDArray[np.bool_], logits: bool) -> None:
-    """Background: 0, or for logits a certain class 0."""
-    values[:, where] = FAR if logits else 0
-    if logits and len(values) > 1:
-        values[0, where] = 0.0
 
 
 class SlabWriter:

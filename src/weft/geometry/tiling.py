@@ -128,8 +128,13 @@ class TileGrid:
     origin: Zyx = (0, 0, 0)
 
     @classmethod
-    def of(cls, shape: Zyx, patch: Zyx, overlap: float, fit: Fit = "spread") -> TileGrid:
-        """The grid of a volume for patches that overlap by a fraction ``0 <= overlap < 1``."""
+    def of(cls, shape: Zyx, patch: Zyx, overlap: float, fit: Fit | Literal["abut"] = "spread") -> TileGrid:
+        """The grid of a volume for patches that overlap by a fraction ``0 <= overlap < 1``.
+
+        "abut" puts them side by side like the chunks of an array; the last ones stick out.
+        """
+        if fit == "abut":
+            return cls(tuple(AxisTiles(-(-n // p) * p, p, p) for n, p in zip(shape, patch, strict=True)))  # type: ignore[arg-type]
         if not 0 <= overlap < 1:
             raise GridError(f"an overlap of {overlap} is not a fraction; use 0 <= overlap < 1, for example 0.5")
         axes = tuple(

@@ -90,6 +90,8 @@ class OutputSpec:
         "mean" or "nearest" to add halved resolution levels, "none" to leave them out.
     geometry
         Voxel size, unit and origin, taken from the input.
+    layout
+        "ome-zarr", or "vesuvius" for the plain zarr v2 array [C, Z, Y, X] of the scroll pipeline.
     """
 
     shape_zyx: Zyx
@@ -101,3 +103,4 @@ class OutputSpec:
     compression_level: int = 3
     pyramid: str = "mean"
     geometry: Geometry = field(default_factory=Geometry)
+    layout: str = "ome-zarr"

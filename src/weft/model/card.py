@@ -9,7 +9,7 @@ from typing import Any
 from weft.errors import ModelError
 from weft.geometry.box import Zyx
 
-SCHEMES = ("none", "instance_zscore", "global_zscore", "instance_minmax", "global_minmax", "ct")
+SCHEMES = ("none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,8 @@ class Normalization:
     instance_zscore   (x - mean) / max(std, 1e-8), population std         each patch
     global_zscore     the same                                            the whole volume, or given
     instance_minmax   (x - min) / max(max - min, 1e-8)                    each patch
-    global_minmax     the same                                            the whole volume, or given
+    percentile_minmax (clip(x, a, b) - a) / (b - a), 0 where a = b        each patch: percentiles 1 and 99
+    global_minmax     as instance_minmax                                  the whole volume, or given
     ct                (clip(x, lower, upper) - mean) / max(std, 1e-8)     given (training foreground)
     ================  ==================================================  =============================
 

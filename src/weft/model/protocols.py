@@ -51,9 +51,8 @@ class Predictor(Protocol):
 class Model(Protocol):
     """A model read from disk, before a runtime was chosen."""
 
-    @property
-    def card(self) -> ModelCard:
-        """What it expects and gives."""
+    card: ModelCard
+    """What it expects and gives."""
 
     def runtimes(self, device: str) -> tuple[str, ...]:
         """The runtimes that can run it on "cpu" or "cuda" with the packages installed here, plainest first."""

@@ -43,6 +43,10 @@ def _normalize_channel(x: torch.Tensor, scheme: Normalization) -> None:
             shift, spread = scheme.mean, scheme.std
         case "global_minmax":
             shift, spread = scheme.lower, _difference(scheme)
+        case "percentile_minmax":
+            lower, upper = (float(v) for v in np.percentile(x.cpu().numpy(), (1.0, 99.0)))
+            x.clamp_(lower, upper)
+            shift, spread = lower, upper - lower
         case "instance_minmax":
             shift = float(x.min())
             spread = float(x.max()) - shift

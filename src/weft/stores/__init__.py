@@ -10,7 +10,8 @@ from typing import Any
 from weft.errors import RequestError, VolumeError
 from weft.image.info import OutputSpec
 from weft.image.protocols import Sink, Volume
-from weft.stores.url import is_remote, local_path
+from weft.remote import is_remote
+from weft.stores.url import local_path
 
 FORMATS = {
     ".tif": "weft.stores.tiff:TiffVolume",
@@ -22,7 +23,7 @@ FORMATS = {
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
-def open_volume(source: Any, *, level: int = 0) -> Volume:
+def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = None) -> Volume:
     """Open a volume.
 
     Parameters
@@ -33,6 +34,8 @@ def open_volume(source: Any, *, level: int = 0) -> Volume:
         [C, Z, Y, X]; or anything that is a :class:`~weft.image.Volume` already.
     level
         Resolution level of a multi-scale group; 0 is the finest.
+    cache
+        Folder and most bytes of a cache on disk for zarr that is read from s3:// or http(s)://.
 
     Raises
     ------
@@ -51,11 +54,15 @@ def open_volume(source: Any, *, level: int = 0) -> Volume:
     opener = _opener(url)
     if level and not opener.__name__.startswith("Zarr"):
         raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
-    return opener(url, level=level) if opener.__name__ == "ZarrVolume" else opener(url)
+    if opener.__name__ != "ZarrVolume":
+        return opener(url)
+    return opener(url, level=level, cache=cache if is_remote(url) else None)
 
 
-def open_sink(target: Any) -> Sink:
+def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
     """Open where a result is to go: the path or s3:// URL of an OME-Zarr (``*.zarr``), "memory://", or a ready sink.
+
+    ``layout`` "vesuvius" makes it the plain zarr v2 array of the scroll pipeline.
 
     Raises
     ------
@@ -75,6 +82,10 @@ def open_sink(target: Any) -> Sink:
         raise RequestError(f"cannot write {url!r}: OUTPUT must end in .zarr (a path or an s3:// URL)")
     if url.startswith(("http://", "https://")):
         raise RequestError(f"cannot write {url}: http is read-only; give a path or an s3:// URL")
+    if layout == "vesuvius":
+        from weft.stores.zarr2 import Zarr2Sink
+
+        return Zarr2Sink(url)
     from weft.stores.ome_zarr import OmeZarrSink
 
     return OmeZarrSink(url)

@@ -13,16 +13,8 @@ from weft.errors import RequestError, VolumeError, WriteError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import Geometry, OutputSpec
 from weft.image.protocols import Records
-from weft.stores.url import (
-    LocalRecords,
-    ObjectRecords,
-    first_line,
-    is_remote,
-    local_path,
-    remote_errors,
-    write_error,
-    zarr_store,
-)
+from weft.remote import is_remote, remote_errors
+from weft.stores.url import first_line, local_path, records_at, remove, write_error, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -52,8 +44,7 @@ class OmeZarrSink:
         self.url = url.rstrip("/")
         self._store = store if store is not None else zarr_store(self.url, read_only=False)
         beside = f"{self.url}.weft"
-        own = ObjectRecords(beside) if is_remote(self.url) else LocalRecords(local_path(beside))
-        self.records: Records = records if records is not None else own
+        self.records: Records = records if records is not None else records_at(beside)
         self._levels: list[Any] = []
         self._smallest = smallest
         self._pyramid = "mean"
@@ -153,18 +144,8 @@ class OmeZarrSink:
         ours = self.records.get("plan.json") is not None or (group is not None and "weft" in group.attrs)
         if not ours and (group is None or group.attrs.get("ome", {}).get("_creator") != CREATOR):
             raise RequestError(f"{self.url} was not written by weft and is not deleted; remove it yourself")
-        self._delete()
+        remove(self.url)
         self.records.clear()
-
-    def _delete(self) -> None:
-        import shutil
-
-        if is_remote(self.url):
-            from zarr.core.sync import sync
-
-            sync(self._store.delete_dir(""))
-        else:
-            shutil.rmtree(local_path(self.url))
         self._levels = []
 
     def _group(self) -> Any:

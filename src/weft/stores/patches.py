@@ -6,6 +6,7 @@ coordinates_part_3.zarr  [N, 3] int32: where each patch begins, z y x
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,8 +15,11 @@ from numpy.typing import NDArray
 
 from weft.errors import ReadError, RequestError, VolumeError, WriteError
 from weft.geometry.box import Zyx
-from weft.stores.url import first_line, remote_errors, unreadable, write_error, zarr_store
+from weft.remote import remote_errors
+from weft.stores.chunks import ChunkFiles
+from weft.stores.url import children, first_line, unreadable, write_error, zarr_store
 
+PART = re.compile(r"(logits|coordinates)_part_(\d+)\.zarr/?$")
 COMPRESSORS = ("zstd", "lz4", "zlib", "none")
 
 
@@ -24,14 +28,17 @@ class ZarrPatches:
 
     Attributes
     ----------
+    number
+        Of the part.
     starts
         int32 [N, 3], z y x.
     attributes
         What the store says of itself: patch_size, overlap, part_id, num_parts, original_volume_shape, ...
     """
 
-    def __init__(self, url: str, logits: Any, starts: NDArray[np.int32]) -> None:
-        self._url, self._logits, self.starts = url, logits, starts
+    def __init__(self, url: str, logits: Any, starts: NDArray[np.int32], files: ChunkFiles | None = None) -> None:
+        self._url, self._logits, self.starts, self._files = url, logits, starts, files
+        self.number = int(re.findall(r"_part_(\d+)", url)[-1])
         self.attributes: dict[str, Any] = dict(logits.attrs)
         self.n_classes: int = logits.shape[1]
         self.patch_zyx: Zyx = tuple(logits.shape[2:])
@@ -97,9 +104,18 @@ class ZarrPatches:
             raise WriteError(f"{url} cannot be written: {first_line(error)}") from error
         return cls(url, logits, starts)
 
+    @staticmethod
+    def numbers(folder: str) -> list[int]:
+        """The parts that a folder holds, sorted."""
+        found = {(m[1], int(m[2])) for name in children(folder) if (m := PART.match(name))}
+        logits, places = ({n for kind, n in found if kind == k} for k in ("logits", "coordinates"))
+        if lonely := sorted(logits ^ places):
+            raise VolumeError(f"{folder}: part {lonely[0]} has only one of logits and coordinates; predict it again")
+        return sorted(logits)
+
     @classmethod
     def open(cls, folder: str, part: int) -> ZarrPatches:
-        """Open a part that weft or the reference wrote.
+        """Open a part that weft or the reference wrote, to read it.
 
         Raises
         ------
@@ -117,7 +133,27 @@ class ZarrPatches:
             raise VolumeError(f"{folder}: part {part} cannot be opened: {first_line(error)}") from error
         if logits.ndim != 5 or starts.shape != (logits.shape[0], 3):
             raise RequestError(f"{url} has the shape {logits.shape} and {len(starts)} coordinates; they do not fit")
-        return cls(url, logits, starts)
+        return cls(url, logits, starts, ChunkFiles(url))
+
+    @classmethod
+    def reopen(cls, folder: str, part: int) -> ZarrPatches:
+        """Open a part to go on writing it."""
+        import zarr
+
+        found = cls.open(folder, part)
+        found._logits = zarr.open_array(zarr_store(found._url, read_only=False), mode="r+")
+        return found
+
+    def check(self) -> None:
+        """Look for chunks that were cut short; their sizes and headers tell.
+
+        Raises
+        ------
+        VolumeError
+            Naming the first.
+        """
+        if self._files and "blosc" in str(self._logits.metadata).lower() and (broken := self._files.truncated()):
+            raise VolumeError(f"{broken} is cut short: it is smaller than its header says. Predict this part again.")
 
     def write(self, index: int, logits: NDArray[np.float16]) -> None:
         """Write the logits [C, Z, Y, X] of a patch."""
@@ -130,6 +166,8 @@ class ZarrPatches:
 
     def read(self, index: int) -> NDArray[np.float16] | None:
         """The logits [C, Z, Y, X] of a patch, None where it was skipped."""
+        if self._files and (index, 0, 0, 0, 0) not in self._files.keys:
+            return None
         try:
             values = np.asarray(self._logits[index])
         except unreadable() as error:

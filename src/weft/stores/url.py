@@ -1,25 +1,19 @@
-"""From an URL to a key-value store: local folders, s3:// and http(s):// through obstore."""
+"""From an URL to a zarr store and to records, and the errors of both in words."""
 
 from __future__ import annotations
 
-import os
-import sys
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from weft.errors import RequestError, WriteError
+from weft.errors import WriteError
+from weft.remote import is_remote, object_store, remote_errors
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
 
-REMOTE = ("s3://", "http://", "https://")
-
-
-def is_remote(url: str) -> bool:
-    """Whether an URL leaves this machine's file system."""
-    return url.startswith(REMOTE)
+    from weft.image.protocols import Records
 
 
 def local_path(url: str) -> Path:
@@ -36,41 +30,6 @@ def zarr_store(url: str, *, read_only: bool) -> Store:
     from zarr.storage import ObjectStore
 
     return ObjectStore(object_store(url), read_only=read_only)
-
-
-def object_store(url: str) -> Any:
-    """An obstore for the folder at an s3:// or http(s):// URL.
-
-    S3 is set up by the usual variables: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN, AWS_REGION,
-    AWS_ENDPOINT_URL; without a key requests are anonymous.
-
-    Raises
-    ------
-    RequestError
-        If the extra is not installed.
-    """
-    try:
-        from obstore.store import HTTPStore, S3Store
-    except ImportError as error:
-        raise RequestError(f"{url} needs the extra 's3': pip install 'weft[s3]'") from error
-    if not url.startswith("s3://"):
-        return HTTPStore.from_url(url.rstrip("/"), client_options={"allow_http": True})
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    config: dict[str, Any] = {"region": os.environ.get("AWS_REGION", os.environ.get("AWS_DEFAULT_REGION", "us-east-1"))}
-    if endpoint := os.environ.get("AWS_ENDPOINT_URL_S3", os.environ.get("AWS_ENDPOINT_URL")):
-        config |= {"endpoint": endpoint, "virtual_hosted_style_request": False}
-    if "AWS_ACCESS_KEY_ID" not in os.environ:
-        config["skip_signature"] = True
-    return S3Store(bucket, prefix=prefix.rstrip("/"), client_options={"allow_http": True}, **config)
-
-
-def remote_errors() -> tuple[type[Exception], ...]:
-    """What an object store raises; nothing where the extra is not in use."""
-    if "obstore" not in sys.modules:
-        return ()
-    from obstore.exceptions import BaseError
-
-    return (BaseError,)
 
 
 def unreadable() -> tuple[type[Exception], ...]:
@@ -187,6 +146,35 @@ class ObjectRecords:
         """Remove all."""
         if found := self.keys():
             self._store.delete(found)
+
+
+def records_at(url: str) -> Records:
+    """The records in a folder, local or s3://."""
+    return ObjectRecords(url) if is_remote(url) else LocalRecords(local_path(url))
+
+
+def children(url: str) -> list[str]:
+    """Names of what lies directly in a folder."""
+    if is_remote(url):
+        found = object_store(url).list_with_delimiter()
+        return [
+            p.rstrip("/").rpartition("/")[2]
+            for p in (*found["common_prefixes"], *(o["path"] for o in found["objects"]))
+        ]
+    folder = local_path(url)
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+
+def remove(url: str) -> None:
+    """Delete a folder with all that is in it."""
+    if is_remote(url):
+        store = object_store(url)
+        for page in store.list():
+            store.delete([item["path"] for item in page])
+    else:
+        import shutil
+
+        shutil.rmtree(local_path(url), ignore_errors=True)
 
 
 def write_error(what: str, error: OSError) -> WriteError:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from weft.errors import ReadError, VolumeError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import Geometry, VolumeInfo
-from weft.stores.url import first_line, is_remote, local_path, unreadable, zarr_store
+from weft.remote import is_remote
+from weft.stores.url import first_line, local_path, unreadable, zarr_store
 
 if TYPE_CHECKING:
     import zarr
@@ -54,6 +55,8 @@ class ZarrVolume:
         URL or path of an array or an OME-Zarr group, or a ready zarr store.
     level
         Resolution level of a group, 0 the finest.
+    cache
+        Folder and most bytes of a cache on disk for what is read.
 
     Raises
     ------
@@ -61,9 +64,13 @@ class ZarrVolume:
         If there is none, or it is of a kind that weft refuses; the message says why.
     """
 
-    def __init__(self, source: str | Store, *, level: int = 0) -> None:
+    def __init__(self, source: str | Store, *, level: int = 0, cache: tuple[str, int] | None = None) -> None:
         self._url = source if isinstance(source, str) else str(source)
         store = zarr_store(source, read_only=True) if isinstance(source, str) else source
+        if cache:
+            from weft.stores.cache import CachedStore, DiskCache
+
+            store = CachedStore(store, self._url, DiskCache(*cache))
         node = _open_node(store, self._url)
         meta: dict[str, Any] = {}
         levels: list[str] = []

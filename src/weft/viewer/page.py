@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.apps.run import plan_of
+from weft.apps.execute import plan_of
 from weft.engine.plan import Plan
 from weft.errors import IncompleteError, WeftError, WriteError
 from weft.geometry.box import Box

@@ -43,7 +43,8 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
     from zarr.storage import LocalStore
 
     import weft as package
-    from weft.apps.run import Execution, run
+    from weft.apps.execute import Execution
+    from weft.apps.run import run
 
     puts, gets = Counter(), Counter()
     put, get = LocalStore.set, LocalStore.get

@@ -1,0 +1,152 @@
+"""Stage three: logits to probabilities, masks or class ids."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from weft.apps.execute import COMPLETE, check_output, execute, verify
+from weft.apps.prepare import Prepared
+from weft.apps.scroll.blend import execution_of, geometry_in, stage_plan
+from weft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions, flags_of
+from weft.apps.stored import CHUNKS, open_stored
+from weft.engine.events import Emit, silent
+from weft.engine.ledger import Ledger
+from weft.engine.masking import mask_scale
+from weft.engine.plan import Plan
+from weft.engine.report import Report
+from weft.errors import RequestError
+from weft.image.info import VolumeInfo
+from weft.model.card import ModelCard
+from weft.stores import open_sink, open_volume
+from weft.stores.chunks import ChunkFiles
+from weft.stores.url import records_at, remove
+from weft.stores.zarr2 import attributes_of
+
+
+def finalize(
+    input_path: str,
+    output_path: str,
+    options: tuple[ClassOptions, FinalizeOptions] | None = None,
+    *,
+    part: PartOptions | None = None,
+    command: str = "",
+    emit: Emit = silent,
+) -> Report:
+    """Turn merged logits, weft's or the reference's, into the final segmentation.
+
+    Parameters
+    ----------
+    input_path
+        Logits [C, Z, Y, X] as :func:`blend` writes them; chunks that are not stored are not visited.
+    output_path
+        OME-Zarr to write, uint8: floor(255 p) or 0 / 255; with mode "multiclass" floor(255 p) of every class and then
+        the class ids, or the ids alone.
+    options, part
+        What and how; which share of the output.
+    command, emit
+        For the record; told of every event.
+
+    Raises
+    ------
+    RequestError
+        If the logits are missing or unfinished, or do not fit the mode; nothing was written.
+    """
+    (classes, how), part = options or (ClassOptions(), FinalizeOptions()), part or PartOptions()
+    volume = open_volume(input_path)
+    _require_finished(input_path)
+    layout = "vesuvius" if how.compat else "ome-zarr"
+    sink = open_sink(output_path, layout=layout)
+    execution = execution_of(part, how.num_workers, command)
+    check_output(sink, execution)
+    mask = open_volume(how.mask) if how.mask else None
+    if mask is not None:
+        mask_scale(mask.info, volume.info.shape_zyx)
+    plan = finalize_plan(volume.info, attributes_of(input_path), (classes, how), execution.workers)
+    prepared = Prepared(plan, None, None, mask, stored=open_stored(plan))
+    report = execute(prepared, sink, "cpu", execution, emit)
+    if how.delete_intermediates and report.status == COMPLETE:
+        verify(output_path, emit)
+        remove(input_path)
+        remove(f"{input_path.rstrip('/')}.weft")
+    return report
+
+
+def finalize_plan(
+    source: VolumeInfo, said: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions], n_workers: int
+) -> Plan:
+    """The plan of a finalize: a sweep over the stored chunks, which do not overlap."""
+    classes, how = options
+    targets = sorted((t["start_channel"], t["end_channel"]) for t in said.get("target_info", {}).values())
+    if targets and classes.mode == "multiclass":
+        raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
+    engine = StageOptions(
+        overlap=0.0,
+        window="uniform",
+        fit="abut",
+        mode=classes.mode,
+        output=classes.output,
+        threshold=classes.threshold_value,
+        mask=how.mask,
+        chunk=how.chunk_size or ",".join(map(str, source.chunk_zyx)),
+        pyramid=how.pyramid and not how.compat,
+        device="cpu",
+        memory=how.memory,
+        compat=how.compat,
+    )
+    card = ModelCard(
+        path=source.url,
+        format=CHUNKS,
+        digest=str(said.get("model_digest", "")),
+        patch_zyx=source.chunk_zyx,
+        n_inputs=source.n_channels,
+        n_classes=source.n_channels,
+        activation="softmax" if source.n_channels > 1 else "sigmoid",
+        details={"targets": targets, "attributes": _attributes(said, classes)},
+    )
+    info = VolumeInfo(
+        url=source.url,
+        format=CHUNKS,
+        shape_zyx=source.shape_zyx,
+        dtype=source.dtype,
+        n_channels=source.n_channels,
+        chunk_zyx=source.chunk_zyx,
+        geometry=geometry_in(dict(said)),
+    )
+    asked = flags_of(classes) | flags_of(how)
+    return stage_plan(info, card, engine, _fingerprint(info), n_workers, asked)
+
+
+def _attributes(said: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
+    return {**said, "processing_mode": classes.mode, "threshold_applied": classes.threshold}
+
+
+def _fingerprint(info: VolumeInfo) -> str:
+    """A digest of the names and sizes of the stored chunks: a merged array that changed is another input."""
+    files = ChunkFiles(info.url)
+    order = sorted(files.sizes)
+    table = np.array([[*index, files.sizes[index]] for index in order], np.int64)
+    return hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype}".encode() + table.tobytes()).hexdigest()
+
+
+def _require_finished(url: str) -> None:
+    """Refuse logits that weft has not blended to the end."""
+    ledger = Ledger(records_at(f"{url.rstrip('/')}.weft"))
+    stored = ledger.plan()
+    if stored is None:
+        return
+    columns, done = Plan.from_json(stored).columns, ledger.slabs()
+    missing = [
+        f"slab {s} of column {c}"
+        for c in range(columns.n_columns)
+        for s in range(columns.n_slabs)
+        if (c, s) not in done
+    ]
+    if missing:
+        raise RequestError(
+            f"{url} is not blended to the end: {', '.join(missing[:5])} of {columns.n_units} slabs missing. "
+            "Run weft blend for the parts that did not end."
+        )

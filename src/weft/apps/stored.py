@@ -1,0 +1,89 @@
+"""What earlier stages left on disk, opened as the tiles of a sweep."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+from weft.engine.ledger import Ledger
+from weft.engine.plan import Plan
+from weft.engine.staged import StoredChunks, StoredLogits, TileLogits
+from weft.errors import RequestError, VolumeError
+from weft.geometry.box import Box
+from weft.stores import open_volume
+from weft.stores.chunks import ChunkFiles
+from weft.stores.patches import ZarrPatches
+from weft.stores.url import records_at
+
+PATCHES, CHUNKS = "patch logits", "merged logits"
+STORED = (PATCHES, CHUNKS)
+EQUAL = ("patch_size", "overlap", "original_volume_shape", "num_parts", "tta", "tta_type", "plan_digest", "target_info")
+
+
+def records_of(folder: str) -> str:
+    """Where the records of a folder of parts lie."""
+    return f"{folder.rstrip('/')}/weft-records"
+
+
+def open_stored(plan: Plan) -> TileLogits:
+    """The stored logits that a plan works on."""
+    source = plan.source
+    if source.format == PATCHES:
+        parts = open_parts(source.url)
+        return StoredLogits(parts, plan.grid, plan.region, absent=absent_parts(parts))
+    files, size = ChunkFiles(source.url), source.chunk_zyx
+
+    def stored(box: Box) -> bool:
+        ranges = [range(a // s, -(-b // s)) for a, b, s in zip(box.start, box.stop, size, strict=True)]
+        return any((c, *i) in files.keys for i in itertools.product(*ranges) for c in range(source.n_channels))
+
+    return StoredChunks(open_volume(source.url), stored, plan.finish.background)
+
+
+def open_parts(folder: str) -> list[ZarrPatches]:
+    """All parts of a folder, after a look at whether they belong together and are whole.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or parts differ in what they must share, or one is unfinished.
+    """
+    numbers = ZarrPatches.numbers(folder)
+    if not numbers:
+        raise VolumeError(f"{folder} holds no logits_part_*.zarr and coordinates_part_*.zarr; run weft predict first")
+    parts = [ZarrPatches.open(folder, n) for n in numbers]
+    first = parts[0]
+    problems = []
+    for number, part in zip(numbers, parts, strict=True):
+        mine, theirs = ({k: p.attributes.get(k) for k in EQUAL} for p in (first, part))
+        mine |= {"patch": first.patch_zyx, "number of classes": first.n_classes}
+        theirs |= {"patch": part.patch_zyx, "number of classes": part.n_classes}
+        problems += [
+            f"{k} is {mine[k]} in part {numbers[0]}, {theirs[k]} in part {number}" for k in mine if mine[k] != theirs[k]
+        ]
+        if "patch_size" in part.attributes and tuple(part.attributes["patch_size"]) != part.patch_zyx:
+            problems.append(f"part {number} says patch {part.attributes['patch_size']} and holds {part.patch_zyx}")
+    if "original_volume_shape" not in first.attributes:
+        problems.append(f"part {numbers[0]} does not say its original_volume_shape")
+    if problems:
+        raise RequestError(f"{folder}: the parts do not belong together: {'; '.join(problems[:3])}")
+    ledger = Ledger(records_at(records_of(folder)))
+    if ledger.plan() is not None:
+        n_parts = int(first.attributes["num_parts"])
+        unfinished = [i for i in range(n_parts) if not ledger.report(f"parts/{i}-of-{n_parts}.json")]
+        if unfinished:
+            raise RequestError(
+                f"{folder}: {_named(unfinished)} of {n_parts} not finished; run weft predict --part_id for each"
+            )
+    return parts
+
+
+def absent_parts(parts: Sequence[ZarrPatches]) -> list[int]:
+    """Numbers of parts that should be there and are not."""
+    present = {p.number for p in parts}
+    return [i for i in range(int(parts[0].attributes.get("num_parts", 0))) if i not in present]
+
+
+def _named(numbers: Sequence[int]) -> str:
+    text = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
+    return f"part {text} is" if len(numbers) == 1 else f"parts {text} are"

@@ -1,0 +1,94 @@
+"""What the commands share: common flags, tables, summaries."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
+LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
+ReportTo = Annotated[str, typer.Option("--report", help="Write report.html here too.", rich_help_panel="What to show")]
+Estimate = Annotated[
+    bool,
+    typer.Option(
+        "--estimate", help="Say what it will cost and stop; nothing is written.", rich_help_panel="What to show"
+    ),
+]
+
+
+def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: bool = True) -> None:
+    """What a run did, on standard output; where it is complete and has pictures, with report.html."""
+    from weft.apps.execute import COMPLETE
+
+    page = ""
+    if pictures and result.status == COMPLETE:
+        from weft.viewer.page import save_report
+
+        page = save_report(result.output, report_to)
+    minutes, seconds = divmod(result.elapsed_s, 60)
+    took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    speed = f", {result.voxels_per_s / 1e6:.2f} Mvoxel/s" if result.voxels_per_s else ""
+    print(
+        f"{result.status}: {result.n_slabs_done} of {result.n_slabs} {unit}, {took}{speed}, "
+        f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
+    )
+    print(f"result: {result.output}")
+    if page:
+        print(f"report: {page}")
+
+
+def show_forecast(made: Any, cost: Any) -> None:
+    """A plan and its cost, on standard output."""
+    setting = made.setting
+    rows = {
+        "volume": f"{made.source.shape_zyx} z y x, {made.source.dtype}, {made.source.format}",
+        "patches": f"{cost.n_patches} of {made.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
+        "forward passes": f"{cost.n_forwards} ({made.n_views} views, {made.card.n_folds} folds)",
+        "columns": f"{cost.n_columns} of {made.columns.column_yx} voxels (y, x)",
+        "slabs": f"{cost.n_slabs} of {made.columns.slab_z} planes",
+        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
+        "input": f"{_bytes(cost.bytes_decoded)} decoded"
+        + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
+        "output": f"{_bytes(cost.bytes_written)} before compression",
+        "memory": _bytes(cost.memory_bytes),
+        "time": _duration(cost.seconds),
+        "other choices": "\n".join(cost.choices),
+    }
+    if probe := made.measured.get("tiling"):
+        rows["tiling"] = (
+            f"a shifted window changes probabilities by {probe['mean']:.3f} on average, {probe['max']:.2f} at most"
+        )
+    if made.notes:
+        rows["notes"] = "\n".join(made.notes)
+    table(rows)
+
+
+def table(rows: dict[str, str]) -> None:
+    """Names and values in two columns."""
+    grid = Table(show_header=False, box=None, pad_edge=False)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    Console(highlight=False, markup=False).print(grid)
+
+
+def _bytes(n: int) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return f"{n / 1e3:.1f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,82 @@
+"""Which chunks of a zarr array are stored, and how large they are: one listing instead of a look at every place."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from weft.errors import ReadError
+from weft.remote import is_remote, object_store
+from weft.stores.url import first_line, local_path, unreadable
+
+Index = tuple[int, ...]
+CHUNK = re.compile(r"(?:c/)?(\d+(?:[./]\d+)*)$")
+BLOSC_HEADER = 16
+
+
+class ChunkFiles:
+    """The stored chunks of one array.
+
+    Attributes
+    ----------
+    keys
+        Key of the file by chunk index.
+    sizes
+        Bytes by chunk index.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self.keys: dict[Index, str] = {}
+        self.sizes: dict[Index, int] = {}
+        try:
+            for key, size in _remote(self._url) if is_remote(url) else _local(self._url):
+                if found := CHUNK.match(key):
+                    index = tuple(map(int, re.split("[./]", found[1])))
+                    self.keys[index], self.sizes[index] = key, size
+        except unreadable() as error:
+            raise ReadError(f"{url} cannot be listed: {first_line(error)}") from error
+
+    def truncated(self) -> str | None:
+        """The first file that is shorter than its Blosc header says, or None; only headers are read."""
+        order = sorted(self.keys)
+        read = _remote_heads(self._url) if is_remote(self._url) else _local_heads(self._url)
+        with ThreadPoolExecutor(16) as threads:
+            heads: Iterable[bytes] = threads.map(read, (self.keys[i] for i in order))
+            for index, head in zip(order, heads, strict=True):
+                if len(head) < BLOSC_HEADER or int.from_bytes(head[12:16], "little") != self.sizes[index]:
+                    return f"{self._url}/{self.keys[index]}"
+        return None
+
+
+def _local(url: str) -> Iterator[tuple[str, int]]:
+    root = str(local_path(url))
+    for folder, _, names in os.walk(root):
+        inside = os.path.relpath(folder, root)
+        for name in names:
+            key = name if inside == "." else f"{inside}/{name}".replace(os.sep, "/")
+            yield key, os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - one call a chunk
+
+
+def _remote(url: str) -> Iterator[tuple[str, int]]:
+    for page in object_store(url).list():
+        for item in page:
+            yield item["path"], item["size"]
+
+
+def _local_heads(url: str) -> Any:
+    root = local_path(url)
+
+    def read(key: str) -> bytes:
+        with (root / key).open("rb") as file:
+            return file.read(BLOSC_HEADER)
+
+    return read
+
+
+def _remote_heads(url: str) -> Any:
+    store = object_store(url)
+    return lambda key: bytes(store.get_range(key, start=0, end=BLOSC_HEADER))
