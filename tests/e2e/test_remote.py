@@ -7,43 +7,14 @@ import threading
 from functools import partial
 from pathlib import Path
 
-import boto3
 import numpy as np
 import pytest
 import zarr
 
+from servers import KEYS, environment, upload
 from weft.testing import RecordsContract, SinkContract
 
 NULL = "fake://null?patch=16,16,16"
-KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "us-east-1"}
-
-
-@pytest.fixture(scope="module")
-def s3():
-    """Environment of a client of an S3 server with the bucket "bucket"; plain environment variables."""
-    from moto.server import ThreadedMotoServer
-
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    endpoint = f"http://{host}:{port}"
-    client = boto3.client(
-        "s3", endpoint_url=endpoint, aws_access_key_id="k", aws_secret_access_key="s", region_name="us-east-1"
-    )
-    client.create_bucket(Bucket="bucket")
-    yield {**KEYS, "AWS_ENDPOINT_URL": endpoint, "client": client}
-    client.close()
-    server.stop()
-
-
-def environment(s3) -> dict[str, str]:
-    return {k: v for k, v in s3.items() if k != "client"}
-
-
-def upload(s3, folder: Path, prefix: str) -> None:
-    for path in folder.rglob("*"):
-        if path.is_file():
-            s3["client"].upload_file(str(path), "bucket", f"{prefix}/{path.relative_to(folder)}")
 
 
 @pytest.fixture

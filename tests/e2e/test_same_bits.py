@@ -21,7 +21,9 @@ FLAGS = ["--model", BLUR, "--chunk", "16,32,32", "--runtime", "torch"]
 def digest(store: Path) -> dict[str, bytes]:
     """Every chunk file of a store with its bytes."""
     return {
-        str(p.relative_to(store)): p.read_bytes() for p in sorted(store.rglob("*")) if p.is_file() and "/c/" in str(p)
+        str(p.relative_to(store)): p.read_bytes()
+        for p in sorted(store.rglob("*"))
+        if p.is_file() and "/c/" in str(p) and p.suffix != ".partial"
     }
 
 

@@ -19,14 +19,15 @@ from weft.engine.options import option
 from weft.engine.plan import Plan
 from weft.engine.report import Report, environment, peak_memory_bytes, tally_dict
 from weft.engine.sweep import sweep as sweep_column
-from weft.errors import IncompleteError, RequestError
+from weft.errors import IncompleteError, ReadError, RequestError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
-from weft.launch import check_executor, open_executor, run_parts
+from weft.launch import EXECUTORS, open_executor, run_parts
 from weft.stores import open_sink
 from weft.version import __version__
 
 COMPLETE, PARTIAL = "complete", "partial"
+IN_MEMORY = "memory://"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +53,27 @@ class Execution:
     overwrite: bool = option(False, "Delete what an earlier run wrote to OUTPUT.")
     command: str = ""
 
+    def __post_init__(self) -> None:
+        problems = []
+        if self.executor not in EXECUTORS:
+            problems.append(f"--executor {self.executor!r} is unknown; use {' or '.join(EXECUTORS)}")
+        if self.num_parts < 0:
+            problems.append(f"--num-parts {self.num_parts} is negative")
+        if self.workers < 0:
+            problems.append(f"--workers {self.workers} is negative; 0 means one a device, or one a core")
+        if self.part_id >= 0 and self.num_parts < 1:
+            problems.append(f"--part-id {self.part_id} needs --num-parts")
+        elif self.part_id < -1 or self.part_id >= max(self.num_parts, 1):
+            problems.append(
+                f"--part-id {self.part_id} with --num-parts {self.num_parts}: use 0 to {max(self.num_parts, 1) - 1}"
+            )
+        if self.overwrite and self.part_id >= 0:
+            problems.append(
+                "--overwrite with --part-id would delete what the other parts wrote; delete OUTPUT and its records"
+            )
+        if problems:
+            raise RequestError(*problems)
+
 
 @dataclass(frozen=True, slots=True)
 class PartTask:
@@ -68,6 +90,10 @@ class PartTask:
 def execute(prepared: Prepared, sink: Sink, device: str, execution: Execution, emit: Emit) -> Report:
     """Store or adopt the plan, compute what is missing, complete the output if all is there."""
     started = time.perf_counter()
+    if execution.executor != "serial" and IN_MEMORY in (sink.url, prepared.plan.source.url, prepared.plan.mask):
+        raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")
+    if execution.overwrite:
+        sink.remove()
     ledger = Ledger(sink.records)
     devices = devices_of(device)
     prepared, first = settle(prepared, ledger, devices[0], emit)
@@ -105,21 +131,16 @@ def settle(prepared: Prepared, ledger: Ledger, device: str, emit: Emit) -> tuple
 
 
 def check_output(sink: Sink, execution: Execution) -> None:
-    """Refuse impossible executions and outputs that are not weft's; remove the old output where that is asked for."""
-    check_executor(execution.executor)
-    if execution.part_id >= 0 and execution.num_parts < 1:
-        raise RequestError(f"--part-id {execution.part_id} needs --num-parts")
-    if execution.part_id >= 0 and execution.part_id >= execution.num_parts:
-        raise RequestError(
-            f"--part-id {execution.part_id} with --num-parts {execution.num_parts}: use 0 to {execution.num_parts - 1}"
-        )
-    if execution.overwrite and execution.part_id >= 0:
-        raise RequestError(
-            "--overwrite with --part-id would delete what the other parts wrote; delete OUTPUT and OUTPUT.weft first"
-        )
+    """Refuse an output that is not weft's, or of which only the records are left."""
     if execution.overwrite:
-        sink.remove()
-    elif sink.exists() and Ledger(sink.records).plan() is None:
+        return
+    ledger = Ledger(sink.records)
+    if not sink.exists() and ledger.slabs():
+        raise RequestError(
+            f"{sink.url} is gone, but the records of its slabs in {sink.url}.weft are there.",
+            "Delete them too, or give --overwrite.",
+        )
+    if sink.exists() and ledger.plan() is None:
         raise RequestError(f"{sink.url} exists and is not the output of a weft run; choose another OUTPUT")
 
 
@@ -237,7 +258,8 @@ def plan_of(sink: Sink) -> tuple[Plan, Ledger]:
 def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     """Check that every voxel is there, from one plan, as it was written.
 
-    Every slab is read back and its checksum compared with the ledger's; every resolution level must be complete.
+    Every slab is read back and its checksum compared with the ledger's; every resolution level must be complete. A slab
+    that is not what was written is struck from the ledger, so that the same command computes it again.
 
     Returns
     -------
@@ -249,8 +271,6 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     IncompleteError
         Naming the slabs or levels that are missing or differ.
     """
-    import zlib
-
     sink = open_sink(output)
     plan, ledger = plan_of(sink)
     sink = open_sink(output, layout=plan.spec.layout)
@@ -261,8 +281,9 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
         box = plan.columns.box(column, range(slab, slab + 1))
         if (column, slab) not in done:
             problems.append(f"slab {slab} of column {column} ({box}) is missing")
-        elif zlib.crc32(sink.read(box).tobytes()) != ledger.slab_record(column, slab)["crc32"]:
+        elif _checksum(sink, box) != ledger.slab_record(column, slab).get("crc32"):
             problems.append(f"slab {slab} of column {column} ({box}) is not what was written")
+            ledger.forget_slab(column, slab)
         emit(Event("progress", "verifying", {"n_done": n, "n_slabs": len(units)}))
     if not problems:
         made = {k: len(ledger.blocks(k)) == len(_level_shards(sink, plan, k)) for k in range(1, sink.n_levels())}
@@ -273,6 +294,16 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
             f"{sink.url}: {'; '.join(problems[:5])}{more}. Run the same command again to complete it."
         )
     return {"output": sink.url, "plan_digest": plan.digest, "n_slabs": len(units), "n_levels": sink.n_levels()}
+
+
+def _checksum(sink: Sink, box: Box) -> int | None:
+    """crc32 of the voxels of a box; None where they cannot be read."""
+    import zlib
+
+    try:
+        return zlib.crc32(sink.read(box).tobytes())
+    except ReadError:
+        return None
 
 
 def _of_all_parts(last: Report, ledger: Ledger) -> Report:

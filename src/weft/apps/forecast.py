@@ -86,7 +86,7 @@ def forecast(
     columns = [plan.columns.box(c, range(plan.columns.n_slabs)) & plan.region for c in range(plan.columns.n_columns)]
     halo = sum(_reach(plan, box).n_voxels for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
-    n_voxels = sum(plan.columns.box(c, range(plan.columns.n_slabs)).n_voxels for c in range(plan.columns.n_columns))
+    n_voxels = sum(box.n_voxels for box in columns)
     levels = sum(0.125**k for k in range(n_levels(plan.spec)))
     buffers = buffers_for(
         volume.info,
@@ -144,8 +144,10 @@ def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches
     plan = prepared.plan
     side = max(1, round(n_patches ** (1 / 3)))
     extent = (math.ceil((side - 1) * t.step) + t.size for t in plan.grid.axes)
-    sides = [min(n, e) for n, e in zip(plan.region.shape, extent, strict=True)]
-    start = tuple(a + (n - s) // 2 for a, n, s in zip(plan.region.start, plan.region.shape, sides, strict=True))
+    whole = plan.source.shape_zyx
+    sides = [min(n, e) for n, e in zip(whole, extent, strict=True)]
+    middle = [(a + b) // 2 for a, b in zip(plan.region.start, plan.region.stop, strict=True)]
+    start = tuple(min(max(0, m - s // 2), n - s) for m, s, n in zip(middle, sides, whole, strict=True))
     crop = _Crop(volume, Box(start, tuple(a + s for a, s in zip(start, sides, strict=True))))
     small = make_plan(
         crop.info,

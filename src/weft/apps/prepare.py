@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,6 +21,8 @@ from weft.engine.options import RunOptions, parse_bytes
 from weft.engine.plan import Plan, make_plan, patch_for, schemes_for
 from weft.engine.staged import TileLogits
 from weft.errors import PlanMismatchError, RequestError, VolumeError
+from weft.geometry.box import Box
+from weft.image.info import VolumeInfo
 from weft.image.protocols import Records, Volume
 from weft.model.card import Normalization
 from weft.model.protocols import Model, Predictor
@@ -26,6 +30,7 @@ from weft.ops.normalize import Statistics
 from weft.stores import open_volume
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
+SPOT, FEW_VALUES, FLAT, ENOUGH = 24, 16, 0.9, 1000  # what labels look like: flat areas, few values
 USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some
 
 
@@ -100,7 +105,7 @@ def prepare(
     _, voxels = central_patch(volume, patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)
-    fingerprint = fingerprint_of(volume, voxels)
+    fingerprint = fingerprint_of(volume.info, voxels)
     if records is not None and (stored := Ledger(records).plan()):
         return adopt(
             Plan.from_json(stored),
@@ -163,9 +168,8 @@ def budget_for(options: RunOptions, device: str, n_workers: int = 1) -> Budget:
     return Budget(host, min(free // 2, asked or free))
 
 
-def fingerprint_of(volume: Volume, voxels: np.ndarray[Any, Any]) -> str:
+def fingerprint_of(info: VolumeInfo, voxels: np.ndarray[Any, Any]) -> str:
     """sha256 of shape, dtype and the central patch."""
-    info = volume.info
     digest = hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype}".encode())
     digest.update(np.ascontiguousarray(voxels).tobytes())
     return digest.hexdigest()
@@ -184,15 +188,27 @@ def refuse_labels(volume: Volume, voxels: np.ndarray[Any, Any]) -> None:
         raise VolumeError(f"{volume.info.url} holds labels, not an image (its metadata says so).", advice)
     if voxels.dtype.kind not in "iu" or voxels.shape[-1] < 2:
         return
-    left, right = voxels[..., :-1], voxels[..., 1:]
-    inside = (left != 0) | (right != 0)
-    flat = float((left == right)[inside].mean()) if inside.any() else 0.0
-    if inside.sum() > 1000 and flat > 0.9 and len(np.unique(voxels)) > 1:
+    pieces = [voxels, *(volume.read(box) for box in _spots(volume.info))]
+    values = np.unique(np.concatenate([np.unique(p) for p in pieces]))
+    pairs = [(p[..., :-1] == p[..., 1:], (p[..., :-1] != 0) | (p[..., 1:] != 0)) for p in pieces]
+    same, inside = (np.concatenate([p[k].ravel() for p in pairs]) for k in (0, 1))
+    flat = float(same[inside].mean()) if inside.sum() > ENOUGH else 0.0
+    few = len(values) <= FEW_VALUES and same.mean() > FLAT and inside.any()
+    if len(values) > 1 and (flat > FLAT or few):
         raise VolumeError(
-            f"{volume.info.url} looks like labels, not like an image: "
-            f"{flat:.0%} of neighbouring voxels are equal in its middle.",
+            f"{volume.info.url} looks like labels, not like an image: {same.mean():.0%} of neighbouring voxels are "
+            f"equal in the places looked at, with {len(values)} different values.",
             advice,
         )
+
+
+def _spots(info: VolumeInfo) -> Iterator[Box]:
+    """Eight small boxes, each in one chunk, at about a quarter and three quarters of each axis."""
+    for corner in itertools.product((1, 3), repeat=3):
+        sides = zip(info.shape_zyx, info.chunk_zyx, corner, strict=True)
+        spans = [((a := n * q // 4 // c * c), min(n, a + min(c, SPOT))) for n, c, q in sides]
+        (z, y, x), (z1, y1, x1) = zip(*spans, strict=True)
+        yield Box((z, y, x), (z1, y1, x1))
 
 
 def measure_volume(

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.apps.execute import Execution, check_output, execute, plan_of, workers_for
-from weft.apps.prepare import devices_of, prepare, reopen
+from weft.apps.execute import IN_MEMORY, Execution, check_output, execute, plan_of, workers_for
+from weft.apps.prepare import devices_of, fingerprint_of, prepare, reopen
 from weft.backends import load_model
+from weft.engine.calibrate import central_patch
 from weft.engine.events import Emit, silent
 from weft.engine.options import RunOptions
 from weft.engine.plan import Plan
 from weft.engine.report import Report
 from weft.errors import RequestError
 from weft.stores import open_sink, open_volume
-
-OUTPUTS = ("probability", "mask", "labels", "logits")
 
 
 def run(
@@ -63,28 +62,37 @@ def run(
     ('complete', (1, 40, 40, 40))
     """
     options, execution = options or RunOptions(), execution or Execution()
-    if options.output not in OUTPUTS:
-        raise RequestError(f"--output {options.output!r} is unknown; use one of {', '.join(OUTPUTS)}")
     sink = open_sink(output)
     check_output(sink, execution)
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
     n_workers = workers_for(execution, devices_of(options.device))
-    prepared = prepare(
-        volume, load_model(model), options, mask=mask, records=sink.records, n_workers=n_workers, emit=emit
-    )
+    records = None if execution.overwrite else sink.records
+    prepared = prepare(volume, load_model(model), options, mask=mask, records=records, n_workers=n_workers, emit=emit)
     return execute(prepared, sink, options.device, execution, emit)
 
 
 def repeat(plan_source: str, output: Any, *, execution: Execution | None = None, emit: Emit = silent) -> Report:
-    """Run a stored plan once more into another output: the plan of an OME-Zarr that weft wrote, or a plan.json."""
+    """Run a stored plan once more into another output: the plan of an OME-Zarr that weft wrote, or a plan.json.
+
+    Raises
+    ------
+    RequestError
+        If the input or the model is not what it was, or lay in memory only.
+    """
     execution = execution or Execution()
     plan = read_plan(plan_source)
-    sink = open_sink(output)
+    sink = open_sink(output, layout=plan.spec.layout)
     check_output(sink, execution)
+    if IN_MEMORY in (plan.source.url, plan.mask):
+        raise RequestError(f"{plan_source} was made from an array in memory and cannot be repeated from its plan alone")
     prepared = reopen(plan)
     if prepared.model and prepared.model.card.digest != plan.card.digest:
         raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
+    if prepared.volume:
+        _, voxels = central_patch(prepared.volume, plan.grid.patch)
+        if fingerprint_of(prepared.volume.info, voxels) != plan.fingerprint:
+            raise RequestError(f"the input at {plan.source.url} is not the one of the plan: its voxels differ")
     return execute(prepared, sink, plan.setting.device, execution, emit)
 
 

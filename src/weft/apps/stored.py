@@ -37,7 +37,7 @@ def open_stored(plan: Plan) -> TileLogits:
         ranges = [range(a // s, -(-b // s)) for a, b, s in zip(box.start, box.stop, size, strict=True)]
         return any((c, *i) in files.keys for i in itertools.product(*ranges) for c in range(source.n_channels))
 
-    return StoredChunks(open_volume(source.url), stored, plan.finish.background)
+    return StoredChunks(open_volume(source.url), stored)
 
 
 def open_parts(folder: str) -> list[ZarrPatches]:

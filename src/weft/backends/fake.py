@@ -25,8 +25,11 @@ from weft.model.card import ModelCard, Normalization
 def load(url: str) -> TorchModel:
     """Make the network of an URL."""
     name, query = urlparse(url).netloc, dict(parse_qsl(urlparse(url).query))
-    z, y, x = (int(n) for n in query.get("patch", "64,64,64").split(","))
-    n_inputs, n_classes = int(query.get("inputs", 1)), int(query.get("classes", 2))
+    try:
+        z, y, x = (int(n) for n in query.get("patch", "64,64,64").split(","))
+        n_inputs, n_classes = int(query.get("inputs", 1)), int(query.get("classes", 2))
+    except ValueError as error:
+        raise ModelError(f"{url}: patch=z,y,x, inputs and classes must be whole numbers") from error
     makers = {"null": _null, "blur": _blur, "kill": _null}
     if name not in makers:
         raise ModelError(f"{url}: unknown fake; use one of {', '.join(makers)}")

@@ -31,6 +31,7 @@ ARCHITECTURES = {
     "PlainConvUNet": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
     "ResidualEncoderUNet": "dynamic_network_architectures.architectures.unet.ResidualEncoderUNet",
 }
+MASKED = "the plans normalise within a mask of non-zero voxels; weft takes the statistics of all voxels"
 
 
 def load(path: Path) -> TorchModel:
@@ -80,7 +81,7 @@ def load(path: Path) -> TorchModel:
             "trainer": str(first.get("trainer_name", "")),
             "checkpoints": [str(c.relative_to(root)) for c in checkpoints],
             "intensity": [_foreground(plans, c) for c in range(len(channels))],
-            "masked_normalization": any(configuration.get("use_mask_for_norm", [])),
+            **({"note": MASKED} if any(configuration.get("use_mask_for_norm", [])) else {}),
         },
     )
     return TorchModel(card, modules)

@@ -44,7 +44,7 @@ def load(path: Path) -> OnnxModel:
         batch_size=sizes[0] or None,
         normalization=_window(meta, path),
         class_names=_names(meta),
-        details={"metadata": dict(meta)},
+        details={"metadata": dict(meta), "fixed_patch": all(sizes[2:])},
     )
     return OnnxModel(card, path)
 
@@ -82,7 +82,10 @@ class _Onnx:
         self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        (out,) = self._session.run([self._output], {self._input: batch.cpu().contiguous().numpy()})
+        try:
+            (out,) = self._session.run([self._output], {self._input: batch.cpu().contiguous().numpy()})
+        except Exception as error:  # as in _session
+            raise RuntimeError(str(error).splitlines()[0]) from error
         return torch.from_numpy(out).float().to(self._device)
 
 

@@ -12,7 +12,7 @@ import typer
 from weft.apps.execute import Execution
 from weft.cli import scroll
 from weft.cli.flags import with_options
-from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, show_forecast, summary, table
+from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, show_forecast, summary, table
 from weft.engine.options import RunOptions
 from weft.errors import RequestError, WeftError
 from weft.version import __version__
@@ -31,6 +31,7 @@ ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net fo
 
 # typer may bring a click of its own, so the class is looked up
 USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 AGAIN = "Run the same command again to continue: finished slabs are kept."
 
 
@@ -39,6 +40,9 @@ def execute(arguments: list[str]) -> int:
     try:
         return app([_hyphens(a) for a in arguments], standalone_mode=False) or 0
     except typer.Exit as error:
+        if error.exit_code == INTERRUPTED:
+            print(f"weft: interrupted. {AGAIN}", file=sys.stderr)
+            return 1
         return error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
         message, code = _explain(error)
@@ -109,10 +113,13 @@ def run(
     from weft.apps.execute import COMPLETE
     from weft.cli.progress import Listener
 
+    check_page(report)
     execution = replace(execution, command=" ".join(["weft", *sys.argv[1:]]))
     with Listener(quiet, log_json) as listen:
         if plan:
-            result = job.repeat(plan, target or source, execution=execution, emit=listen)
+            if target or model or options != RunOptions():
+                raise RequestError("--plan repeats everything as it was: weft run --plan OLD.zarr OUTPUT, nothing else")
+            result = job.repeat(plan, source, execution=execution, emit=listen)
         else:
             if problems := [
                 f"{what} is missing: weft run INPUT OUTPUT --model M"
@@ -163,6 +170,8 @@ def info(
     from weft.backends import load_model, looks_like_a_model
     from weft.stores import open_volume
 
+    if not path:
+        raise RequestError("PATH is empty; give a volume or a model")
     found = asdict(load_model(path).card if looks_like_a_model(path) else open_volume(path, level=level).info)
     if as_json:
         print(json.dumps(found, indent=1, default=str))

@@ -14,8 +14,16 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from weft.engine.events import Event
+from weft.errors import RequestError
 
 EVERY_S = 30.0
+
+
+def _appended(path: str) -> IO[str]:
+    try:
+        return open(path, "a", encoding="utf-8")  # noqa: PTH123
+    except OSError as error:
+        raise RequestError(f"--log-json {path} cannot be written: {error.strerror}") from error
 
 
 class Listener:
@@ -23,7 +31,7 @@ class Listener:
 
     def __init__(self, quiet: bool = False, log_json: str = "") -> None:
         self._console = Console(stderr=True, quiet=quiet)
-        self._log: IO[str] | None = open(log_json, "a", encoding="utf-8") if log_json else None  # noqa: PTH123, SIM115
+        self._log = _appended(log_json) if log_json else None
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -56,7 +64,7 @@ class Listener:
                 self._log.flush()
             match event.kind:
                 case "note" | "warning":
-                    self._console.print(f"{event.kind}: {event.text}", highlight=False, markup=False)
+                    self._console.print(f"{event.kind}: {event.text}", highlight=False, markup=False, soft_wrap=True)
                 case "begin":
                     self._counts |= {"done": event.data["n_done"], "total": event.data["n_slabs"], "voxels": 0}
                     self._begun = time.monotonic()

@@ -18,7 +18,7 @@ from weft.apps.scroll.options import (
     SourceOptions,
 )
 from weft.cli.flags import with_options
-from weft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, show_forecast, summary
+from weft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, show_forecast, summary
 from weft.errors import RequestError
 
 app = typer.Typer()
@@ -153,6 +153,7 @@ def pipeline(
     from weft.apps.scroll.pipeline import request
     from weft.cli.progress import Listener
 
+    check_page(report)
     _require(model=model_path)
     choices = (sourceoptions, networkoptions, classoptions, pipelineoptions)
     with Listener(quiet, log_json) as listen:

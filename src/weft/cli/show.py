@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+
+from weft.errors import RequestError
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
@@ -19,6 +22,12 @@ Estimate = Annotated[
         "--estimate", help="Say what it will cost and stop; nothing is written.", rich_help_panel="What to show"
     ),
 ]
+
+
+def check_page(path: str) -> None:
+    """Refuse a place for report.html that cannot be, before the run and not after it."""
+    if path and not Path(path).expanduser().absolute().parent.is_dir():
+        raise RequestError(f"--report {path}: the folder is not there")
 
 
 def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: bool = True) -> None:

@@ -51,6 +51,12 @@ class Ledger:
         names = (key.removeprefix("slabs/").removesuffix(".json") for key in self._records.keys("slabs/"))
         return {(int(c), int(s)) for c, s in (name.split("-") for name in names)}
 
+    def forget_slab(self, column: int, slab: int) -> None:
+        """Strike a slab from the ledger, and with it all blocks of the resolution levels."""
+        for key in self._records.keys("levels/"):
+            self._records.remove(key)
+        self._records.remove(f"slabs/{column:06d}-{slab:06d}.json")
+
     def slab_record(self, column: int, slab: int) -> dict[str, Any]:
         """What was recorded of a complete slab; empty where there is nothing."""
         return _load(self._records.get(f"slabs/{column:06d}-{slab:06d}.json"))
@@ -101,4 +107,7 @@ def missing(runs: Iterable[Run], done: set[tuple[int, int]]) -> Iterator[Run]:
 
 
 def _load(data: bytes | None) -> dict[str, Any]:
-    return dict(json.loads(data)) if data else {}
+    try:
+        return dict(json.loads(data)) if data else {}
+    except ValueError:  # a record that was damaged says nothing
+        return {}

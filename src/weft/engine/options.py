@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from weft.errors import RequestError
-from weft.ops.activate import OUTPUTS
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
@@ -56,13 +55,17 @@ class RunOptions:
     device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
 
+    outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
+
     def __post_init__(self) -> None:
+        if problems := wrong_types(self):
+            raise RequestError(*problems)
         choices = {
             "window": ("gaussian", "hann", "uniform"),
             "fit": ("spread", "snap", "abut"),
             "tta": ("none", "mirroring", "rotation"),
             "mode": ("auto", "binary", "multiclass"),
-            "output": OUTPUTS,
+            "output": self.outputs,
             "compressor": ("zstd", "lz4", "zlib", "none"),
             "runtime": ("auto", "torch", "jit", "openvino", "compile", "onnx"),
             "precision": ("auto", "fp32", "fp16", "bf16"),
@@ -78,6 +81,9 @@ class RunOptions:
             problems.append(f"--threshold {self.threshold} is no probability; use a number between 0 and 1")
         if not self.sigma_scale > 0:
             problems.append(f"--sigma-scale {self.sigma_scale} is not positive; 8 is usual")
+        highest = 22 if self.compressor == "zstd" else 9
+        if not 0 <= self.compression_level <= highest:
+            problems.append(f"--compression-level {self.compression_level} is not 0 to {highest} for {self.compressor}")
         if self.batch_size < 0:
             problems.append(f"--batch-size {self.batch_size} is negative; use 0 for automatic, or a count")
         problems += [p for name in ("patch_size", "chunk") for p in _size_problems(name, getattr(self, name))]
@@ -89,6 +95,17 @@ class RunOptions:
     def request(self) -> Mapping[str, Any]:
         """The values that decide what comes out (where and when it is computed left aside)."""
         return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata.get("places")}
+
+
+def wrong_types(options: Any) -> list[str]:
+    """The fields of an options dataclass whose values are of another type than their default."""
+    found = []
+    for f in fields(options):
+        value, wanted = getattr(options, f.name), type(f.default)
+        fits = isinstance(value, wanted) and (wanted is bool or not isinstance(value, bool))
+        if not fits and not (wanted is float and type(value) is int):
+            found.append(f"{f.name}={value!r}: {wanted.__name__} expected, for example {f.default!r}")
+    return found
 
 
 def parse_size(text: str) -> tuple[int, int, int] | None:

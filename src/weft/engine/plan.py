@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from weft.engine.budget import Budget, choose_column
 from weft.engine.options import RunOptions, parse_size
-from weft.errors import ModelError, PlanMismatchError, RequestError
+from weft.errors import ModelError, PlanMismatchError, RequestError, VolumeError
 from weft.geometry.box import Box, Zyx
 from weft.geometry.columns import Columns
 from weft.geometry.tiling import TileGrid
@@ -197,6 +197,8 @@ def make_plan(
     RequestError
         All that does not fit, named at once.
     """
+    if not min(source.shape_zyx):
+        raise VolumeError(f"{source.url} is empty: its shape is {source.shape_zyx}")
     patch, notes = patch_for(source, card, options)
     grid = TileGrid.of(source.shape_zyx, patch, options.overlap, options.fit)  # type: ignore[arg-type]
     finish = finish_for(card, options)
@@ -256,6 +258,10 @@ def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple
     patch = parse_size(options.patch_size) or card.patch_zyx
     if patch is None:
         raise ModelError(f"{card.path} does not say its patch size; give --patch-size z,y,x")
+    if card.details.get("fixed_patch") and patch != card.patch_zyx:
+        raise ModelError(f"--patch-size {patch}: {card.path} takes {card.patch_zyx} and nothing else")
+    if card.batch_size and options.batch_size not in (0, card.batch_size):
+        raise ModelError(f"--batch-size {options.batch_size}: {card.path} takes {card.batch_size} and nothing else")
     if any(p % d for p, d in zip(patch, card.divisor_zyx, strict=True)):
         raise ModelError(f"--patch-size {patch} is no multiple of {card.divisor_zyx}, which this network needs")
     short = [f"{a} ({n} < {p})" for a, n, p in zip("zyx", source.shape_zyx, patch, strict=True) if n < p]

@@ -177,6 +177,9 @@ class TileLogits(Protocol):
     def read(self, tile: Tile) -> NDArray[np.float16] | None:
         """Logits [n_classes, *patch] of a tile, or None where there are none."""
 
+    def outside(self, z: int, box: Box) -> NDArray[np.bool_] | None:
+        """Where in plane ``z`` of the tiles read last no patch ever ran, [Y, X] of ``box``; None for nowhere."""
+
 
 class StoredLogits:
     """The logits of all parts, found by tile.
@@ -227,6 +230,10 @@ class StoredLogits:
         found: NDArray[np.float16] | None = self._parts[part].read(index)
         return found
 
+    def outside(self, z: int, box: Box) -> NDArray[np.bool_] | None:
+        """Nowhere; tiles without logits are enough."""
+        return None
+
     def _tiles(self, part: int, lookups: list[dict[int, int]]) -> NDArray[np.int64]:
         """The number in the grid of every patch of a part."""
         found = []
@@ -254,13 +261,11 @@ class StoredChunks:
         Logits [C, Z, Y, X].
     stored
         Whether anything is stored in a box.
-    background
-        The logits of background, one a channel.
     """
 
-    def __init__(self, volume: Volume, stored: Callable[[Box], bool], background: Sequence[float]) -> None:
+    def __init__(self, volume: Volume, stored: Callable[[Box], bool]) -> None:
         self._volume, self._stored = volume, stored
-        self._background = np.array(background, np.float16)[:, None]
+        self._bare: dict[Box, NDArray[np.bool_]] = {}
         self._whole = Box.of(volume.info.shape_zyx)
 
     def read(self, tile: Tile) -> NDArray[np.float16] | None:
@@ -269,12 +274,27 @@ class StoredChunks:
         logits = self.box(valid)
         if logits is None:
             return None
-        logits[:, ~logits.any(axis=0)] = self._background
+        bare = ~logits.any(axis=0)
+        if bare.any():
+            self._bare[valid] = bare
         if valid == tile.box:
             return logits
         full = np.zeros((len(logits), *tile.box.shape), logits.dtype)
         full[(slice(None), *valid.shift(tile.box.start, -1).slices)] = logits
         return full
+
+    def outside(self, z: int, box: Box) -> NDArray[np.bool_] | None:
+        """The voxels of plane ``z`` whose logits are all 0; planes are asked for in ascending order."""
+        self._bare = {b: m for b, m in self._bare.items() if b.stop[0] > z}
+        if not self._bare:
+            return None
+        found = np.zeros(box.shape[1:], np.bool_)
+        for tile, bare in self._bare.items():
+            shared = tile & box
+            if shared.n_voxels and shared.start[0] <= z < shared.stop[0]:
+                _, ys, xs = shared.shift(tile.start, -1).slices
+                np.copyto(found[shared.shift(box.start, -1).slices[1:]], bare[z - tile.start[0], ys, xs])
+        return found
 
     def box(self, box: Box) -> NDArray[np.float16] | None:
         """Logits [n_classes, ...] of a box as they are stored, or None where all are 0."""

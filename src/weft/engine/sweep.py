@@ -104,10 +104,11 @@ def _finish_planes(
         rows = max(1, STRIP_VOXELS[job.device.partition(":")[0]] // width)
         for z in range(lo, hi):
             outside = mask.outside(z, box)
+            unseen = job.stored.outside(z, box) if job.stored else None
             for y in range(0, height, rows):
                 strip = (slice(None), slice(z - lo, z - lo + 1), slice(y, y + rows))
                 values = finish(blended[strip])
-                for empty in (bare[z - lo] if bare is not None else None, outside):
+                for empty in (bare[z - lo] if bare is not None else None, outside, unseen):
                     if empty is not None:
                         values[:, 0, empty[y : y + rows]] = background
                 writer.put(z, y, values, box)
@@ -185,6 +186,6 @@ class SlabWriter:
         record |= {"crc32": crc32, "host": platform.node(), "pid": os.getpid(), "at": time.time()}
         job.ledger.mark_slab(self._run.column, slab, record)
         self._tally.n_slabs += 1
-        self._tally.n_voxels += box.n_voxels
+        self._tally.n_voxels += (box & job.plan.region).n_voxels
         self._tally.bytes_written += buffer.nbytes
         job.emit(Event("slab", data={"column": self._run.column, "slab": slab, "n_voxels": box.n_voxels, **record}))

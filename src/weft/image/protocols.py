@@ -62,6 +62,9 @@ class Records(Protocol):
     def keys(self, prefix: str = "") -> list[str]:
         """All keys that begin with ``prefix``, sorted."""
 
+    def remove(self, key: str) -> None:
+        """Remove a record; one that is not there is no error."""
+
     def clear(self) -> None:
         """Remove all records."""
 

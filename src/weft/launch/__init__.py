@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from weft.launch.executors import check_executor, open_executor, run_parts
+from weft.launch.executors import EXECUTORS, open_executor, run_parts
 
-__all__ = ["check_executor", "open_executor", "run_parts"]
+__all__ = ["EXECUTORS", "open_executor", "run_parts"]

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
 
-from weft.errors import RequestError, RunError
+from weft.errors import RunError
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -40,30 +42,29 @@ class SerialExecutor(Executor):
 EXECUTORS = ("serial", "processes")
 
 
-def check_executor(name: str) -> None:
-    """Refuse unknown executors.
-
-    Raises
-    ------
-    RequestError
-        Naming those that there are.
-    """
-    if name not in EXECUTORS:
-        raise RequestError(f"--executor {name!r} is unknown; use {' or '.join(EXECUTORS)}")
-
-
 @contextmanager
 def open_executor(name: str, n_workers: int) -> Iterator[Executor]:
     """The executor "serial" or "processes" (spawned, each with the allocator settings)."""
-    check_executor(name)
     if name == "serial":
         yield SerialExecutor()
     else:
         import multiprocessing
 
         os.environ |= {k: os.environ.get(k, v) for k, v in ALLOCATOR.items()}  # spawned workers inherit it
-        with ProcessPoolExecutor(n_workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(n_workers, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
             yield pool
+
+
+def _end_with(parent: int) -> None:
+    """End this worker soon after the process that started it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def run_parts(

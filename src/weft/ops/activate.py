@@ -133,7 +133,7 @@ class Finish:
         caller, who checks before.
         """
         if blended.device.type != "cpu":
-            return self._on_device(blended)
+            return self(blended.cpu()) if self.targets else self._on_device(blended)
         logits = blended.numpy()
         if self.output in KEPT:
             return to_half(logits) if self.output == "merged" else logits.copy()

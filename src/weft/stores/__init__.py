@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -50,6 +51,8 @@ def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = 
         return MemoryVolume(source)
     if isinstance(source, Volume):
         return source
+    if not isinstance(source, str | os.PathLike):
+        raise VolumeError(f"a {type(source).__name__} is no volume; give a path, an URL or a numpy array [Z, Y, X]")
     url = str(source)
     opener = _opener(url)
     if level and not opener.__name__.startswith("Zarr"):

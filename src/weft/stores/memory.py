@@ -75,6 +75,10 @@ class MemoryRecords:
         """Keys with the prefix, sorted."""
         return sorted(k for k in self._data if k.startswith(prefix))
 
+    def remove(self, key: str) -> None:
+        """Remove a record."""
+        self._data.pop(key, None)
+
     def clear(self) -> None:
         """Remove all."""
         self._data.clear()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import RequestError, VolumeError, WriteError
+from weft.errors import ReadError, RequestError, VolumeError, WriteError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import Geometry, OutputSpec
 from weft.image.protocols import Records
 from weft.remote import is_remote, remote_errors
-from weft.stores.url import first_line, local_path, records_at, remove, write_error, zarr_store
+from weft.stores.url import first_line, local_path, records_at, remove, unreadable, write_error, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -104,7 +104,10 @@ class OmeZarrSink:
         """Read back [C, Z, Y, X]."""
         array = self._levels[level]
         where = box.slices if array.ndim == 3 else (slice(None), *box.slices)
-        values = np.asarray(array[where])
+        try:
+            values = np.asarray(array[where])
+        except unreadable() as error:
+            raise ReadError(f"{self.url}: box {box} of level {level} cannot be read ({first_line(error)})") from error
         return values if array.ndim == 4 else values[np.newaxis]
 
     def shape(self, level: int = 0) -> Zyx:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import threading
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +77,13 @@ class _File:
         tifffile = _tifffile()
         try:
             self._file = tifffile.TiffFile(path)
-            self._count = len(self._file.pages)
+            with _complaints() as complaints:
+                self._count = len(self._file.pages)
         except (tifffile.TiffFileError, OSError, ValueError) as error:
             raise VolumeError(f"{path} is no readable TIFF: {error}") from error
         weakref.finalize(self, self._file.close)
+        if complaints:
+            raise VolumeError(f"{path} is damaged or cut after page {self._count}: {complaints[0]}")
         self._path = path
         self._lock = threading.Lock()
         series = self._file.series[0]
@@ -157,6 +163,22 @@ class _Folder:
 
     def geometry(self) -> Geometry:
         return self._first.geometry()
+
+
+@contextmanager
+def _complaints() -> Iterator[list[str]]:
+    """What tifffile logs while it follows the chain of pages; it takes a broken chain for the end of the file."""
+    found: list[str] = []
+    logger = logging.getLogger("tifffile")
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    before, logger.propagate = logger.propagate, False
+    logger.addHandler(handler)
+    try:
+        yield found
+    finally:
+        logger.removeHandler(handler)
+        logger.propagate = before
 
 
 def _some(numbers: list[int]) -> str:

@@ -75,6 +75,10 @@ class LocalRecords:
         )
         return sorted(k for k in found if k.startswith(prefix))
 
+    def remove(self, key: str) -> None:
+        """Remove a record."""
+        (self._folder / key).unlink(missing_ok=True)
+
     def clear(self) -> None:
         """Remove the folder."""
         import shutil
@@ -141,6 +145,10 @@ class ObjectRecords:
         folder, _, _ = prefix.rpartition("/")
         found = [item["path"] for page in self._store.list(folder or None) for item in page]
         return sorted(k for k in found if k.startswith(prefix))
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        self._store.delete(key)
 
     def clear(self) -> None:
         """Remove all."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.errors import RequestError, VolumeError, WriteError
+from weft.errors import ReadError, RequestError, VolumeError, WriteError
 from weft.geometry.box import Box, Zyx
 from weft.image.info import OutputSpec
 from weft.remote import remote_errors
@@ -23,13 +23,12 @@ class Zarr2Sink:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._store = zarr_store(self.url, read_only=False)
         self.records = records_at(f"{self.url}.weft")
         self._array: Any = None
 
     def exists(self) -> bool:
         """Whether an array lies there."""
-        return self._find() is not None
+        return self._find("r") is not None
 
     def create(self, spec: OutputSpec) -> None:
         """Make the array, or open the one of an equal spec."""
@@ -40,7 +39,7 @@ class Zarr2Sink:
         codec = numcodecs.Blosc(cname="zstd", clevel=spec.compression_level, shuffle=numcodecs.Blosc.SHUFFLE)
         try:
             zarr.create_array(
-                self._store,
+                zarr_store(self.url, read_only=False),
                 shape=(spec.n_channels, *spec.shape_zyx),
                 chunks=(1, *spec.chunk_zyx),
                 dtype=spec.dtype,
@@ -58,7 +57,7 @@ class Zarr2Sink:
 
     def open(self) -> OutputSpec:
         """Open what is there."""
-        self._array = self._find()
+        self._array = self._find("r+")
         if self._array is None or self._array.ndim != 4:
             raise VolumeError(f"{self.url}: no zarr array [C, Z, Y, X] lies there")
         shape, chunks = self._array.shape, self._array.chunks
@@ -84,7 +83,10 @@ class Zarr2Sink:
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """A box [C, Z, Y, X]; there is only level 0."""
-        return np.asarray(self._array[(slice(None), *box.slices)])
+        try:
+            return np.asarray(self._array[(slice(None), *box.slices)])
+        except unreadable() as error:
+            raise ReadError(f"{self.url}: box {box} cannot be read ({first_line(error)})") from error
 
     def shape(self, level: int = 0) -> Zyx:
         """Extent z y x."""
@@ -102,7 +104,7 @@ class Zarr2Sink:
         """Merge attributes of the array."""
         import zarr
 
-        zarr.open_array(self._store, mode="r+").attrs.update(dict(attributes))
+        zarr.open_array(zarr_store(self.url, read_only=False), mode="r+").attrs.update(dict(attributes))
 
     def remove(self) -> None:
         """Delete what weft wrote, and the records; anything else is refused."""
@@ -112,11 +114,11 @@ class Zarr2Sink:
             remove(self.url)
         self.records.clear()
 
-    def _find(self) -> Any:
+    def _find(self, mode: Literal["r", "r+"]) -> Any:
         import zarr
 
-        try:
-            return zarr.open_array(self._store, mode="r+")
+        try:  # a store that may be written to makes its folder as soon as it is opened
+            return zarr.open_array(zarr_store(self.url, read_only=mode == "r"), mode=mode)
         except (FileNotFoundError, ValueError, OSError):
             return None
 

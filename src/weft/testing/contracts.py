@@ -152,6 +152,9 @@ class RecordsContract:
         _check(again.get("a/c.json") == b"a/c.json", "another record came back")
         again.put("d.json", b"new")
         _check(records.get("d.json") == b"new", "a record was not replaced")
+        again.remove("d.json")
+        again.remove("never.json")
+        _check(records.get("d.json") is None, "a removed record is still there")
         again.clear()
         _check(records.keys() == [], "clear left records")
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from typing import ClassVar
 
 from weft.engine.options import RunOptions, option, parse_bytes
 from weft.errors import RequestError
-from weft.ops.activate import MODES
+from weft.ops.activate import MODES, OUTPUTS
 from weft.stores.patches import COMPRESSORS
 
 COMPAT = "vesuvius-0.2.4"
@@ -204,6 +205,7 @@ class PipelineOptions:
 class StageOptions(RunOptions):
     """The engine's options for one stage, with what else must be the same for all of its parts."""
 
+    outputs: ClassVar[tuple[str, ...]] = OUTPUTS
     num_parts: int = 1
     compat: str = ""
 

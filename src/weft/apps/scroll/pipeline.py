@@ -72,7 +72,8 @@ def pipeline(
     check_output(sink, execution)
     mask = open_volume(engine.mask) if engine.mask else None
     n_workers = workers_for(execution, devices)
-    prepared = prepare(volume, found, engine, mask=mask, records=sink.records, n_workers=n_workers, emit=emit)
+    records = None if how.overwrite else sink.records
+    prepared = prepare(volume, found, engine, mask=mask, records=records, n_workers=n_workers, emit=emit)
     return execute(prepared, sink, engine.device, execution, emit)
 
 

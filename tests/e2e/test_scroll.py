@@ -1,0 +1,477 @@
+"""The scroll pipeline as its users run it: commands, parts, S3, kills, faults, bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from servers import environment, faulty, hub, serve, upload
+
+NET = "fake://blur?patch=16,16,16&normalization=instance_zscore"
+FAST = ["--disable-tta", "--runtime", "torch"]
+
+
+def levels(path: Path | str) -> np.ndarray:
+    node = zarr.open(str(path), mode="r")
+    return (node["0"] if isinstance(node, zarr.Group) else node)[:]
+
+
+def digest(folder: Path) -> str:
+    """Of all chunk files of an output."""
+    found = hashlib.sha256()
+    for path in sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.name not in ("zarr.json", ".zattrs") and p.suffix != ".partial"
+    ):
+        found.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
+    return found.hexdigest()
+
+
+@pytest.fixture
+def volume(tmp_path: Path, image: np.ndarray) -> str:
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
+    return str(tmp_path / "in.zarr")
+
+
+@pytest.fixture(scope="module")
+def stages(tmp_path_factory, image) -> Path:
+    """A folder with in.zarr, parts/ (2 of them) and merged.zarr; not to be changed."""
+    folder = tmp_path_factory.mktemp("stages")
+    zarr.create_array(str(folder / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
+    lines = [
+        ["predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, "--num_parts", "2", *flags]
+        for flags in (["--part_id", "0"], ["--part_id", "1"])
+    ]
+    for line in [*lines, ["blend", "parts", "merged.zarr"]]:
+        subprocess.run([sys.executable, "-m", "weft", *line, "--quiet"], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def merged(stages: Path, tmp_path: Path) -> Path:
+    """A copy of the stages in the folder where commands run."""
+    shutil.copytree(stages, tmp_path, dirs_exist_ok=True)
+    return tmp_path
+
+
+def commands(page: str) -> list[list[str]]:
+    """The command lines of the code blocks of a page, continued lines joined."""
+    blocks = re.findall(r"```bash\n(.*?)```", page, flags=re.S)
+    lines = [line.strip() for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+    return [shlex.split(line) for line in lines if line.startswith("vesuvius.")]
+
+
+@pytest.mark.slow
+def test_every_command_line_of_the_reference_runs(weft, s3, shared, tmp_path):
+    """Program name and paths are replaced, nothing else; the buckets are those of the page."""
+    found = commands(next((shared / "seeds").glob("000*")).read_text())
+    assert len(found) == 11, found
+    env, scroll = environment(s3), shared / "golden/scroll"
+    for bucket in ("input-bucket", "output-bucket"):
+        s3["client"].create_bucket(Bucket=bucket)
+    for path in (scroll / "input/vol48.zarr").rglob("*"):
+        if path.is_file():
+            key = f"volume.zarr/{path.relative_to(scroll / 'input/vol48.zarr')}"
+            s3["client"].upload_file(str(path), "input-bucket", key)
+    model = str(scroll / "model_c2_p32")
+    paths = {
+        "/path/to/model": model,
+        "hf://scrollprize/surface_recto": model,
+        "/path/to/input": str(scroll / "input/vol48.zarr"),
+        "/path/to/output": str(tmp_path / "parts"),
+        "/path/to/prediction_parts": str(tmp_path / "parts"),
+        "/path/to/output/merged_logits.zarr": str(tmp_path / "merged_logits.zarr"),
+        "/path/to/merged_logits.zarr": str(tmp_path / "merged_logits.zarr"),
+        "/path/to/final_output.zarr": str(tmp_path / "final_output.zarr"),
+        "s3://output-bucket/logits.zarr": "s3://output-bucket/predictions",  # the page blends this folder
+    }
+    done = []
+    for line in found:
+        name, *arguments = (paths.get(word, word) for word in line)
+        if name == "vesuvius.blend_logits" and "s3://output-bucket/predictions" in arguments:
+            at = done[-1].index("--part_id") + 1  # "repeat for as many machines as you'd like"
+            weft(*done[-1][:at], "3", *done[-1][at + 1 :], **env)
+        done.append([name.removeprefix("vesuvius."), *arguments])
+        weft(*done[-1], **env)
+    assert not (tmp_path / "merged_logits.zarr").exists()
+    assert levels(tmp_path / "final_output.zarr").shape == (48, 48, 48)
+    assert set(np.unique(levels(tmp_path / "final_output.zarr"))) == {0, 255}
+
+
+@pytest.mark.slow
+def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(weft, s3, volume, tmp_path):
+    upload(s3, Path(volume), "in.zarr")
+    weft("pipeline", "--input", volume, "--output", "fused.zarr", "--model", NET, *FAST)
+    weft("pipeline", "--input", volume, "--output", "local.zarr", "--model", NET, *FAST, "--staged")
+    with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.05, reset=0.01) as (url, seen):
+        env = environment(s3) | {"AWS_ENDPOINT_URL": url}
+        for part in (2, 0, 3, 1):
+            flags = ["--num_parts", 4, "--part_id", part]
+            where = ["--input_dir", "s3://bucket/in.zarr", "--output_dir", "s3://bucket/parts"]
+            weft("predict", "--model_path", NET, *where, *FAST, *flags, **env)
+        for part in (1, 0, 2):
+            flags = ["--num_parts", 3, "--part_id", part]
+            weft("blend", "s3://bucket/parts", "s3://bucket/merged.zarr", *flags, **env)
+        for part in (1, 0):
+            flags = ["--num_parts", 2, "--part_id", part, "--chunk-size", "128,128,128"]
+            weft("finalize", "s3://bucket/merged.zarr", "s3://bucket/final.zarr", *flags, **env)
+        weft("verify", "s3://bucket/final.zarr", **env)
+        weft(
+            "pipeline", "--input", "s3://bucket/in.zarr", "--output", "s3://bucket/p.zarr", "--model", NET, *FAST, **env
+        )
+    assert seen["503"] >= 5
+    assert seen["reset"] >= 1
+    download(s3, "final.zarr", tmp_path / "final")
+    download(s3, "p.zarr", tmp_path / "p")
+    assert np.array_equal(levels(tmp_path / "final"), levels(tmp_path / "local.zarr"))
+    assert np.array_equal(levels(tmp_path / "p"), levels(tmp_path / "fused.zarr"))
+    off = np.abs(levels(tmp_path / "p").astype(int) - levels(tmp_path / "final"))
+    assert off.max() <= 1
+
+
+def download(s3, prefix: str, folder: Path) -> None:
+    for item in s3["client"].list_objects_v2(Bucket="bucket", Prefix=f"{prefix}/")["Contents"]:
+        target = folder / item["Key"].removeprefix(f"{prefix}/")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        s3["client"].download_file("bucket", item["Key"], str(target))
+
+
+def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(weft, s3, volume):
+    upload(s3, Path(volume), "again.zarr")
+    with faulty(s3["AWS_ENDPOINT_URL"], refuse=1.0, reset=0.0) as (url, _):
+        env = environment(s3) | {"AWS_ENDPOINT_URL": url}
+        flags = ["--model", NET, "--output", "o.zarr", *FAST]
+        done = weft("pipeline", "--input", "s3://bucket/again.zarr", *flags, code=2, **env)
+    assert "again.zarr" in done.stderr
+    assert len(done.stderr.splitlines()) <= 3
+
+
+@pytest.mark.slow
+def test_each_stage_killed_and_started_again_gives_the_same_bits(weft, volume, tmp_path):
+    deep = np.tile(levels(volume), (4, 1, 1))
+    zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
+    stages = {
+        "parts": ["predict", "--model_path", NET, "--input_dir", "deep.zarr", "--output_dir", "{}", *FAST],
+        "merged.zarr": ["blend", "{}parts", "{}", "--num_workers", "1"],
+        "final.zarr": ["finalize", "{}merged.zarr", "{}", "--num_workers", "1"],
+    }
+    chance = random.Random(1)
+    for prefix in ("calm-", "killed-"):
+        for name, words in stages.items():
+            output = f"{prefix}{name}"
+            command = [word.format(prefix if word != "{}" else output) for word in words]
+            records = tmp_path / (f"{output}/weft-records/predicted" if name == "parts" else f"{output}.weft/slabs")
+            for kill in range(3 if prefix == "killed-" else 0):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "weft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
+                )
+                while process.poll() is None and len(list(records.glob("*"))) <= 2 * kill:
+                    time.sleep(0.002)
+                time.sleep(chance.uniform(0, 0.05))
+                process.kill()
+                process.wait()
+            weft(*command)
+    for name in stages:
+        one, other = (digest(tmp_path / f"{prefix}{name}") for prefix in ("calm-", "killed-"))
+        assert one == other or name == "parts"
+    one, other = (digest(tmp_path / f"{prefix}parts" / "logits_part_0.zarr") for prefix in ("calm-", "killed-"))
+    assert one == other
+
+
+def test_resume_computes_nothing_twice(weft, merged):
+    times = {p: p.stat().st_mtime_ns for p in (merged / "parts").rglob("*.0.0.0.0")}
+    flags = ["--num_parts", 2, "--part_id", 1]
+    weft("predict", "--model_path", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
+    assert times == {p: p.stat().st_mtime_ns for p in (merged / "parts").rglob("*.0.0.0.0")}
+
+
+def test_multiclass_ids_are_ids(weft, volume, tmp_path):
+    model = "fake://null?patch=16,16,16&classes=4"
+    flags = ["--model", model, "--input", volume, *FAST, "--mode", "multiclass"]
+    weft("pipeline", *flags, "--output", "all.zarr")
+    weft("pipeline", *flags, "--output", "ids.zarr", "--threshold")
+    weft("pipeline", *flags, "--output", "staged.zarr", "--staged")
+    every, ids = levels(tmp_path / "all.zarr"), levels(tmp_path / "ids.zarr")
+    assert every.shape == (5, 50, 61, 72)
+    assert np.array_equal(every[4], ids)
+    assert ids.max() <= 3
+    assert np.abs(every[:4].astype(int) - levels(tmp_path / "staged.zarr")[:4]).max() <= 1
+
+
+def test_bbox_and_support_volume(weft, volume, tmp_path):
+    """Both keep the patches where they are; no positive lies outside the support, in any stage."""
+    support = zarr.create_array(str(tmp_path / "support.zarr"), shape=(25, 31, 36), chunks=(8, 8, 8), dtype="uint8")
+    support[5:20, 5:20] = 1
+    common = ["--model", NET, "--input", volume, *FAST]
+    weft("pipeline", *common, "--output", "whole.zarr")
+    weft("pipeline", *common, "--output", "box.zarr", "--bbox", "10:40,:30,20:")
+    weft("pipeline", *common, "--output", "boxs.zarr", "--bbox", "10:40,:30,20:", "--staged")
+    weft("pipeline", *common, "--output", "mask.zarr", "--support-volume", "support.zarr")
+    weft("pipeline", *common, "--output", "masks.zarr", "--mask", "support.zarr", "--staged")
+    whole, box, boxs, mask, masks = (levels(tmp_path / f"{n}.zarr") for n in ("whole", "box", "boxs", "mask", "masks"))
+    inside = (slice(10, 40), slice(0, 30), slice(20, None))
+    assert np.array_equal(box[inside], whole[inside])
+    assert np.abs(boxs[inside].astype(int) - whole[inside]).max() <= 1
+    kept = np.repeat(np.repeat(np.repeat(support[:], 2, 0), 2, 1), 2, 2)[:50, :61, :72] > 0
+    for found in (mask, masks):
+        assert not found[~kept].any()
+        assert found[kept].any()
+
+
+def test_settings_are_recorded_and_intermediates_deleted_after_a_look(weft, merged):
+    weft("finalize", "merged.zarr", "final.zarr", "--delete-intermediates")
+    assert not (merged / "merged.zarr").exists()
+    assert not (merged / "merged.zarr.weft").exists()
+    attributes = dict(zarr.open_group(str(merged / "final.zarr"), mode="r").attrs)
+    assert attributes["tta_type"] == "none"
+    assert attributes["patch_size"] == [16, 16, 16]
+    assert attributes["overlap"] == 0.5
+    assert attributes["model"] == NET
+    assert attributes["processing_mode"] == "binary"
+    weft("verify", "final.zarr")
+
+
+def test_finalize_visits_chunks_with_data_only(merged, monkeypatch):
+    from weft.apps.scroll import finalize
+    from weft.stores.zarr import ZarrVolume
+
+    shutil.rmtree(merged / "merged.zarr.weft")
+    stored = {tuple(map(int, p.name.split("."))) for p in (merged / "merged.zarr").glob("?.*")}
+    for index in stored:
+        if index[1:] != (1, 1, 1):
+            (merged / "merged.zarr" / ".".join(map(str, index))).unlink()
+    boxes = []
+    read = ZarrVolume.read
+    monkeypatch.setattr(ZarrVolume, "read", lambda self, box: boxes.append(box) or read(self, box))
+    finalize(str(merged / "merged.zarr"), str(merged / "final.zarr"))
+    assert [box.start for box in boxes] == [(16, 16, 16)]
+    found = levels(merged / "final.zarr")
+    found[16:32, 16:32, 16:32] = 0
+    assert not found.any()
+
+
+def test_estimate_writes_nothing(weft, volume, tmp_path):
+    before = set(tmp_path.iterdir())
+    told = weft("predict", "--model_path", NET, "--input_dir", volume, "--estimate", *FAST).stdout
+    assert "memory" in told
+    assert "time" in told
+    weft("pipeline", "--model", NET, "--input", volume, "--estimate", *FAST)
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_a_normalization_that_contradicts_the_plans_is_told(weft, shared):
+    scroll = shared / "golden/scroll"
+    model, source = scroll / "model_c2_p32", scroll / "input/vol48.zarr"
+    common = ["predict", "--model_path", model, "--input_dir", source, *FAST]
+    quiet = weft(*common, "--output_dir", "own").stderr
+    assert "warning" not in quiet
+    told = weft(*common, "--output_dir", "other", "--normalization", "percentile_minmax").stderr
+    assert "warning: --normalization percentile_minmax differs from the model's training, instance_zscore" in told
+
+
+def test_a_volume_is_found_in_a_table(weft, volume, tmp_path):
+    (tmp_path / "table.toml").write_text(
+        f'[[volume]]\nscroll = "9"\nenergy = 54\nresolution = 7.91\nurl = "{volume}"\n'
+    )
+    common = ["predict", "--model_path", NET, "--output_dir", "parts", *FAST, "--input_format", "volume"]
+    table = ["--volumes", "table.toml"]
+    told = weft(*common, *table, "--scroll_id", "8", code=2).stderr
+    assert "scroll 9 energy 54 resolution 7.91" in told
+    weft(*common, *table, "--scroll_id", "9", "--energy", "54", "--resolution", "7.91")
+    assert "--scroll-id" in weft(*common, code=2).stderr
+    assert "PHerc" not in weft(*common, "--scroll_id", "77", code=2).stderr
+
+
+def test_models_from_a_hub_and_from_s3(weft, s3, shared, tmp_path):
+    scroll = shared / "golden/scroll"
+    common = ["--input_dir", scroll / "input/vol48.zarr", *FAST]
+    weft("predict", "--model_path", scroll / "model_c2_p32", "--output_dir", "own", *common)
+    with hub(scroll / "model_c2_p32", "lab/surface", token="hf_secret") as (url, seen):
+        env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        flags = ["--model_path", "hf://lab/surface", *common]
+        refused = weft("predict", *flags, "--output_dir", "none", code=2, **env).stderr
+        assert "hf://lab/surface" in refused
+        assert not (tmp_path / "none").exists()
+        weft("predict", *flags, "--output_dir", "hub", "--hf_token", "hf_secret", **env)
+        asked = sum(n for path, n in seen.items() if "/resolve/" in path)
+        weft("predict", *flags, "--output_dir", "hub2", "--hf_token", "hf_secret", **env)
+        assert sum(n for path, n in seen.items() if "/resolve/" in path) == asked, "the cache was not used"
+    weft("predict", *flags, "--output_dir", "offline", HF_HUB_OFFLINE="1", **env)
+    upload(s3, scroll / "model_c2_p32", "models/surface")
+    cache = {"WEFT_CACHE": str(tmp_path / "cache")}
+    weft(
+        "predict",
+        "--model_path",
+        "s3://bucket/models/surface",
+        *common,
+        "--output_dir",
+        "s3",
+        **environment(s3),
+        **cache,
+    )
+    missing = ["--model_path", "s3://bucket/models/none", *common, "--output_dir", "none"]
+    assert "nothing lies there" in weft("predict", *missing, code=2, **environment(s3), **cache).stderr
+    digests = {digest(tmp_path / name / "logits_part_0.zarr") for name in ("own", "hub", "hub2", "offline", "s3")}
+    assert len(digests) == 1
+
+
+def fill(folder: str, bound: int, seed: int) -> int:
+    """Put many entries in a shared cache; the most bytes that were ever seen in it."""
+    from weft.stores.cache import DiskCache
+
+    cache, chance, most = DiskCache(folder, bound), random.Random(seed), 0
+    for number in range(60):
+        cache.put(f"{seed}-{number}", os.urandom(chance.randrange(1, 4000)))
+        files = [p for p in Path(folder).glob("??/*") if p.is_file()]
+        most = max(most, sum(p.stat().st_size for p in files if p.exists()))
+    return most
+
+
+def test_the_cache_keeps_its_bound_across_processes(tmp_path):
+    with multiprocessing.get_context("spawn").Pool(3) as pool:
+        most = pool.starmap(fill, [(str(tmp_path / "cache"), 30_000, seed) for seed in range(3)])
+    assert 20_000 < max(most) <= 30_000
+
+
+def test_what_is_cached_is_not_fetched_again(weft, s3, volume, tmp_path):
+    upload(s3, Path(volume), "cached.zarr")
+    counts = []
+    with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.0, reset=0.0) as (url, seen):
+        env = environment(s3) | {"AWS_ENDPOINT_URL": url}
+        for run in range(2):
+            before = seen["passed"]
+            flags = ["--output", f"o{run}.zarr", "--model", NET, *FAST, "--cache-dir", "cache", "--cache-size", "50MB"]
+            weft("pipeline", "--input", "s3://bucket/cached.zarr", *flags, **env)
+            counts.append(seen["passed"] - before)
+    n_chunks = len(list(Path(volume).rglob("c/*/*/*")))
+    assert counts[0] >= n_chunks > 0
+    assert counts[1] <= counts[0] - n_chunks
+    assert digest(tmp_path / "o0.zarr") == digest(tmp_path / "o1.zarr")
+
+
+BAD = {
+    "part id": (["blend", "parts", "o.zarr", "--num_parts", "2", "--part_id", "2"], ["0 to 1"]),
+    "part id of predict": (["predict", "--part_id", "1"], ["--part-id 1", "0 to 0"]),
+    "no model": (["predict", "--input_dir", "in.zarr", "--output_dir", "p"], ["--model-path"]),
+    "no parts": (["blend", "in.zarr", "o.zarr"], ["logits_part"]),
+    "unknown compat": (["blend", "parts", "o.zarr", "--compat", "v1"], ["vesuvius-0.2.4"]),
+    "chunk": (["blend", "parts", "o.zarr", "--chunk_size", "1,2"], ["1,2"]),
+    "compressor": (
+        ["predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "p", "--zarr-compressor", "brotli"],
+        ["brotli", "zstd"],
+    ),
+    "tta": (["predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "p", "--tta_type", "x"], ["rotation"]),
+    "cubic": (
+        ["predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "p", "--patch_size", "16,16,8"],
+        ["cubic"],
+    ),
+    "another number of parts": (
+        ["predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, "--num_parts", "3"],
+        ["num_parts: stored 2, asked for 3"],
+    ),
+    "mode": (["finalize", "merged.zarr", "o.zarr", "--mode", "ternary"], ["ternary", "multiclass"]),
+    "not logits": (["finalize", "gone.zarr", "o.zarr"], ["gone.zarr"]),
+    "another file": (["blend", "parts", "merged.txt"], [".zarr"]),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_requests(weft, merged, case):
+    arguments, words = BAD[case]
+    before = {p.name for p in merged.iterdir()}
+    told = weft(*arguments, code=2).stderr
+    assert all(word in told for word in words), told
+    assert len(told.splitlines()) <= 3
+    assert {p.name for p in merged.iterdir()} == before
+
+
+def set_attribute(store: Path, **values: object) -> None:
+    zarr.open_array(str(store), mode="r+").attrs.update(values)
+
+
+def truncate(parts: Path) -> None:
+    chunk = max((parts / "logits_part_1.zarr").glob("?.0.0.0.0"))
+    chunk.write_bytes(chunk.read_bytes()[:-7])
+
+
+def move(parts: Path) -> None:
+    zarr.open_array(str(parts / "coordinates_part_1.zarr"), mode="r+")[0] = (3, 5, 7)
+
+
+def lose(parts: Path) -> None:
+    shutil.rmtree(parts / "logits_part_1.zarr")
+    shutil.rmtree(parts / "coordinates_part_1.zarr")
+    shutil.rmtree(parts / "weft-records")
+
+
+DAMAGE = {
+    "a part is missing": (lose, "run part 1 first"),
+    "half a part": (lambda p: shutil.rmtree(p / "coordinates_part_1.zarr"), "part 1 has only one of"),
+    "another plan": (lambda p: set_attribute(p / "logits_part_1.zarr", plan_digest="x"), "plan_digest"),
+    "another volume": (
+        lambda p: set_attribute(p / "logits_part_1.zarr", original_volume_shape=[9] * 3),
+        "volume_shape",
+    ),
+    "another patch": (lambda p: set_attribute(p / "logits_part_1.zarr", patch_size=[8, 8, 8]), "patch"),
+    "a truncated chunk": (truncate, "cut short"),
+    "coordinates": (move, "do not fit a volume of (50, 61, 72)"),
+    "an unfinished part": (lambda p: (p / "weft-records/parts/1-of-2.json").unlink(), "part 1 is of 2 not finished"),
+}
+
+
+@pytest.mark.parametrize("case", DAMAGE)
+def test_parts_that_do_not_fit_are_refused(weft, merged, case):
+    damage, word = DAMAGE[case]
+    damage(merged / "parts")
+    told = weft("blend", "parts", "o.zarr", code=2).stderr
+    assert word in told
+    assert len(told.splitlines()) <= 3
+    assert not (merged / "o.zarr").exists()
+
+
+def test_a_blend_that_is_not_finished_is_not_finalized(weft, merged):
+    (merged / "merged.zarr.weft/slabs/000000-000001.json").unlink()
+    told = weft("finalize", "merged.zarr", "o.zarr", code=2).stderr
+    assert "slab 1 of column 0" in told
+    assert not (merged / "o.zarr").exists()
+
+
+def test_weights_for_another_number_of_classes(weft, volume, shared, tmp_path):
+    shutil.copytree(shared / "golden/scroll/model_c2_p32", tmp_path / "model")
+    dataset = json.loads((tmp_path / "model/dataset.json").read_text())
+    dataset["labels"]["third"] = 2
+    (tmp_path / "model/dataset.json").write_text(json.dumps(dataset))
+    told = weft("predict", "-m", "model", "--input_dir", volume, "--output_dir", "p", *FAST, code=2).stderr
+    assert "does not fit its plans" in told
+    assert not (tmp_path / "p").exists()
+
+
+def test_a_server_of_the_wrong_kind(weft):
+    import http.server
+
+    class Nothing(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        do_HEAD = do_GET  # noqa: N815
+
+        def log_message(self, *_: object) -> None: ...
+
+    with serve(Nothing) as url:
+        told = weft("predict", "-m", NET, "--input_dir", f"{url}/v.zarr", "--output_dir", "p", *FAST, code=2).stderr
+    assert f"{url}/v.zarr" in told
