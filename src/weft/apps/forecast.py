@@ -84,7 +84,7 @@ def forecast(
     start_s = time.time() - psutil.Process().create_time()
     cost = _measure(prepared, volume, options)
     columns = [plan.columns.box(c, range(plan.columns.n_slabs)) & plan.region for c in range(plan.columns.n_columns)]
-    halo = sum(_reach(plan, box).n_voxels for box in columns)
+    decoded = sum(plan.n_decoded(plan.reach(box)) for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
     n_voxels = sum(box.n_voxels for box in columns)
     levels = sum(0.125**k for k in range(n_levels(plan.spec)))
@@ -104,8 +104,8 @@ def forecast(
         n_forwards=n_computed * plan.n_views * plan.card.n_folds,
         n_columns=plan.columns.n_columns,
         n_slabs=plan.columns.n_slabs,
-        bytes_read=round(stored * halo / Box.of(volume.info.shape_zyx).n_voxels) if stored else None,
-        bytes_decoded=halo * itemsize,
+        bytes_read=round(stored * decoded / plan.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
+        bytes_decoded=decoded * itemsize,
         bytes_written=round(levels * n_voxels * np.dtype(plan.spec.dtype).itemsize * plan.spec.n_channels),
         memory_bytes=base_bytes + buffers.total_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
@@ -166,13 +166,6 @@ def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches
     busy_s = sum(tally.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
     n_tiles = tally.n_patches + tally.n_skipped
     return _Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, tally.n_voxels))
-
-
-def _reach(plan: Plan, box: Box) -> Box:
-    """All voxels that a sweep of a box reads."""
-    zs, ys, xs = plan.grid.touching(box)
-    first, last = plan.grid.tile((zs[0], ys[0], xs[0])), plan.grid.tile((zs[-1], ys[-1], xs[-1]))
-    return Box(first.box.start, last.box.stop) & Box.of(plan.source.shape_zyx)
 
 
 def _choices(plan: Plan, options: RunOptions) -> tuple[str, ...]:

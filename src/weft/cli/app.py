@@ -38,12 +38,9 @@ AGAIN = "Run the same command again to continue: finished slabs are kept."
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     try:
-        return app([_hyphens(a) for a in arguments], standalone_mode=False) or 0
+        code = app([_hyphens(a) for a in arguments], standalone_mode=False) or 0
     except typer.Exit as error:
-        if error.exit_code == INTERRUPTED:
-            print(f"weft: interrupted. {AGAIN}", file=sys.stderr)
-            return 1
-        return error.exit_code
+        code = error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
         message, code = _explain(error)
         if message:
@@ -51,6 +48,10 @@ def execute(arguments: list[str]) -> int:
         if "--verbose" in arguments:
             traceback.print_exc()
         return code
+    if code == INTERRUPTED:
+        print(f"weft: interrupted. {AGAIN}", file=sys.stderr)
+        return 1
+    return code
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

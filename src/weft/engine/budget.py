@@ -139,9 +139,9 @@ def _cross_sections(shape: Zyx, chunk: Zyx) -> Iterator[tuple[int, int]]:
 
 
 def _waste(source: VolumeInfo, grid: TileGrid, column_yx: tuple[int, int]) -> float:
-    """Patches computed in all columns, roughly: a column of c voxels meets (c + patch) / step positions an axis."""
+    """Patches computed in all columns, roughly: every border adds a patch to the extent of an axis."""
     share = [
-        math.ceil(n / c) * (min(c, n) + (axis.size if c < n else 0))
+        n + (math.ceil(n / c) - 1) * axis.size
         for n, c, axis in zip(source.shape_zyx[1:], column_yx, grid.axes[1:], strict=True)
     ]
     return share[0] * share[1]

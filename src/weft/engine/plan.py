@@ -121,6 +121,17 @@ class Plan:
         """Patches that a sweep of an output box computes."""
         return math.prod(len(r) for r in self.grid.touching(box))
 
+    def reach(self, box: Box) -> Box:
+        """All voxels of the input that a sweep of an output box reads."""
+        zs, ys, xs = self.grid.touching(box)
+        first, last = self.grid.tile((zs[0], ys[0], xs[0])), self.grid.tile((zs[-1], ys[-1], xs[-1]))
+        return Box(first.box.start, last.box.stop) & Box.of(self.source.shape_zyx)
+
+    def n_decoded(self, box: Box) -> int:
+        """Voxels of the chunks that reading a box of the input decodes."""
+        sides = zip(box.start, box.stop, self.source.chunk_zyx, strict=True)
+        return math.prod((-(-b // c) - a // c) * c for a, b, c in sides)
+
     @property
     def n_patches_computed(self) -> int:
         """Patches that all columns compute when each is swept in one go."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     import torch
 
 ON_DEVICE = ("uint8", "int8", "int16", "int32", "float16", "float32")
+
+
+def layers(box: Box, layer_z: int) -> Iterator[Box]:
+    """A box cut at the multiples of ``layer_z``: what is read at once.
+
+    >>> [str(layer) for layer in layers(Box((5, 0, 0), (70, 9, 9)), 32)]
+    ['5:32,0:9,0:9', '32:64,0:9,0:9', '64:70,0:9,0:9']
+    """
+    lo, hi = box.start[0], box.stop[0]
+    for a, b in pairwise([lo, *range((lo // layer_z + 1) * layer_z, hi, layer_z), hi]):
+        yield Box((a, *box.start[1:]), (b, *box.stop[1:]))
 
 
 class LayerReader:
@@ -44,9 +56,7 @@ class LayerReader:
     def __init__(self, volume: Volume, box: Box, layer_z: int, device: str, own: Box) -> None:
         self._volume, self._box, self._device, self._own = volume, box, device, own
         self.channels = volume.info.n_channels
-        lo, hi = box.start[0], box.stop[0]
-        edges = [lo, *range((lo // layer_z + 1) * layer_z, hi, layer_z), hi]
-        self._spans = deque(pairwise(edges))
+        self._spans = deque((layer.start[0], layer.stop[0]) for layer in layers(box, layer_z))
         self._held: deque[tuple[int, int, torch.Tensor]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="weft-read")
         self._ahead: Future[torch.Tensor] | None = None

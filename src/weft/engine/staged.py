@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
@@ -96,12 +96,8 @@ def predict_part(job: Job, columns: Sequence[Layers], target: PatchLogits, tally
                 number, first = number + 1, first + len(layer)
             if not layers:
                 continue
-            tiles = [tile for _, _, layer in layers for tile in layer]
-            reach = Box(
-                tuple(min(t.box.start[a] for t in tiles) for a in range(3)),  # type: ignore[arg-type]
-                tuple(max(t.box.stop[a] for t in tiles) for a in range(3)),  # type: ignore[arg-type]
-            )
-            with ForwardQueue(job, writer, tally, reach & whole, whole) as queue:
+            reach = reach_of(layer for _, _, layer in layers) & whole
+            with ForwardQueue(job, writer, tally, reach, whole) as queue:
                 for index, start, layer in layers:
                     valid = layer[0].box & whole
                     with tally.timed("wait for input"):
@@ -112,6 +108,15 @@ def predict_part(job: Job, columns: Sequence[Layers], target: PatchLogits, tally
                     queue.flush()
                     writer.then(partial(_mark, job, part, index, len(layer)))
     tally.bytes_written += writer.bytes_written
+
+
+def reach_of(layers: Iterable[Sequence[Tile]]) -> Box:
+    """The smallest box around tiles."""
+    starts, stops = zip(*((tile.box.start, tile.box.stop) for layer in layers for tile in layer), strict=True)
+    return Box(
+        tuple(map(min, zip(*starts, strict=True))),
+        tuple(map(max, zip(*stops, strict=True))),
+    )
 
 
 def _mark(job: Job, part: int, layer: int, n_tiles: int) -> None:
@@ -274,7 +279,7 @@ class StoredChunks:
         logits = self.box(valid)
         if logits is None:
             return None
-        bare = ~logits.any(axis=0)
+        bare = np.asarray(~logits.any(axis=0))
         if bare.any():
             self._bare[valid] = bare
         if valid == tile.box:

@@ -40,8 +40,7 @@ def sweep(job: Job, run: Run) -> Tally:
     plan, tally = job.plan, Tally()
     box = plan.columns.box(run.column, run.slabs) & plan.region
     zs, ys, xs = plan.grid.touching(box)
-    first, last = plan.grid.tile((zs[0], ys[0], xs[0])), plan.grid.tile((zs[-1], ys[-1], xs[-1]))
-    reach = Box(first.box.start, last.box.stop) & Box.of(plan.source.shape_zyx)
+    reach = plan.reach(box)
     profiles = Profiles.of(plan.grid, plan.window, plan.sigma_scale)
     finish = plan.finish
     weaver = Weaver(plan.grid, profiles, box, finish.n_accumulated, finish.differences, job.device)

@@ -166,7 +166,12 @@ class OmeZarrSink:
                 shard = cell & box
                 values = array[(slice(None), *shard.shift(box.start, -1).slices)]
                 for channel, plane in enumerate(values):
-                    target[shard.slices if target.ndim == 3 else (channel, *shard.slices)] = plane
+                    where = shard.slices if target.ndim == 3 else (channel, *shard.slices)
+                    try:
+                        target[where] = plane
+                    except (ValueError, RuntimeError):  # zarr looks into the old shard first, and that one is damaged
+                        _erase(target, where)
+                        target[where] = plane
         except OSError as error:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
@@ -233,6 +238,15 @@ def _array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:
         dimension_names=["c", "z", "y", "x"] if many else ["z", "y", "x"],
         config={"write_empty_chunks": False},
     )
+
+
+def _erase(array: Any, where: tuple[Any, ...]) -> None:
+    """Delete the shard that begins at a place."""
+    from zarr.core.sync import sync
+
+    size = array.shards or array.chunks
+    index = tuple((w.start if isinstance(w, slice) else w) // s for w, s in zip(where, size, strict=True))
+    sync((array.store_path / array.metadata.encode_chunk_key(index)).delete())
 
 
 def _codec(spec: OutputSpec) -> Any:
