@@ -430,7 +430,7 @@ DAMAGE = {
     "another patch": (lambda p: set_attribute(p / "logits_part_1.zarr", patch_size=[8, 8, 8]), "patch"),
     "a truncated chunk": (truncate, "cut short"),
     "coordinates": (move, "do not fit a volume of (50, 61, 72)"),
-    "an unfinished part": (lambda p: (p / "weft-records/parts/1-of-2.json").unlink(), "part 1 is of 2 not finished"),
+    "an unfinished part": (lambda p: (p / "weft-records/parts/1-of-2.json").unlink(), "not finished of 2 parts: 1"),
 }
 
 
@@ -475,3 +475,168 @@ def test_a_server_of_the_wrong_kind(weft):
     with serve(Nothing) as url:
         told = weft("predict", "-m", NET, "--input_dir", f"{url}/v.zarr", "--output_dir", "p", *FAST, code=2).stderr
     assert f"{url}/v.zarr" in told
+
+
+def test_staged_runs_leave_alone_what_is_not_theirs(weft, volume, tmp_path):
+    (tmp_path / "home").mkdir()
+    (tmp_path / "home/thesis.txt").write_text("mine")
+    common = ["pipeline", "--input", volume, "--model", NET, *FAST, "--staged"]
+    for flags in ([], ["--overwrite"]):
+        weft(*common, "--output", "o.zarr", "--workdir", "home", *flags)
+        assert [p.name for p in (tmp_path / "home").iterdir()] == ["thesis.txt"]
+    weft(*common, "--output", "k.zarr", "--keep-intermediates")
+    weft(*common, "--output", "k.zarr", "--keep-intermediates", "--skip-predict", "--overwrite")
+    assert (tmp_path / "k_work/parts/logits_part_0.zarr").exists()
+    told = weft(*common, "--output", "thing.tif", code=2).stderr
+    assert ".zarr" in told
+    assert not (tmp_path / "thing_work").exists()
+
+
+def test_a_staged_run_that_is_complete_is_not_run_again(weft, volume, tmp_path):
+    command = ["pipeline", "--input", volume, "--model", NET, *FAST, "--staged", "--output", "o.zarr"]
+    weft(*command)
+    before = digest(tmp_path / "o.zarr")
+    weft(*command, "--log-json", "log.jsonl")
+    assert '"layer"' not in (tmp_path / "log.jsonl").read_text()
+    assert digest(tmp_path / "o.zarr") == before
+    assert "threshold: stored False, asked for True" in weft(*command, "--threshold", code=2).stderr
+
+
+def test_overwrite_deletes_parts_only_for_a_sound_request(weft, merged, shared):
+    flags = ["--output_dir", "parts", *FAST, "--overwrite"]
+    weft("predict", "-m", NET, "--input_dir", "nope.zarr", *flags, code=2)
+    assert (merged / "parts/logits_part_1.zarr").exists()
+    shutil.copytree(shared / "golden/scroll/syn_c2/parts", merged / "theirs")
+    theirs = ["--output_dir", "theirs", *FAST, "--overwrite"]
+    told = weft("predict", "-m", NET, "--input_dir", "in.zarr", *theirs, code=2).stderr
+    assert "another program wrote" in told
+    assert (merged / "theirs/logits_part_0.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["finalize", "merged.zarr", "merged.zarr", "--overwrite"],
+        ["finalize", "merged.zarr", "merged.zarr/x.zarr"],
+        ["predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "in.zarr", *FAST],
+        ["pipeline", "-m", NET, "--input", "in.zarr", "--output", "in.zarr", *FAST, "--overwrite"],
+    ],
+)
+def test_nothing_is_written_over_what_is_read(weft, merged, line):
+    before = digest(merged)
+    weft(*line, code=2)
+    assert digest(merged) == before
+
+
+@pytest.mark.parametrize("how", ["3-D", "sharded"])
+def test_logits_in_other_layouts_are_finalized_whole(weft, tmp_path, how):
+    shape = (40, 33, 21)
+    if how == "3-D":
+        array = zarr.create_array(str(tmp_path / "m.zarr"), shape=shape, chunks=(16,) * 3, dtype="float16")
+    else:
+        array = zarr.create_array(
+            str(tmp_path / "m.zarr"), shape=(1, *shape), chunks=(1, 8, 8, 8), shards=(1, 16, 16, 16), dtype="float16"
+        )
+    array[...] = 3.0
+    weft("finalize", "m.zarr", "o.zarr")
+    assert (levels(tmp_path / "o.zarr") == int(255 / (1 + np.exp(-3.0)))).all()
+
+
+def test_an_image_is_no_array_of_logits(weft, merged):
+    told = weft("finalize", "in.zarr", "o.zarr", code=2).stderr
+    assert "uint8" in told
+    assert "logits" in told
+
+
+@pytest.mark.parametrize("damage", ["lost", "cut"])
+def test_logits_that_were_lost_are_named_and_predicted_again(weft, merged, damage):
+    weft("blend", "parts", "whole.zarr")
+    chunk = merged / "parts/logits_part_1.zarr/3.0.0.0.0"
+    chunk.unlink() if damage == "lost" else chunk.write_bytes(chunk.read_bytes()[:-9])
+    told = weft("blend", "parts", "o.zarr", code=2).stderr
+    assert "patch 3" in told or "3.0.0.0.0" in told
+    assert "--part_id 1 again" in told
+    flags = ["--num_parts", 2, "--part_id", 1]
+    weft("predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
+    weft("blend", "parts", "o.zarr")
+    assert np.array_equal(levels(merged / "o.zarr"), levels(merged / "whole.zarr"))
+
+
+def test_a_patch_in_two_parts_is_refused(weft, shared, tmp_path):
+    (tmp_path / "mixed").mkdir()
+    for number, case in enumerate(("c2_vol48_rot", "c2_vol48_notta")):
+        for kind in ("logits", "coordinates"):
+            source = shared / f"golden/scroll/{case}/parts/{kind}_part_0.zarr"
+            shutil.copytree(source, tmp_path / f"mixed/{kind}_part_{number}.zarr")
+    assert "part 1 says it is part 0 of 1" in weft("blend", "mixed", "o.zarr", code=2).stderr
+    for kind in ("logits", "coordinates"):
+        for number in (0, 1):
+            set_attribute(tmp_path / f"mixed/{kind}_part_{number}.zarr", part_id=number, num_parts=2)
+    assert "8 patches are in two of the 2 parts" in weft("blend", "mixed", "o.zarr", code=2).stderr
+
+
+def test_logits_that_were_replaced_are_another_input(weft, shared, tmp_path):
+    golden = shared / "golden/scroll"
+    shutil.copytree(golden / "c2_vol48_rot/parts", tmp_path / "p")
+    weft("blend", "p", "o.zarr")
+    weft("blend", "p", "o.zarr")
+    shutil.rmtree(tmp_path / "p")
+    shutil.copytree(golden / "c2_vol48_mirror/parts", tmp_path / "p", copy_function=shutil.copy)
+    assert "voxels differ" in weft("blend", "p", "o.zarr", code=2).stderr
+
+
+def test_the_support_of_predict_reaches_finalize(weft, volume, tmp_path):
+    support = zarr.create_array(str(tmp_path / "support.zarr"), shape=(25, 31, 36), chunks=(8, 8, 8), dtype="uint8")
+    support[5:20, 5:20] = 1
+    flags = ["--output_dir", "parts", *FAST, "--mask", "support.zarr"]
+    weft("predict", "-m", NET, "--input_dir", volume, *flags)
+    report = json.loads((tmp_path / "parts/weft-records/parts/0-of-1.json").read_text())
+    assert report["tally"]["n_skipped"] > 0
+    weft("blend", "parts", "merged.zarr")
+    weft("finalize", "merged.zarr", "final.zarr")
+    weft("pipeline", "-m", NET, "--input", volume, "--output", "fused.zarr", *FAST, "--mask", "support.zarr")
+    staged, fused = levels(tmp_path / "final.zarr"), levels(tmp_path / "fused.zarr")
+    assert np.array_equal(staged > 0, fused > 0)
+    zarr.create_array(str(tmp_path / "odd.zarr"), shape=(10, 12, 9), chunks=(8, 8, 8), dtype="uint8")
+    told = weft("predict", "-m", NET, "--input_dir", volume, "--output_dir", "p", *FAST, "--mask", "odd.zarr", code=2)
+    assert "whole factor" in told.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["pipeline", "-m", NET, "--input", "in.zarr", "--output", "o.zarr", "--bbox", ":9,:9,:9"],
+        ["finalize", "merged.zarr", "o.zarr", "--mask", "in.zarr"],
+        ["finalize", "merged.zarr", "o.zarr", "--threshold", "--threshold-value", "0.9"],
+    ],
+)
+def test_compat_refuses_what_that_release_did_not_know(weft, merged, line):
+    told = weft(*line, "--compat", "vesuvius-0.2.4", code=2).stderr
+    assert "--compat vesuvius-0.2.4 knows" in told
+
+
+def test_no_secret_is_written(weft, volume, tmp_path):
+    for flag in (["--hf-token", "hf_SECRET"], ["--hf_token=hf_SECRET"]):
+        weft("pipeline", "-m", NET, "--input", volume, "--output", "my result.zarr", *FAST, *flag, "--overwrite")
+        for path in tmp_path.rglob("*"):
+            assert not path.is_file() or b"hf_SECRET" not in path.read_bytes(), path
+    command = zarr.open_group(str(tmp_path / "my result.zarr"), mode="r").attrs["weft"]["command"]
+    assert "'my result.zarr'" in command
+
+
+def test_a_fused_run_in_parts_on_several_machines(weft, volume, tmp_path):
+    common = ["pipeline", "-m", NET, "--input", volume, *FAST, "--chunk-size", "16,32,32"]
+    weft(*common, "--output", "one.zarr")
+    for part in (2, 0, 1):
+        weft(*common, "--output", "three.zarr", "--num_parts", 3, "--part_id", part)
+    assert np.array_equal(levels(tmp_path / "one.zarr"), levels(tmp_path / "three.zarr"))
+
+
+def test_two_runs_of_one_part_do_not_harm_each_other(volume, tmp_path):
+    flags = ["--input_dir", volume, "--output_dir", "parts", *FAST, "--quiet"]
+    command = [sys.executable, "-m", "weft", "predict", "-m", NET, *flags]
+    runs = [subprocess.Popen(command, cwd=tmp_path) for _ in range(2)]
+    assert [run.wait() for run in runs] == [0, 0]
+    subprocess.run([sys.executable, "-m", "weft", "blend", "parts", "merged.zarr"], cwd=tmp_path, check=True)
+    subprocess.run([*command[:-2], "--quiet", "--output_dir", "calm"], cwd=tmp_path, check=True)
+    assert digest(tmp_path / "parts/logits_part_0.zarr") == digest(tmp_path / "calm/logits_part_0.zarr")

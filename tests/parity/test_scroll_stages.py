@@ -95,7 +95,7 @@ def test_fused_and_staged_agree_and_parts_change_no_bit(shared, tmp_path, tta, n
     network = NetworkOptions(**({"disable_tta": True} if tta == "none" else {"tta_type": tta}), runtime="torch")
     classes = ClassOptions(threshold=threshold)
     fused = tmp_path / "fused.zarr"
-    pipeline(source, str(fused), model, (SourceOptions(), network, classes, PipelineOptions()))
+    pipeline(source, str(fused), model, (SourceOptions(), network, classes, PipelineOptions(), PartOptions()))
     results = []
     for counts in ((1, 1, 1), (5, 3, 2)):
         work = tmp_path / str(counts[0])

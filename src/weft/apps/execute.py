@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,9 @@ from weft.errors import IncompleteError, ReadError, RequestError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
 from weft.launch import EXECUTORS, open_executor, run_parts
+from weft.remote import is_remote
 from weft.stores import open_sink
+from weft.stores.url import local_path
 from weft.version import __version__
 
 COMPLETE, PARTIAL = "complete", "partial"
@@ -92,6 +94,8 @@ def execute(prepared: Prepared, sink: Sink, device: str, execution: Execution, e
     started = time.perf_counter()
     if execution.executor != "serial" and IN_MEMORY in (sink.url, prepared.plan.source.url, prepared.plan.mask):
         raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")
+    for url in (prepared.plan.source.url, prepared.plan.mask):
+        require_apart(url, sink.url)
     if execution.overwrite:
         sink.remove()
     ledger = Ledger(sink.records)
@@ -128,6 +132,17 @@ def settle(prepared: Prepared, ledger: Ledger, device: str, emit: Emit) -> tuple
     for note in plan.notes:
         emit(Event("note", note))
     return prepared, stored == mine
+
+
+def require_apart(source: str, output: str) -> None:
+    """Refuse an output that is the input, holds it, or lies inside its array."""
+    if not source or IN_MEMORY in (source, output):
+        return
+    read, written = (
+        f"{url.rstrip('/')}/" if is_remote(url) else f"{local_path(url).resolve()}/" for url in (source, output)
+    )
+    if read.startswith(written) or (written.startswith(read) and read.endswith(".zarr/")):
+        raise RequestError(f"{output} and {source}, which is read, lie in each other; choose another place to write")
 
 
 def check_output(sink: Sink, execution: Execution) -> None:
@@ -223,6 +238,14 @@ def _level_shards(sink: Sink, plan: Plan, level: int) -> list[Box]:
     start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (plan.region.start, plan.region.stop))
     region = Box(tuple(max(0, a - 1) for a in start), stop) & whole
     return [cell & whole for cell in region.cells(plan.spec.shard_zyx)]
+
+
+def report_of(ledger: Ledger) -> Report:
+    """The report that a finished run left."""
+    stored = ledger.report()
+    known = {f.name for f in fields(Report)}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    return Report(**values)
 
 
 def provenance(plan: Plan, command: str = "") -> dict[str, Any]:

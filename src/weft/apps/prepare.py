@@ -79,6 +79,13 @@ def devices_of(text: str) -> list[str]:
     return [f"cuda:{n}" for n in wanted]
 
 
+def n_gpus() -> int:
+    """CUDA devices of this machine."""
+    import torch
+
+    return int(torch.cuda.device_count())
+
+
 def prepare(
     volume: Volume,
     model: Model,

@@ -16,6 +16,7 @@ from weft.stores.patches import ZarrPatches
 from weft.stores.url import records_at
 
 PATCHES, CHUNKS = "patch logits", "merged logits"
+CZYX = 4  # axes of a merged array
 STORED = (PATCHES, CHUNKS)
 EQUAL = ("patch_size", "overlap", "original_volume_shape", "num_parts", "tta", "tta_type", "plan_digest", "target_info")
 
@@ -32,8 +33,11 @@ def open_stored(plan: Plan) -> TileLogits:
         parts = open_parts(source.url)
         return StoredLogits(parts, plan.grid, plan.region, absent=absent_parts(parts))
     files, size = ChunkFiles(source.url), source.chunk_zyx
+    plain = not source.details.get("shard_zyx") and all(len(index) == CZYX for index in files.keys)
 
     def stored(box: Box) -> bool:
+        if not plain:
+            return True
         ranges = [range(a // s, -(-b // s)) for a, b, s in zip(box.start, box.stop, size, strict=True)]
         return any((c, *i) in files.keys for i in itertools.product(*ranges) for c in range(source.n_channels))
 
@@ -63,27 +67,40 @@ def open_parts(folder: str) -> list[ZarrPatches]:
         ]
         if "patch_size" in part.attributes and tuple(part.attributes["patch_size"]) != part.patch_zyx:
             problems.append(f"part {number} says patch {part.attributes['patch_size']} and holds {part.patch_zyx}")
-    if "original_volume_shape" not in first.attributes:
-        problems.append(f"part {numbers[0]} does not say its original_volume_shape")
+    for part in parts:
+        count = part.attributes.get("num_parts", part.number + 1)
+        if part.attributes.get("part_id", part.number) != part.number or part.number >= count:
+            problems.append(f"part {part.number} says it is part {part.attributes.get('part_id')} of {count}")
+    shape = first.attributes.get("original_volume_shape", ())
+    if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        problems.append(f"part {numbers[0]} says that its original_volume_shape is {shape}")
     if problems:
         raise RequestError(f"{folder}: the parts do not belong together: {'; '.join(problems[:3])}")
-    ledger = Ledger(records_at(records_of(folder)))
-    if ledger.plan() is not None:
-        n_parts = int(first.attributes["num_parts"])
-        unfinished = [i for i in range(n_parts) if not ledger.report(f"parts/{i}-of-{n_parts}.json")]
-        if unfinished:
-            raise RequestError(
-                f"{folder}: {_named(unfinished)} of {n_parts} not finished; run weft predict --part_id for each"
-            )
+    _require_whole(folder, parts)
     return parts
+
+
+def _require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
+    """Refuse unfinished parts, and parts of which chunks are cut short or lost; those are struck from the ledger."""
+    ledger = Ledger(records_at(records_of(folder)))
+    ours = ledger.plan() is not None
+    n_parts = int(parts[0].attributes.get("num_parts", len(parts)))
+    unfinished = [i for i in range(n_parts) if ours and not ledger.report(f"parts/{i}-of-{n_parts}.json")]
+    if unfinished:
+        named = ", ".join(map(str, unfinished[:10])) + (", ..." if len(unfinished) > 10 else "")
+        raise RequestError(f"{folder}: not finished of {n_parts} parts: {named}. Run weft predict --part_id for each.")
+    for part in parts:
+        try:
+            part.check()
+            lost = set(range(len(part.starts))) - part.stored() - ledger.skipped(part.number) if ours else set()
+            if lost:
+                raise VolumeError(f"{folder}: part {part.number} has lost the logits of patch {min(lost)}")
+        except VolumeError as error:
+            ledger.forget_part(part.number, n_parts)
+            raise VolumeError(str(error), f"Run weft predict --part_id {part.number} again.") from error
 
 
 def absent_parts(parts: Sequence[ZarrPatches]) -> list[int]:
     """Numbers of parts that should be there and are not."""
     present = {p.number for p in parts}
     return [i for i in range(int(parts[0].attributes.get("num_parts", 0))) if i not in present]
-
-
-def _named(numbers: Sequence[int]) -> str:
-    text = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")
-    return f"part {text} is" if len(numbers) == 1 else f"parts {text} are"

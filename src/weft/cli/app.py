@@ -12,7 +12,7 @@ import typer
 from weft.apps.execute import Execution
 from weft.cli import scroll
 from weft.cli.flags import with_options
-from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, show_forecast, summary, table
+from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, show_forecast, summary, table
 from weft.engine.options import RunOptions
 from weft.errors import RequestError, WeftError
 from weft.version import __version__
@@ -115,7 +115,7 @@ def run(
     from weft.cli.progress import Listener
 
     check_page(report)
-    execution = replace(execution, command=" ".join(["weft", *sys.argv[1:]]))
+    execution = replace(execution, command=command_line())
     with Listener(quiet, log_json) as listen:
         if plan:
             if target or model or options != RunOptions():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated, Any
 
 import typer
@@ -18,17 +17,24 @@ from weft.apps.scroll.options import (
     SourceOptions,
 )
 from weft.cli.flags import with_options
-from weft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, show_forecast, summary
+from weft.cli.show import (
+    Estimate,
+    LogJson,
+    Quiet,
+    ReportTo,
+    Verbose,
+    check_page,
+    command_line,
+    on_disk,
+    show_forecast,
+    summary,
+)
 from weft.errors import RequestError
 
 app = typer.Typer()
 
 PANEL = "Scroll pipeline"
 Model = Annotated[str, typer.Option("--model-path", "--model", "-m", help="nnU-Net folder, hf://, s3://, .pt2, .onnx.")]
-
-
-def _command() -> str:
-    return " ".join(["weft", *sys.argv[1:]])
 
 
 def _require(**given: str) -> None:
@@ -60,8 +66,9 @@ def predict(
     _require(model_path=model_path)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            choices = (sourceoptions, networkoptions, ClassOptions(), PipelineOptions())
-            show_forecast(*forecast(*request(input_dir, model_path, choices, listen), emit=listen))
+            choices = (sourceoptions, networkoptions, ClassOptions(), PipelineOptions(), PartOptions())
+            told = forecast(*request(input_dir, model_path, choices, listen), emit=listen)
+            show_forecast(*told, on_disk(*told, n_parts=partoptions.num_parts))
             return
         _require(output_dir=output_dir)
         report = scroll.predict(
@@ -70,7 +77,7 @@ def predict(
             model_path,
             (sourceoptions, networkoptions, patchstoreoptions),
             part=partoptions,
-            command=_command(),
+            command=command_line(),
             emit=listen,
         )
     if not quiet:
@@ -94,7 +101,9 @@ def blend(
     from weft.cli.progress import Listener
 
     with Listener(quiet, log_json) as listen:
-        report = scroll.blend(parent_dir, output_path, blendoptions, part=partoptions, command=_command(), emit=listen)
+        report = scroll.blend(
+            parent_dir, output_path, blendoptions, part=partoptions, command=command_line(), emit=listen
+        )
     if not quiet:
         summary(report, pictures=False)
 
@@ -122,7 +131,7 @@ def finalize(
             output_path,
             (classoptions, finalizeoptions),
             part=partoptions,
-            command=_command(),
+            command=command_line(),
             emit=listen,
         )
     if not quiet:
@@ -131,7 +140,7 @@ def finalize(
 
 @app.command("pipeline", rich_help_panel=PANEL)
 @app.command("inference_pipeline", hidden=True)
-@with_options(SourceOptions, NetworkOptions, ClassOptions, PipelineOptions)
+@with_options(SourceOptions, NetworkOptions, ClassOptions, PipelineOptions, PartOptions)
 def pipeline(
     source: Annotated[str, typer.Option("--input", "--input-dir", help="Volume: OME-Zarr or zarr.")] = "",
     output: Annotated[str, typer.Option("--output", help="OME-Zarr to write, *.zarr.")] = "",
@@ -146,6 +155,7 @@ def pipeline(
     networkoptions: Any = None,
     classoptions: Any = None,
     pipelineoptions: Any = None,
+    partoptions: Any = None,
 ) -> None:
     """All stages in one sweep, without logits on disk. Run the same command again to continue."""
     from weft.apps import scroll
@@ -155,12 +165,13 @@ def pipeline(
 
     check_page(report)
     _require(model=model_path)
-    choices = (sourceoptions, networkoptions, classoptions, pipelineoptions)
+    choices = (sourceoptions, networkoptions, classoptions, pipelineoptions, partoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            show_forecast(*forecast(*request(source, model_path, choices, listen), emit=listen))
+            told = forecast(*request(source, model_path, choices, listen), emit=listen)
+            show_forecast(*told, on_disk(*told) if pipelineoptions.staged else {})
             return
         _require(output=output)
-        result = scroll.pipeline(source, output, model_path, choices, command=_command(), emit=listen)
+        result = scroll.pipeline(source, output, model_path, choices, command=command_line(), emit=listen)
     if not quiet:
         summary(result, report_to=report)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+import re
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,7 +56,31 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
         print(f"report: {page}")
 
 
-def show_forecast(made: Any, cost: Any) -> None:
+def command_line() -> str:
+    """The command line as it can be repeated, for the record; secrets are left out."""
+    words = ["weft", *sys.argv[1:]]
+    for n, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name.replace("_", "-") == "--hf-token":
+            if equals:
+                words[n] = f"{name}=..."
+            elif n + 1 < len(words):
+                words[n + 1] = "..."
+        words[n] = re.sub(r"(\w+://)[^/@]+@", r"\1...@", words[n])
+    return shlex.join(words)
+
+
+def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:
+    """What stages write beside the result, and how long a part takes."""
+    voxels = math.prod(made.spec.shape_zyx)
+    logits = cost.n_patches * made.card.n_classes * math.prod(made.grid.patch) * 2
+    rows = {"logits of the stages": f"{_bytes(logits)} of patches, {_bytes(voxels * made.card.n_classes * 2)} merged"}
+    if n_parts > 1:
+        rows["each of the parts"] = f"{_bytes(logits // n_parts)}, {_duration(cost.seconds / n_parts)}"
+    return rows
+
+
+def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> None:
     """A plan and its cost, on standard output."""
     setting = made.setting
     rows = {
@@ -76,7 +103,7 @@ def show_forecast(made: Any, cost: Any) -> None:
         )
     if made.notes:
         rows["notes"] = "\n".join(made.notes)
-    table(rows)
+    table(rows | (more or {}))
 
 
 def table(rows: dict[str, str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from weft.errors import PlanMismatchError
@@ -70,9 +70,20 @@ class Ledger:
         prefix = f"levels/{level}-"
         return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
 
-    def mark_layer(self, part: int, layer: int) -> None:
-        """Declare the patches of a layer of a staged part complete."""
-        self._records.put(f"predicted/{part}-{layer:06d}.json", b"{}")
+    def mark_layer(self, part: int, layer: int, skipped: Sequence[int]) -> None:
+        """Declare the patches of a layer of a staged part complete; those that were skipped have no logits."""
+        data = json.dumps({"skipped": list(skipped)}).encode()
+        self._records.put(f"predicted/{part}-{layer:06d}.json", data)
+
+    def skipped(self, part: int) -> set[int]:
+        """Numbers of the patches of a staged part that were skipped."""
+        keys = self._records.keys(f"predicted/{part}-")
+        return {n for key in keys for n in _load(self._records.get(key)).get("skipped", ())}
+
+    def forget_part(self, part: int, count: int) -> None:
+        """Strike a staged part, so that it is predicted again."""
+        for key in [f"parts/{part}-of-{count}.json", *self._records.keys(f"predicted/{part}-")]:
+            self._records.remove(key)
 
     def layers(self, part: int) -> set[int]:
         """Complete layers of a staged part."""

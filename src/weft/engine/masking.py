@@ -29,7 +29,8 @@ def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
     (4, 2, 1)
     """
     scale = tuple(max(1, round(n / m)) for n, m in zip(shape, mask.shape_zyx, strict=True))
-    fits = all(math.ceil(n / s) == m or n // s == m for n, s, m in zip(shape, scale, mask.shape_zyx, strict=True))
+    sides = list(zip(shape, scale, mask.shape_zyx, strict=True))
+    fits = all(math.ceil(n / s) == m for n, s, m in sides) or all(n // s == m for n, s, m in sides)
     if not fits:
         raise RequestError(
             f"the mask {mask.url} has {mask.shape_zyx} voxels (z, y, x), the volume {shape}: "

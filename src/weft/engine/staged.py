@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from weft.engine.events import Event
+from weft.engine.masking import MaskLayers
 from weft.errors import RequestError, RunError
 from weft.geometry.box import Box
 from weft.geometry.tiling import Tile, TileGrid
@@ -97,16 +98,24 @@ def predict_part(job: Job, columns: Sequence[Layers], target: PatchLogits, tally
             if not layers:
                 continue
             reach = reach_of(layer for _, _, layer in layers) & whole
-            with ForwardQueue(job, writer, tally, reach, whole) as queue:
+            with (
+                ForwardQueue(job, writer, tally, reach, whole) as queue,
+                MaskLayers(job.mask, reach, job.plan.source.shape_zyx) as mask,
+            ):
                 for index, start, layer in layers:
                     valid = layer[0].box & whole
                     with tally.timed("wait for input"):
                         queue.need(valid.start[0], valid.stop[0])
+                        mask.need(valid.start[0], valid.stop[0])
                     writer.expect(layer, start)
                     for tile in layer:
-                        queue.add(tile)
+                        if mask.misses(tile.box & whole):
+                            writer.skip(tile)
+                            tally.n_skipped += 1
+                        else:
+                            queue.add(tile)
                     queue.flush()
-                    writer.then(partial(_mark, job, part, index, len(layer)))
+                    writer.then(partial(_mark, job, (part, index, len(layer)), writer.skipped))
     tally.bytes_written += writer.bytes_written
 
 
@@ -119,8 +128,9 @@ def reach_of(layers: Iterable[Sequence[Tile]]) -> Box:
     )
 
 
-def _mark(job: Job, part: int, layer: int, n_tiles: int) -> None:
-    job.ledger.mark_layer(part, layer)
+def _mark(job: Job, which: tuple[int, int, int], skipped: list[int]) -> None:
+    part, layer, n_tiles = which
+    job.ledger.mark_layer(part, layer, skipped)
     job.emit(Event("layer", data={"part": part, "layer": layer, "n_patches": n_tiles}))
 
 
@@ -133,6 +143,7 @@ class _PatchWriter:
         self._threads = ThreadPoolExecutor(WRITERS, thread_name_prefix="weft-patches")
         self._pending: deque[Future[None] | Callable[[], None]] = deque()
         self.bytes_written = 0
+        self.skipped: list[int] = []
 
     def __enter__(self) -> _PatchWriter:
         return self
@@ -147,6 +158,7 @@ class _PatchWriter:
     def expect(self, layer: Sequence[Tile], first: int) -> None:
         """The tiles that come next; the first of them has this number in the store."""
         self._numbers = {tile.index: first + i for i, tile in enumerate(layer)}
+        self.skipped = []
 
     def add(self, tile: Tile, logits: torch.Tensor) -> None:
         """Write the logits of a patch."""
@@ -156,13 +168,17 @@ class _PatchWriter:
                 "Look at the input there, or use --precision fp32.",
             )
         values = to_half(logits.cpu().numpy())
+        if not values.any():
+            self.skip(tile)
+            return
         self.bytes_written += values.nbytes
         self._pending.append(self._threads.submit(self._target.write, self._numbers[tile.index], values))
         while len(self._pending) > AHEAD:
             self._settle()
 
     def skip(self, tile: Tile) -> None:
-        """A skipped patch has no logits on disk."""
+        """A skipped patch has no logits on disk; nor has one whose logits are all 0."""
+        self.skipped.append(self._numbers[tile.index])
 
     def then(self, action: Callable[[], None]) -> None:
         """Do something once all that was added so far is written."""
@@ -213,6 +229,11 @@ class StoredLogits:
             for axis, origin in zip(grid.axes, grid.origin, strict=True)
         ]
         tiles = np.concatenate([self._tiles(n, lookups) for n in range(len(parts))])
+        doubled = len(tiles) - len(np.unique(tiles))
+        if doubled:
+            raise RequestError(
+                f"{doubled} patches are in two of the {len(parts)} parts; keep the parts of one run only"
+            )
         order = np.argsort(tiles, kind="stable")
         self._tile = tiles[order]
         self._place = np.concatenate(
@@ -230,7 +251,10 @@ class StoredLogits:
 
     def read(self, tile: Tile) -> NDArray[np.float16] | None:
         """Logits [n_classes, *patch], or None where the patch was skipped."""
-        at = np.searchsorted(self._tile, self._number(tile.index))
+        number = self._number(tile.index)
+        at = int(np.searchsorted(self._tile, number))
+        if at == len(self._tile) or self._tile[at] != number:
+            raise RunError(f"the patch at {tile.box} is in none of the parts")
         part, index = self._place[at].tolist()
         found: NDArray[np.float16] | None = self._parts[part].read(index)
         return found

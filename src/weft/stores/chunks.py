@@ -26,23 +26,33 @@ class ChunkFiles:
         Key of the file by chunk index.
     sizes
         Bytes by chunk index.
+    times
+        When each was written (local), or its version (s3://), as text.
     """
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
         self.keys: dict[Index, str] = {}
         self.sizes: dict[Index, int] = {}
+        self.times: dict[Index, str] = {}
         try:
-            for key, size in _remote(self._url) if is_remote(url) else _local(self._url):
+            for key, size, time in _remote(self._url) if is_remote(url) else _local(self._url):
                 if found := CHUNK.match(key):
                     index = tuple(map(int, re.split("[./]", found[1])))
-                    self.keys[index], self.sizes[index] = key, size
+                    self.keys[index], self.sizes[index], self.times[index] = key, size, time
         except unreadable() as error:
             raise ReadError(f"{url} cannot be listed: {first_line(error)}") from error
 
-    def truncated(self) -> str | None:
-        """The first file that is shorter than its Blosc header says, or None; only headers are read."""
+    def stamps(self) -> bytes:
+        """What changes when any chunk changes."""
+        return "".join(f"{i} {self.sizes[i]} {self.times[i]};" for i in sorted(self.keys)).encode()
+
+    def truncated(self, size: int | None = None) -> str | None:
+        """The first file that is not of this size or, without one, of the size that its Blosc header says; or None."""
         order = sorted(self.keys)
+        if size is not None:
+            wrong = next((i for i in order if self.sizes[i] != size), None)
+            return f"{self._url}/{self.keys[wrong]}" if wrong else None
         read = _remote_heads(self._url) if is_remote(self._url) else _local_heads(self._url)
         with ThreadPoolExecutor(16) as threads:
             heads: Iterable[bytes] = threads.map(read, (self.keys[i] for i in order))
@@ -52,19 +62,20 @@ class ChunkFiles:
         return None
 
 
-def _local(url: str) -> Iterator[tuple[str, int]]:
+def _local(url: str) -> Iterator[tuple[str, int, str]]:
     root = str(local_path(url))
     for folder, _, names in os.walk(root):
         inside = os.path.relpath(folder, root)
         for name in names:
             key = name if inside == "." else f"{inside}/{name}".replace(os.sep, "/")
-            yield key, os.stat(os.path.join(folder, name)).st_size  # noqa: PTH116, PTH118 - one call a chunk
+            found = os.stat(os.path.join(folder, name))  # noqa: PTH116, PTH118 - one call a chunk
+            yield key, found.st_size, str(found.st_mtime_ns)
 
 
-def _remote(url: str) -> Iterator[tuple[str, int]]:
+def _remote(url: str) -> Iterator[tuple[str, int, str]]:
     for page in object_store(url).list():
         for item in page:
-            yield item["path"], item["size"]
+            yield item["path"], item["size"], str(item.get("e_tag"))
 
 
 def _local_heads(url: str) -> Any:

@@ -6,6 +6,7 @@ coordinates_part_3.zarr  [N, 3] int32: where each patch begins, z y x
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -53,7 +54,7 @@ class ZarrPatches:
         attributes: Mapping[str, Any],
         compressor: tuple[str, int] = ("zstd", 3),
     ) -> ZarrPatches:
-        """Make the two arrays of a part.
+        """Make the two arrays of a part, or open those that an equal call made before; nothing is deleted.
 
         Parameters
         ----------
@@ -70,16 +71,14 @@ class ZarrPatches:
         compressor
             Name (zstd, lz4, zlib, none) and level.
         """
-        import zarr
-
         n_classes, patch = size
         url = f"{folder.rstrip('/')}/logits_part_{part}.zarr"
-        common: dict[str, Any] = {"zarr_format": 2, "fill_value": 0, "overwrite": True}
+        common: dict[str, Any] = {"zarr_format": 2, "fill_value": 0}
         low = starts.min(axis=0) if len(starts) else np.zeros(3, int)
         high = (starts.max(axis=0) if len(starts) else np.zeros(3, int)) + patch
         bbox = {f"{a}_{end}": int(v[i]) for i, a in enumerate("zyx") for end, v in (("min", low), ("max", high))}
         try:
-            places = zarr.create_array(
+            places = _made(
                 zarr_store(f"{folder.rstrip('/')}/coordinates_part_{part}.zarr", read_only=False),
                 shape=starts.shape,
                 chunks=(max(1, min(len(starts), 4096)), 3),
@@ -88,7 +87,7 @@ class ZarrPatches:
                 **common,
             )
             places[:] = starts
-            logits = zarr.create_array(
+            logits = _made(
                 zarr_store(url, read_only=False),
                 shape=(len(starts), n_classes, *patch),
                 chunks=(1, n_classes, *patch),
@@ -135,15 +134,6 @@ class ZarrPatches:
             raise RequestError(f"{url} has the shape {logits.shape} and {len(starts)} coordinates; they do not fit")
         return cls(url, logits, starts, ChunkFiles(url))
 
-    @classmethod
-    def reopen(cls, folder: str, part: int) -> ZarrPatches:
-        """Open a part to go on writing it."""
-        import zarr
-
-        found = cls.open(folder, part)
-        found._logits = zarr.open_array(zarr_store(found._url, read_only=False), mode="r+")
-        return found
-
     def check(self) -> None:
         """Look for chunks that were cut short; their sizes and headers tell.
 
@@ -152,8 +142,20 @@ class ZarrPatches:
         VolumeError
             Naming the first.
         """
-        if self._files and "blosc" in str(self._logits.metadata).lower() and (broken := self._files.truncated()):
-            raise VolumeError(f"{broken} is cut short: it is smaller than its header says. Predict this part again.")
+        codec = next(iter(self._logits.compressors), None)
+        if self._files is None or (codec is not None and "blosc" not in str(codec).lower()):
+            return
+        broken = self._files.truncated(None if codec else 2 * math.prod(self._logits.shape[1:]))
+        if broken:
+            raise VolumeError(f"{broken} is cut short")
+
+    def stored(self) -> set[int]:
+        """Numbers of the patches whose logits are there."""
+        return {index[0] for index in self._files.keys} if self._files else set()
+
+    def stamps(self) -> bytes:
+        """What changes when any chunk changes: sizes and times, or versions."""
+        return self._files.stamps() if self._files else b""
 
     def write(self, index: int, logits: NDArray[np.float16]) -> None:
         """Write the logits [C, Z, Y, X] of a patch."""
@@ -173,6 +175,16 @@ class ZarrPatches:
         except unreadable() as error:
             raise ReadError(f"{self._url}: patch {index} cannot be read ({first_line(error)}).") from error
         return values if values.any() else None
+
+
+def _made(store: Any, **how: Any) -> Any:
+    import zarr
+    from zarr.errors import ContainsArrayError
+
+    try:
+        return zarr.create_array(store, **how)
+    except ContainsArrayError:
+        return zarr.open_array(store, mode="r+")
 
 
 def _codec(name: str, level: int) -> Any:

@@ -173,6 +173,11 @@ def children(url: str) -> list[str]:
     return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
 
 
+def exists(url: str) -> bool:
+    """Whether anything lies at an URL."""
+    return bool(children(url)) or (not is_remote(url) and local_path(url).exists())
+
+
 def remove(url: str) -> None:
     """Delete a folder with all that is in it."""
     if is_remote(url):
@@ -183,6 +188,12 @@ def remove(url: str) -> None:
         import shutil
 
         shutil.rmtree(local_path(url), ignore_errors=True)
+
+
+def remove_if_empty(url: str) -> None:
+    """Delete a local folder with nothing in it; on s3:// there are none."""
+    if not is_remote(url) and local_path(url).is_dir() and not children(url):
+        local_path(url).rmdir()
 
 
 def write_error(what: str, error: OSError) -> WriteError:

@@ -53,8 +53,6 @@ def blend(
     """
     options, part = options or BlendOptions(), part or PartOptions()
     parts = open_parts(parent_dir)
-    for one in parts:
-        one.check()
     sink = open_sink(output_path, layout="vesuvius")
     execution = execution_of(part, options.num_workers, command)
     check_output(sink, execution)
@@ -70,7 +68,7 @@ def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions,
     z, y, x = said["original_volume_shape"]
     digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
     for one in parts:
-        digest.update(one.starts.tobytes())
+        digest.update(one.starts.tobytes() + one.stamps())
     bbox = said.get("bbox_zyx")
     engine = StageOptions(
         overlap=overlap_in(parts, (z, y, x), bool(options.compat)),

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-
-from weft.apps.execute import COMPLETE, check_output, execute, verify
+from weft.apps.execute import COMPLETE, check_output, execute, report_of, verify
 from weft.apps.prepare import Prepared
 from weft.apps.scroll.blend import execution_of, geometry_in, stage_plan
 from weft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions, flags_of
@@ -18,13 +17,16 @@ from weft.engine.ledger import Ledger
 from weft.engine.masking import mask_scale
 from weft.engine.plan import Plan
 from weft.engine.report import Report
-from weft.errors import RequestError
+from weft.errors import PlanMismatchError, RequestError
 from weft.image.info import VolumeInfo
+from weft.image.protocols import Sink
 from weft.model.card import ModelCard
 from weft.stores import open_sink, open_volume
 from weft.stores.chunks import ChunkFiles
-from weft.stores.url import records_at, remove
+from weft.stores.url import exists, records_at, remove
 from weft.stores.zarr2 import attributes_of
+
+DEFAULT = ClassOptions().threshold_value
 
 
 def finalize(
@@ -56,16 +58,24 @@ def finalize(
         If the logits are missing or unfinished, or do not fit the mode; nothing was written.
     """
     (classes, how), part = options or (ClassOptions(), FinalizeOptions()), part or PartOptions()
-    volume = open_volume(input_path)
-    _require_finished(input_path)
+    if how.compat and classes.threshold_value != DEFAULT:
+        raise RequestError(f"--compat {how.compat} knows no --threshold-value")
     layout = "vesuvius" if how.compat else "ome-zarr"
     sink = open_sink(output_path, layout=layout)
     execution = execution_of(part, how.num_workers, command)
     check_output(sink, execution)
+    if how.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, how)):
+        return done
+    volume = open_volume(input_path)
+    if not volume.info.dtype.startswith("float"):
+        raise RequestError(f"{input_path} holds {volume.info.dtype} values; logits are float16 or float32")
+    _require_finished(input_path)
+    said = attributes_of(input_path)
+    how = replace(how, mask=how.mask or ("" if how.compat else said.get("support_volume", "")))
     mask = open_volume(how.mask) if how.mask else None
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
-    plan = finalize_plan(volume.info, attributes_of(input_path), (classes, how), execution.workers)
+    plan = finalize_plan(volume.info, said, (classes, how), execution.workers)
     prepared = Prepared(plan, None, None, mask, stored=open_stored(plan))
     report = execute(prepared, sink, "cpu", execution, emit)
     if how.delete_intermediates and report.status == COMPLETE:
@@ -73,6 +83,24 @@ def finalize(
         remove(input_path)
         remove(f"{input_path.rstrip('/')}.weft")
     return report
+
+
+def _done_before(sink: Sink, classes: ClassOptions, how: FinalizeOptions) -> Report | None:
+    """The report of an earlier run of the same command, whose input was deleted after it."""
+    ledger = Ledger(sink.records)
+    stored = ledger.plan()
+    if stored is None or not sink.exists():
+        return None
+    plan = Plan.from_json(stored)
+    asked = flags_of(classes) | flags_of(how) | {"mask": how.mask or plan.request.get("mask")}
+    differ = [
+        f"{k}: stored {plan.request.get(k)!r}, asked for {v!r}" for k, v in asked.items() if plan.request.get(k) != v
+    ]
+    if differ:
+        raise PlanMismatchError(f"{sink.url} holds the work of another plan: {'; '.join(differ)}.", "Give --overwrite.")
+    if len(ledger.slabs()) < plan.columns.n_units:
+        return None
+    return report_of(ledger)
 
 
 def finalize_plan(
@@ -115,6 +143,7 @@ def finalize_plan(
         n_channels=source.n_channels,
         chunk_zyx=source.chunk_zyx,
         geometry=geometry_in(dict(said)),
+        details=source.details,
     )
     asked = flags_of(classes) | flags_of(how)
     return stage_plan(info, card, engine, _fingerprint(info), n_workers, asked)
@@ -125,11 +154,9 @@ def _attributes(said: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any
 
 
 def _fingerprint(info: VolumeInfo) -> str:
-    """A digest of the names and sizes of the stored chunks: a merged array that changed is another input."""
-    files = ChunkFiles(info.url)
-    order = sorted(files.sizes)
-    table = np.array([[*index, files.sizes[index]] for index in order], np.int64)
-    return hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype}".encode() + table.tobytes()).hexdigest()
+    """A digest of names, sizes and times of the stored chunks: a merged array that changed is another input."""
+    head = f"{info.shape_zyx} {info.n_channels} {info.dtype}"
+    return hashlib.sha256(head.encode() + ChunkFiles(info.url).stamps()).hexdigest()
 
 
 def _require_finished(url: str) -> None:

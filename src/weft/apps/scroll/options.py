@@ -30,7 +30,7 @@ class SourceOptions:
     resolution: str = option("", "Voxel size in micrometres, with --input-format volume; default: the first listed.")
     volumes: str = option("", "Table of volumes (TOML) in place of the one that weft brings.")
     level: int = option(0, "Resolution level of a multi-scale input; 0 is the finest.")
-    cache_dir: str = option("", "Keep what is read from s3:// or http:// in this folder.")
+    cache_dir: str = option("", "Keep what is read from s3:// or http:// here; for volumes that do not change.")
     cache_size: str = option("10GB", "Most that the cache holds, over all processes that use it.")
 
     def __post_init__(self) -> None:
@@ -77,6 +77,8 @@ class NetworkOptions:
         problems = []
         if self.tta_type not in ("mirroring", "rotation"):
             problems.append(f"--tta-type {self.tta_type!r} is unknown; use mirroring or rotation")
+        if self.compat and (self.bbox or self.mask):
+            problems.append(f"--compat {self.compat} knows neither --bbox nor --mask")
         check(problems + compat_problems(self.compat))
 
 
@@ -112,8 +114,8 @@ class PatchStoreOptions:
             problems.append(
                 f"--zarr-compressor {self.zarr_compressor!r} is unknown; use one of {', '.join(COMPRESSORS)}"
             )
-        if not 0 <= self.zarr_compression_level <= 9:
-            problems.append(f"--zarr-compression-level {self.zarr_compression_level} is not 0 to 9")
+        if not 1 <= self.zarr_compression_level <= 9:
+            problems.append(f"--zarr-compression-level {self.zarr_compression_level} is not 1 to 9")
         check(problems)
 
 
@@ -178,7 +180,10 @@ class FinalizeOptions:
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
     def __post_init__(self) -> None:
-        check(compat_problems(self.compat))
+        problems = compat_problems(self.compat)
+        if self.compat and self.mask:
+            problems.append(f"--compat {self.compat} knows no --mask")
+        check(problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,7 +203,19 @@ class PipelineOptions:
     fuse_blend_finalize: bool = option(False, "Accepted: without --staged weft fuses all three.", places=True)
     chunk_size: str = option("128,128,128", "Chunk z,y,x of the output, in voxels.")
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
-    overwrite: bool = option(False, "Delete what an earlier run wrote to the same output.", places=True)
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.gpus != "all" and not all(n.isdigit() for n in self.gpus.split(",")):
+            problems.append(f"--gpus {self.gpus!r} is no list of devices; write all, or for example 0,1")
+        if self.parts_per_gpu < 1:
+            problems.append(f"--parts-per-gpu {self.parts_per_gpu} is below 1")
+        skipped = [n for n in ("predict", "blend", "finalize") if getattr(self, f"skip_{n}")]
+        if skipped and not self.staged:
+            problems.append(f"--skip-{skipped[0]} needs --staged; without it there are no stages")
+        if len(skipped) == len(("predict", "blend", "finalize")):
+            problems.append("--skip-predict, --skip-blend and --skip-finalize together leave nothing to do")
+        check(problems)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.apps.execute import COMPLETE, Execution, check_output, execute, verify, workers_for
-from weft.apps.prepare import devices_of, prepare
+from weft.apps.execute import COMPLETE, Execution, check_output, execute, workers_for
+from weft.apps.prepare import devices_of, n_gpus, prepare
 from weft.apps.scroll.blend import blend
 from weft.apps.scroll.finalize import finalize
 from weft.apps.scroll.options import (
@@ -19,18 +19,21 @@ from weft.apps.scroll.options import (
     PipelineOptions,
     SourceOptions,
 )
-from weft.apps.scroll.predict import predict, stage_options
+from weft.apps.scroll.predict import predict, remove_parts, stage_options
 from weft.apps.scroll.source import open_source, with_scope
 from weft.backends import load_model
 from weft.engine.events import Emit, silent
+from weft.engine.ledger import Ledger
 from weft.engine.options import RunOptions
 from weft.engine.report import Report
+from weft.errors import RequestError
 from weft.image.protocols import Volume
+from weft.launch import open_executor, run_parts
 from weft.model.protocols import Model
 from weft.stores import open_sink, open_volume
-from weft.stores.url import remove
+from weft.stores.url import exists, remove_if_empty
 
-Options = tuple[SourceOptions, NetworkOptions, ClassOptions, PipelineOptions]
+Options = tuple[SourceOptions, NetworkOptions, ClassOptions, PipelineOptions, PartOptions]
 
 
 def pipeline(
@@ -53,33 +56,38 @@ def pipeline(
     command, emit
         For the record; told of every event.
     """
-    options = options or (SourceOptions(), NetworkOptions(), ClassOptions(), PipelineOptions())
-    _, network, _, how = options
-    if how.gpus != "all":
-        options = (options[0], replace(network, device=f"cuda:{how.gpus}"), *options[2:])
+    options = options or (SourceOptions(), NetworkOptions(), ClassOptions(), PipelineOptions(), PartOptions())
+    _, network, _, how, part = options
+    if network.device == "auto" and (how.gpus != "all" or n_gpus() > 1):
+        numbers = how.gpus if how.gpus != "all" else ",".join(map(str, range(n_gpus())))
+        network = replace(network, device=f"cuda:{numbers}")
+        options = (options[0], network, *options[2:])
     if how.staged or network.compat:
         return _staged(source, output, model, options, command, emit)
     volume, found, engine = request(source, model, options, emit)
     devices = devices_of(engine.device)
     several = how.num_workers > 1 or len(devices) > 1
+    divided = part.num_parts > 1
     execution = Execution(
+        num_parts=part.num_parts if divided else 0,
+        part_id=part.part_id if divided else -1,
         executor="processes" if several else "serial",
         workers=how.num_workers,
-        overwrite=how.overwrite,
+        overwrite=part.overwrite,
         command=command,
     )
     sink = open_sink(output)
     check_output(sink, execution)
     mask = open_volume(engine.mask) if engine.mask else None
     n_workers = workers_for(execution, devices)
-    records = None if how.overwrite else sink.records
+    records = None if part.overwrite else sink.records
     prepared = prepare(volume, found, engine, mask=mask, records=records, n_workers=n_workers, emit=emit)
     return execute(prepared, sink, engine.device, execution, emit)
 
 
 def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
     """Volume, model and engine options of the fused pipeline."""
-    where, network, classes, how = options
+    where, network, classes, how, _ = options
     engine = stage_options(
         where,
         network,
@@ -94,43 +102,78 @@ def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> t
 
 
 def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:
-    where, network, classes, how = options
+    """The stages one after the other; everything that can be refused is refused before the first."""
+    where, network, classes, how, part = options
+    if part.num_parts > 1:
+        raise RequestError("--num-parts with --staged: run weft predict, blend and finalize with --num_parts instead")
     work = (how.workdir or f"{output.rstrip('/').removesuffix('.zarr')}_work").rstrip("/")
     parts, merged = f"{work}/parts", f"{work}/blended.zarr"
-    n_parts = 1 if how.single_part else max(1, len(devices_of(network.device)) * how.parts_per_gpu)
-    if how.overwrite:
-        remove(work)
-    report = None
-    if not how.skip_predict:
-        for number in range(n_parts):
-            report = predict(
-                source,
-                parts,
-                model,
-                (where, network, PatchStoreOptions()),
-                part=PartOptions(n_parts, number),
-                command=command,
-                emit=emit,
-            )
-    if not how.skip_blend:
-        blending = BlendOptions(num_workers=how.num_workers, memory=network.memory, compat=network.compat)
-        report = blend(parts, merged, blending, command=command, emit=emit)
+    blending = BlendOptions(num_workers=how.num_workers, memory=network.memory, compat=network.compat)
+    finishing = FinalizeOptions(
+        chunk_size="" if network.compat else how.chunk_size,
+        num_workers=how.num_workers,
+        mask=network.mask,
+        pyramid=how.pyramid,
+        memory=network.memory,
+        compat=network.compat,
+        delete_intermediates=not how.keep_intermediates,
+    )
+    stage_options(where, network, mode=classes.mode, output=classes.output, chunk=how.chunk_size)
+    sink = open_sink(output, layout="vesuvius" if network.compat else "ome-zarr")
+    check_output(sink, Execution(overwrite=part.overwrite))
+    complete = sink.exists() and bool(Ledger(sink.records).report()) and not exists(work)
+    reports = []
+    if not how.skip_predict and (part.overwrite or not complete):
+        reports += _predict_all(source, parts, model, options, command, emit)
+    if not how.skip_blend and (part.overwrite or not complete):
+        again = PartOptions(overwrite=part.overwrite)
+        reports.append(blend(parts, merged, blending, part=again, command=command, emit=emit))
     if not how.skip_finalize:
-        finishing = FinalizeOptions(
-            chunk_size="" if network.compat else how.chunk_size,
-            num_workers=how.num_workers,
-            mask=network.mask,
-            pyramid=how.pyramid,
-            memory=network.memory,
-            compat=network.compat,
-        )
-        part = PartOptions(overwrite=how.overwrite)
-        report = finalize(merged, output, (classes, finishing), part=part, command=command, emit=emit)
-        if not how.keep_intermediates and report.status == COMPLETE:
-            verify(output, emit)
-            remove(work)
-    if report is None:
-        from weft.errors import RequestError
+        reports.append(finalize(merged, output, (classes, finishing), part=part, command=command, emit=emit))
+        if not how.keep_intermediates and reports[-1].status == COMPLETE:
+            remove_parts(parts)
+            remove_if_empty(parts)
+            remove_if_empty(work)
+    return replace(reports[-1], warnings=tuple(dict.fromkeys(w for r in reports for w in r.warnings)))
 
-        raise RequestError("--skip-predict, --skip-blend and --skip-finalize together leave nothing to do")
-    return report
+
+def _predict_all(source: Any, parts: str, model: Any, options: Options, command: str, emit: Emit) -> list[Report]:
+    """All parts, several devices at once."""
+    where, network, _, how, part = options
+    devices = devices_of(network.device)
+    n_parts = 1 if how.single_part else len(devices) * how.parts_per_gpu
+    tasks = [
+        PredictTask(
+            source,
+            parts,
+            model,
+            (where, replace(network, device=devices[n % len(devices)]), PatchStoreOptions()),
+            PartOptions(n_parts, n, part.overwrite and n_parts == 1),
+            command,
+        )
+        for n in range(n_parts)
+    ]
+    if part.overwrite and n_parts > 1:
+        remove_parts(parts)
+    if len(devices) == 1:
+        return [task(emit) for task in tasks]
+    with open_executor("processes", len(devices)) as executor:
+        return list(run_parts(executor, PredictTask.__call__, tasks))
+
+
+@dataclass(frozen=True, slots=True)
+class PredictTask:
+    """One part of a staged run, for a process of its own."""
+
+    source: Any
+    folder: str
+    model: Any
+    options: tuple[SourceOptions, NetworkOptions, PatchStoreOptions]
+    part: PartOptions
+    command: str
+
+    def __call__(self, emit: Emit = silent) -> Report:
+        """Predict it."""
+        return predict(
+            self.source, self.folder, self.model, self.options, part=self.part, command=self.command, emit=emit
+        )

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.apps.execute import open_job, settle
+from weft.apps.execute import open_job, require_apart, settle
 from weft.apps.prepare import Prepared, devices_of, prepare
 from weft.apps.scroll.options import (
     NetworkOptions,
@@ -86,11 +86,14 @@ def predict(
     volume = open_source(source, where)
     mask = open_volume(network.mask) if network.mask else None
     found = with_scope(load_model(model, token=network.hf_token), network.normalization, emit)
-    prepared = prepare(volume, found, engine, mask=mask, records=records, emit=emit)
+    require_apart(volume.info.url, output_dir)
+    prepared = prepare(volume, found, engine, mask=mask, records=None if part.overwrite else records, emit=emit)
+    if part.overwrite:
+        remove_parts(output_dir)
     device, ledger = devices_of(network.device)[0], Ledger(records)
     prepared, _ = settle(prepared, ledger, device, emit)
     columns = list(tiles_of_part(prepared.plan, part.part_id, part.num_parts))
-    target = _part_store(output_dir, prepared.plan, columns, (part, network, storage), ledger)
+    target = _part_store(output_dir, prepared.plan, columns, (part, network, storage))
     n_layers = sum(len(layers) for layers in columns)
     emit(Event("begin", data={"n_slabs": n_layers, "n_done": len(ledger.layers(part.part_id)), "unit": "layers"}))
     tally = Tally()
@@ -123,13 +126,23 @@ def stage_options(where: SourceOptions, network: NetworkOptions, **more: Any) ->
 
 
 def _check_folder(folder: str, records: Records, part: PartOptions) -> None:
-    if part.overwrite:
+    if Ledger(records).plan() is None and ZarrPatches.numbers(folder):
+        raise RequestError(f"{folder} holds parts that another program wrote; choose another --output-dir")
+    gone = [n for n in range(part.num_parts) if Ledger(records).layers(n) and n not in ZarrPatches.numbers(folder)]
+    if gone and not part.overwrite:
+        raise RequestError(
+            f"{folder}: part {gone[0]} is gone, but its records are there; delete {records_of(folder)} too"
+        )
+
+
+def remove_parts(folder: str) -> None:
+    """Delete the parts that weft wrote in a folder, and their records; nothing else."""
+    records = records_at(records_of(folder))
+    if Ledger(records).plan() is not None:
         for number in ZarrPatches.numbers(folder):
             remove(f"{folder}/logits_part_{number}.zarr")
             remove(f"{folder}/coordinates_part_{number}.zarr")
-        records.clear()
-    elif Ledger(records).plan() is None and ZarrPatches.numbers(folder):
-        raise RequestError(f"{folder} holds parts that another program wrote; choose another --output-dir")
+        remove(records_of(folder))
 
 
 def _part_store(
@@ -137,13 +150,9 @@ def _part_store(
     plan: Plan,
     columns: list[Layers],
     how: tuple[PartOptions, NetworkOptions, PatchStoreOptions],
-    ledger: Ledger,
 ) -> ZarrPatches:
     """The store of this part: a new one, or the one that an earlier run of it began."""
     part, network, storage = how
-    begun = f"predicted/{part.part_id}.json"
-    if ledger.report(begun).get("num_parts") == part.num_parts:
-        return ZarrPatches.reopen(folder, part.part_id)
     starts = [tile.box.start for layers in columns for layer in layers.values() for tile in layer]
     attributes = {
         "patch_size": list(plan.grid.patch),
@@ -153,7 +162,7 @@ def _part_store(
         "original_volume_shape": list(plan.source.shape_zyx),
     }
     attributes |= settings_of(plan)
-    store = ZarrPatches.create(
+    return ZarrPatches.create(
         folder,
         part.part_id,
         np.array(starts, np.int32).reshape(-1, 3),
@@ -161,8 +170,6 @@ def _part_store(
         attributes,
         (storage.zarr_compressor, storage.zarr_compression_level),
     )
-    ledger.put_report(begun, {"num_parts": part.num_parts})
-    return store
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
@@ -177,6 +184,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "model_digest": plan.card.digest,
         "input": plan.source.url,
         "plan_digest": plan.digest,
+        "support_volume": plan.mask,
         "weft_version": __version__,
         "voxel_size_zyx": list(geometry.voxel_size_zyx),
         "origin_zyx": list(geometry.origin_zyx),
