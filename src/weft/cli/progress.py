@@ -68,7 +68,10 @@ class Listener:
                 case "begin":
                     self._counts |= {"done": event.data["n_done"], "total": event.data["n_slabs"], "voxels": 0}
                     self._begun = time.monotonic()
-                    self._show("slabs")
+                    self._show(event.data.get("unit", "slabs"))
+                case "layer":
+                    self._counts["done"] += 1
+                    self._show("layers of patches")
                 case "slab":
                     self._counts["done"] += 1
                     self._counts["voxels"] += event.data["n_voxels"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 from weft.apps.execute import Execution, check_output, execute
@@ -106,8 +107,6 @@ def stage_plan(
     asked: dict[str, Any],
 ) -> Plan:
     """A plan for stored logits, in the arrays of the scroll pipeline where that is asked for."""
-    from dataclasses import replace
-
     plan = make_plan(source, card, engine, fingerprint=fingerprint, budget=budget_for(engine, "cpu", max(1, n_workers)))
     vesuvius = plan.finish.output == "merged" or bool(asked.get("compat"))
     spec = replace(plan.spec, layout="vesuvius") if vesuvius else plan.spec

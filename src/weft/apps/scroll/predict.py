@@ -30,9 +30,10 @@ from weft.engine.report import Report, environment, peak_memory_bytes, tally_dic
 from weft.engine.staged import Layers, predict_part, tiles_of_part
 from weft.errors import RequestError
 from weft.image.protocols import Records
+from weft.remote import is_remote
 from weft.stores import open_sink, open_volume
 from weft.stores.patches import ZarrPatches
-from weft.stores.url import records_at, remove
+from weft.stores.url import local_path, records_at, remove
 from weft.version import __version__
 
 
@@ -95,7 +96,11 @@ def predict(
     columns = list(tiles_of_part(prepared.plan, part.part_id, part.num_parts))
     target = _part_store(output_dir, prepared.plan, columns, (part, network, storage))
     n_layers = sum(len(layers) for layers in columns)
-    emit(Event("begin", data={"n_slabs": n_layers, "n_done": len(ledger.layers(part.part_id)), "unit": "layers"}))
+    emit(
+        Event(
+            "begin", data={"n_slabs": n_layers, "n_done": len(ledger.layers(part.part_id)), "unit": "layers of patches"}
+        )
+    )
     tally = Tally()
     job = replace(open_job(prepared, open_sink("memory://"), device, emit), ledger=ledger)
     predict_part(job, columns, target, tally, part.part_id)
@@ -184,7 +189,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "model_digest": plan.card.digest,
         "input": plan.source.url,
         "plan_digest": plan.digest,
-        "support_volume": plan.mask,
+        "support_volume": plan.mask if is_remote(plan.mask) or not plan.mask else str(local_path(plan.mask).resolve()),
         "weft_version": __version__,
         "voxel_size_zyx": list(geometry.voxel_size_zyx),
         "origin_zyx": list(geometry.origin_zyx),
