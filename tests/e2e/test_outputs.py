@@ -120,7 +120,13 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, image):
     deep = np.tile(image, (8, 2, 2))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 64, 64), dtype="uint8")[:] = deep
     command = [sys.executable, "-m", "weft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
-    process = subprocess.Popen([*command, "--tta", "mirroring"], cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [*command, "--tta", "mirroring"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 - background jobs ignore it
+    )
     while not (tmp_path / "o.zarr").exists():
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
