@@ -640,3 +640,14 @@ def test_two_runs_of_one_part_do_not_harm_each_other(volume, tmp_path):
     subprocess.run([sys.executable, "-m", "weft", "blend", "parts", "merged.zarr"], cwd=tmp_path, check=True)
     subprocess.run([*command, "--output_dir", "calm"], cwd=tmp_path, check=True)
     assert digest(tmp_path / "parts/logits_part_0.zarr") == digest(tmp_path / "calm/logits_part_0.zarr")
+
+
+def test_every_kind_of_output_can_be_verified(weft, merged):
+    assert "complete: 2 parts, 336 patches" in weft("verify", "parts").stdout
+    assert "complete" in weft("verify", "merged.zarr").stdout
+    assert "finalize them first" in weft("report", "merged.zarr", code=2).stderr
+    weft("finalize", "merged.zarr", "old.zarr", "--compat", "vesuvius-0.2.4")
+    assert "complete" in weft("verify", "old.zarr").stdout
+    weft("report", "old.zarr")
+    truncate(merged / "parts")
+    assert "cut short" in weft("verify", "parts", code=2).stderr

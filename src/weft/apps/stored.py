@@ -44,6 +44,22 @@ def open_stored(plan: Plan) -> TileLogits:
     return StoredChunks(open_volume(source.url), stored)
 
 
+def verify_parts(folder: str) -> dict[str, int] | None:
+    """Check the parts of a folder and count them and their patches; None where it holds none.
+
+    Raises
+    ------
+    RequestError
+        As :func:`open_parts`; also where parts are missing.
+    """
+    if not ZarrPatches.numbers(folder):
+        return None
+    parts = open_parts(folder)
+    if absent := absent_parts(parts):
+        raise RequestError(f"{folder}: parts {', '.join(map(str, absent))} are missing; predict them")
+    return {"n_parts": len(parts), "n_patches": sum(len(p.starts) for p in parts)}
+
+
 def open_parts(folder: str) -> list[ZarrPatches]:
     """All parts of a folder, after a look at whether they belong together and are whole.
 

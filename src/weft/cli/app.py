@@ -189,8 +189,15 @@ def verify(
 ) -> None:
     """Check that every voxel is there, from one plan, as it was written."""
     from weft.apps.execute import verify as check
+    from weft.apps.stored import verify_parts
     from weft.cli.progress import Listener
 
+    if parts := verify_parts(output):
+        if as_json:
+            print(json.dumps(parts))
+        elif not quiet:
+            print(f"complete: {parts['n_parts']} parts, {parts['n_patches']} patches")
+        return
     with Listener(quiet) as listen:
         found = check(output, emit=listen)
     if as_json:

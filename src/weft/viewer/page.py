@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from weft.apps.execute import plan_of
 from weft.engine.plan import Plan
-from weft.errors import IncompleteError, WeftError, WriteError
+from weft.errors import IncompleteError, RequestError, WeftError, WriteError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
 from weft.stores import open_sink, open_volume
@@ -50,6 +50,9 @@ def save_report(output: Any, to: str = "") -> str:
             f"{sink.url}: {plan.columns.n_units - done} of {plan.columns.n_units} slabs are missing. "
             "Run the same command again to complete it."
         )
+    if plan.finish.output == "merged":
+        raise RequestError(f"{sink.url} holds merged logits; finalize them first, report.html shows finished outputs")
+    sink = open_sink(output, layout=plan.spec.layout)
     sink.open()
     page = render(sink, plan, ledger.report()).encode()
     if not to:
