@@ -294,7 +294,7 @@ def test_a_volume_is_found_in_a_table(weft, volume, tmp_path):
     assert "scroll 9 energy 54 resolution 7.91" in told
     weft(*common, *table, "--scroll_id", "9", "--energy", "54", "--resolution", "7.91")
     assert "--scroll-id" in weft(*common, code=2).stderr
-    assert "PHerc" not in weft(*common, "--scroll_id", "77", code=2).stderr
+    assert "scroll 1 energy 54 resolution 7.91" in weft(*common, "--scroll_id", "77", code=2).stderr
 
 
 def test_models_from_a_hub_and_from_s3(weft, s3, shared, tmp_path):

@@ -50,23 +50,24 @@ def verify_parts(folder: str) -> dict[str, int] | None:
     Raises
     ------
     RequestError
-        As :func:`open_parts`; also where parts are missing.
+        As :func:`open_parts` and :func:`require_whole`; also where parts are missing.
     """
     if not ZarrPatches.numbers(folder):
         return None
     parts = open_parts(folder)
+    require_whole(folder, parts)
     if absent := absent_parts(parts):
         raise RequestError(f"{folder}: parts {', '.join(map(str, absent))} are missing; predict them")
     return {"n_parts": len(parts), "n_patches": sum(len(p.starts) for p in parts)}
 
 
 def open_parts(folder: str) -> list[ZarrPatches]:
-    """All parts of a folder, after a look at whether they belong together and are whole.
+    """All parts of a folder, after a look at whether they belong together.
 
     Raises
     ------
     RequestError
-        If there is none, or parts differ in what they must share, or one is unfinished.
+        If there is none, or parts differ in what they must share.
     """
     numbers = ZarrPatches.numbers(folder)
     if not numbers:
@@ -92,12 +93,19 @@ def open_parts(folder: str) -> list[ZarrPatches]:
         problems.append(f"part {numbers[0]} says that its original_volume_shape is {shape}")
     if problems:
         raise RequestError(f"{folder}: the parts do not belong together: {'; '.join(problems[:3])}")
-    _require_whole(folder, parts)
     return parts
 
 
-def _require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
-    """Refuse unfinished parts, and parts of which chunks are cut short or lost; those are struck from the ledger."""
+def require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
+    """Look through all stored chunks, once and before anything is written.
+
+    A part of weft's that is damaged is struck from the ledger, so that its command predicts it again.
+
+    Raises
+    ------
+    RequestError
+        If a part is unfinished, or a chunk is cut short or lost.
+    """
     ledger = Ledger(records_at(records_of(folder)))
     ours = ledger.plan() is not None
     n_parts = int(parts[0].attributes.get("num_parts", len(parts)))
@@ -112,6 +120,8 @@ def _require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
             if lost:
                 raise VolumeError(f"{folder}: part {part.number} has lost the logits of patch {min(lost)}")
         except VolumeError as error:
+            if not ours:
+                raise
             ledger.forget_part(part.number, n_parts)
             raise VolumeError(str(error), f"Run weft predict --part_id {part.number} again.") from error
 

@@ -14,7 +14,8 @@ class Event:
     Attributes
     ----------
     kind
-        "plan", "statistics", "slab", "level", "note", "warning" or "done".
+        "plan", "statistics", "begin", "slab", "layer" (of a staged part), "level", "progress", "note", "warning" or
+        "done".
     text
         One sentence for a person.
     data

@@ -7,10 +7,15 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
 
 from weft.errors import RequestError
+from weft.geometry.tiling import FITS
 
 
 def option(default: Any, text: str, **extra: Any) -> Any:
-    """A field with its help text; ``places=True`` marks what decides where and when, but not what comes out."""
+    """A field with its help text.
+
+    ``places=True`` marks what decides where and when, but not what comes out; ``names`` are its flags where they are
+    not made from the field's name.
+    """
     return field(default=default, metadata={"help": text, **extra})
 
 
@@ -27,9 +32,7 @@ class RunOptions:
     overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")
     window: str = option("gaussian", "Blend weights of a patch: gaussian, hann or uniform.")
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
-    fit: str = option(
-        "spread", "Patch positions: spread (nnU-Net, evenly), snap (fixed step, last moved in) or abut (no overlap)."
-    )
+    fit: str = option("spread", "Patch positions: spread (nnU-Net, evenly) or snap (fixed step, last moved in).")
     tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes) or rotation (3 passes).")
     patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
     batch_size: int = option(0, "Patches per forward pass; 0: chosen by device and memory.")
@@ -56,13 +59,14 @@ class RunOptions:
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
 
     outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
+    fits: ClassVar[tuple[str, ...]] = FITS
 
     def __post_init__(self) -> None:
         if problems := wrong_types(self):
             raise RequestError(*problems)
         choices = {
             "window": ("gaussian", "hann", "uniform"),
-            "fit": ("spread", "snap", "abut"),
+            "fit": self.fits,
             "tta": ("none", "mirroring", "rotation"),
             "mode": ("auto", "binary", "multiclass"),
             "output": self.outputs,

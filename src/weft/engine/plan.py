@@ -224,17 +224,7 @@ def make_plan(
         min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), source.shape_zyx, strict=True)
     )
     cut = choose_column(source, grid, finish, chunk, setting, budget)  # type: ignore[arg-type]
-    spec = OutputSpec(
-        shape_zyx=source.shape_zyx,
-        n_channels=finish.n_channels,
-        dtype=finish.dtype,
-        chunk_zyx=chunk,  # type: ignore[arg-type]
-        shard_zyx=cut.shard_zyx,
-        compressor=options.compressor,
-        compression_level=options.compression_level,
-        pyramid=_pyramid(options),
-        geometry=source.geometry,
-    )
+    spec = _spec(source, finish, options, chunk, cut.shard_zyx)  # type: ignore[arg-type]
     return Plan(
         source=source,
         fingerprint=fingerprint,
@@ -255,6 +245,21 @@ def make_plan(
         skip_empty=options.skip_empty,
         notes=(*notes, *cut.notes),
         measured=dict(measured or {}),
+    )
+
+
+def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, shard: Zyx) -> OutputSpec:
+    """The array that is written."""
+    return OutputSpec(
+        shape_zyx=source.shape_zyx,
+        n_channels=finish.n_channels,
+        dtype=finish.dtype,
+        chunk_zyx=chunk,
+        shard_zyx=shard,
+        compressor=options.compressor,
+        compression_level=options.compression_level,
+        pyramid=_pyramid(options),
+        geometry=source.geometry,
     )
 
 

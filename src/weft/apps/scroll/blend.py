@@ -10,7 +10,7 @@ from typing import Any
 from weft.apps.execute import Execution, check_output, execute
 from weft.apps.prepare import Prepared, budget_for
 from weft.apps.scroll.options import BlendOptions, PartOptions, StageOptions, flags_of, overlap_of
-from weft.apps.stored import PATCHES, absent_parts, open_parts
+from weft.apps.stored import PATCHES, absent_parts, open_parts, require_whole
 from weft.engine.events import Emit, silent
 from weft.engine.job import n_cores
 from weft.engine.options import RunOptions
@@ -54,6 +54,7 @@ def blend(
     """
     options, part = options or BlendOptions(), part or PartOptions()
     parts = open_parts(parent_dir)
+    require_whole(parent_dir, parts)
     sink = open_sink(output_path, layout="vesuvius")
     execution = execution_of(part, options.num_workers, command)
     check_output(sink, execution)
@@ -122,7 +123,8 @@ def overlap_in(parts: list[ZarrPatches], shape: tuple[int, int, int], compat: bo
         If the coordinates are those of neither grid.
     """
     said = float(parts[0].attributes.get("overlap", 0.5))
-    for overlap in (overlap_of(said, "compat"), said) if compat else (said, overlap_of(said, "compat")):
+    as_step = overlap_of(said, as_step=True)
+    for overlap in (as_step, said) if compat else (said, as_step):
         if not 0 <= overlap < 1:
             continue
         grid = TileGrid.of(shape, parts[0].patch_zyx, overlap)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from weft.engine.options import RunOptions, option, parse_bytes
 from weft.errors import RequestError
+from weft.geometry.tiling import FITS
 from weft.ops.activate import MODES, OUTPUTS
 from weft.stores.patches import COMPRESSORS
 
@@ -223,6 +224,7 @@ class StageOptions(RunOptions):
     """The engine's options for one stage, with what else must be the same for all of its parts."""
 
     outputs: ClassVar[tuple[str, ...]] = OUTPUTS
+    fits: ClassVar[tuple[str, ...]] = (*FITS, "abut")
     num_parts: int = 1
     compat: str = ""
 
@@ -237,9 +239,9 @@ def tta_of(network: NetworkOptions) -> str:
     return "none" if network.disable_tta else network.tta_type
 
 
-def overlap_of(overlap: float, compat: str) -> float:
-    """The overlap as a fraction; vesuvius 0.2.4 takes the option for the step."""
-    return 1.0 - overlap if compat and overlap > 0 else overlap
+def overlap_of(overlap: float, *, as_step: bool) -> float:
+    """The overlap as a fraction; vesuvius 0.2.4 takes the option for the step, and 0 for a whole patch."""
+    return 1.0 - overlap if as_step and overlap > 0 else overlap
 
 
 def flags_of(options: object) -> dict[str, object]:

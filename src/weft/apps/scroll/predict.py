@@ -113,7 +113,7 @@ def predict(
 def stage_options(where: SourceOptions, network: NetworkOptions, **more: Any) -> StageOptions:
     """The engine's options for what was asked of the scroll pipeline."""
     return StageOptions(
-        overlap=overlap_of(network.overlap, network.compat),
+        overlap=overlap_of(network.overlap, as_step=bool(network.compat)),
         tta=tta_of(network),
         patch_size=network.patch_size,
         batch_size=network.batch_size,
