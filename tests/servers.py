@@ -185,3 +185,17 @@ def hub(folder: Path, repo: str, token: str = "") -> Iterator[tuple[str, Counter
 
     with serve(Hub) as url:
         yield url, seen
+
+
+@contextmanager
+def serve_folder(folder: Path) -> Iterator[str]:
+    """A plain file server over http; its URL."""
+
+    class Files(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args: object) -> None:
+            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+
+        def log_message(self, *_: object) -> None: ...
+
+    with serve(Files) as url:
+        yield url

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from weft.apps.stored import STORED, open_stored
+from weft.apps.surface import SURFACE, SurfaceVolume
 from weft.backends import load_model
 from weft.engine.budget import Budget
 from weft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
@@ -51,8 +52,15 @@ def reopen(plan: Plan) -> Prepared:
     mask = open_volume(plan.mask) if plan.mask else None
     if plan.source.format in STORED:
         return Prepared(plan, None, None, mask, stored=open_stored(plan))
-    volume = open_volume(plan.source.url, level=plan.source.level)
-    return Prepared(plan, volume, load_model(plan.card.path), mask)
+    return Prepared(plan, open_input(plan), load_model(plan.card.path, **plan.card.details.get("arguments", {})), mask)
+
+
+def open_input(plan: Plan) -> Volume:
+    """The volume that a plan was made for."""
+    source = plan.source
+    if source.format == SURFACE:
+        return SurfaceVolume(source.url, source.level, **source.details)
+    return open_volume(source.url, level=source.level)
 
 
 def devices_of(text: str) -> list[str]:

@@ -6,6 +6,7 @@ import shutil
 import threading
 import warnings
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
 
@@ -103,7 +104,19 @@ def _compiled(module: Any, setting: ForwardSetting, card: ModelCard) -> Predicto
     if setting.device == "cpu" and not shutil.which("g++"):
         raise ModelError("--runtime compile needs a C++ compiler on the CPU; install g++ or use --runtime torch")
     torch.compiler.reset()
-    return _Torch(torch.compile(module.to(setting.device), dynamic=False), setting, card)
+    compiled = torch.compile(module.to(setting.device), dynamic=False, mode=setting.compile_mode)
+    return _OneThread(_Torch(compiled, setting, card))
+
+
+class _OneThread:
+    """Calls a network from one thread only, as CUDA graphs need it; a copy of what it gives belongs to the caller."""
+
+    def __init__(self, predictor: Predictor) -> None:
+        self._predictor = predictor
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="weft-compiled")
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        return self._thread.submit(lambda: self._predictor(batch).clone()).result()
 
 
 def _frozen(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
-TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline")
+TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline", "ink")
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from weft.apps.execute import Execution
-from weft.cli import scroll
+from weft.cli import ink, scroll
 from weft.cli.flags import with_options
 from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, show_forecast, summary, table
 from weft.engine.options import RunOptions
@@ -38,7 +38,7 @@ AGAIN = "Run the same command again to continue: finished slabs are kept."
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     try:
-        code = app([_hyphens(a) for a in arguments], standalone_mode=False) or 0
+        code = app(ink.with_step([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
     except typer.Exit as error:
         code = error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
@@ -236,3 +236,4 @@ def demo(
 
 
 app.registered_commands += scroll.app.registered_commands
+app.add_typer(ink.app, name="ink", rich_help_panel=ink.PANEL)

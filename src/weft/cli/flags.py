@@ -59,12 +59,18 @@ def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
         "ClassOptions": "What becomes of the logits",
         "FinalizeOptions": "How the result is stored",
         "PipelineOptions": "How the stages are run",
+        "LayerOptions": "Which layers",
+        "InkModelOptions": "Which network",
+        "InkOptions": "How ink is found",
+        "InkPartOptions": "Which part",
+        "PictureOptions": "Where the result goes",
     }
     info = typer.Option(
         default,
         *names,
         help=f.metadata.get("help", ""),
+        envvar=f.metadata.get("env"),
         rich_help_panel=titles.get(panel, panel),
-        show_default=default not in (None, ""),
+        show_default=default not in (None, "", -1),
     )
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=hint)

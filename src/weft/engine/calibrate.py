@@ -26,7 +26,6 @@ AGREE = 1e-3
 WORTH_S = {"torch": 10.0, "jit": 2.0, "openvino": 8.0, "onnx": 8.0, "compile": 600.0}
 """Seconds that the rest of a job must take before a candidate is opened and tried."""
 LONG_S = 20.0
-BATCHES = {"cpu": (1,), "cuda": (1, 2, 4, 8)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +105,9 @@ def choose_setting(
         )
     runtimes = offered if options.runtime == "auto" else (options.runtime,)
     precisions = (options.precision,) if options.precision != "auto" else {"cpu": ("fp32",)}.get(kind, ("fp32", "fp16"))
-    fixed = options.batch_size or model.card.batch_size
-    batches = (fixed,) if fixed else BATCHES[kind]
-    base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, lanes_for(device))
+    batches = (model.card.batch_size,) if model.card.batch_size else options.batches(kind)
+    lanes = lanes_for(device)
+    base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, lanes, options.compile_mode)
     with torch.inference_mode(), one_core_each(device):
         contest = _Contest(model, sample, base, n_patches)
         for precision, batch_size in product(precisions, batches):

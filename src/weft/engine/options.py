@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from weft.errors import RequestError
 from weft.geometry.tiling import FITS
 
+COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
+
 
 def option(default: Any, text: str, **extra: Any) -> Any:
     """A field with its help text.
@@ -54,12 +56,16 @@ class RunOptions:
     runtime: str = option(
         "auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.", decides=True
     )
+    compile_mode: str = option(
+        "default", "With runtime compile: default, reduce-overhead (CUDA graphs) or max-autotune."
+    )
     precision: str = option("auto", "auto, fp32, fp16 or bf16.", decides=True)
     device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
 
     outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
     fits: ClassVar[tuple[str, ...]] = FITS
+    layout: ClassVar[str] = "ome-zarr"
 
     def __post_init__(self) -> None:
         if problems := wrong_types(self):
@@ -72,6 +78,7 @@ class RunOptions:
             "output": self.outputs,
             "compressor": ("zstd", "lz4", "zlib", "none"),
             "runtime": ("auto", "torch", "jit", "openvino", "compile", "onnx"),
+            "compile_mode": COMPILE_MODES,
             "precision": ("auto", "fp32", "fp16", "bf16"),
         }
         problems = [
@@ -95,6 +102,10 @@ class RunOptions:
             problems.append(f"--memory {self.memory!r} is no amount; write for example 8GB or 500MB")
         if problems:
             raise RequestError(*problems)
+
+    def batches(self, kind: str) -> tuple[int, ...]:
+        """Batch sizes to choose from on "cpu" or "cuda", the plainest first."""
+        return (self.batch_size,) if self.batch_size else {"cpu": (1,)}.get(kind, (1, 2, 4, 8))
 
     def request(self) -> Mapping[str, Any]:
         """The values that decide what comes out (where and when it is computed left aside)."""

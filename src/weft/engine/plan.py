@@ -260,13 +260,14 @@ def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, s
         compression_level=options.compression_level,
         pyramid=_pyramid(options),
         geometry=source.geometry,
+        layout=options.layout,
     )
 
 
 def _pyramid(options: RunOptions) -> str:
     if not options.pyramid:
         return "none"
-    return "mean" if options.output in ("probability", "logits") else "nearest"
+    return "mean" if options.output in ("probability", "probability16", "logits") else "nearest"
 
 
 def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple[Zyx, list[str]]:

@@ -91,7 +91,8 @@ class OutputSpec:
     geometry
         Voxel size, unit and origin, taken from the input.
     layout
-        "ome-zarr", or "vesuvius" for the plain zarr v2 array [C, Z, Y, X] of the scroll pipeline.
+        "ome-zarr"; "plane" for one that is stored with its first two axes exchanged, so that a sweep over rows makes
+        an image of one plane; or "vesuvius" for the plain zarr v2 array [C, Z, Y, X] of the scroll pipeline.
     """
 
     shape_zyx: Zyx

@@ -28,6 +28,8 @@ class ForwardSetting:
         Every call gets exactly [batch_size, n_inputs, *patch_zyx].
     n_lanes
         How many threads call it at once. On a CPU each call runs on one core, so the bits do not depend on this.
+    compile_mode
+        With "compile": "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
     """
 
     runtime: str
@@ -36,6 +38,7 @@ class ForwardSetting:
     batch_size: int
     patch_zyx: Zyx
     n_lanes: int = 1
+    compile_mode: str = "default"
 
 
 class Predictor(Protocol):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import torch
 
 MODES = ("binary", "multiclass")
-OUTPUTS = ("probability", "mask", "labels", "logits", "probability_and_label", "merged", "patches")
+OUTPUTS = ("probability", "probability16", "mask", "labels", "logits", "probability_and_label", "merged", "patches")
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
 
@@ -28,6 +28,7 @@ class Finish:
     mode        output                 value                                           channels
     ==========  =====================  ==============================================  =============
     binary      probability            floor(255 p) of the foreground                  1
+    binary      probability16          floor(65535 p) of the foreground, uint16        1
     binary      mask                   255 where p > threshold, else 0                 1
     binary      labels                 1 where p > threshold, else 0                   1
     multiclass  probability            floor(255 p) of every class                     n_classes
@@ -78,6 +79,8 @@ class Finish:
             return
         if self.mode == "binary" and self.n_classes > 2:
             raise RequestError(f"--mode binary with a model of {self.n_classes} classes; use --mode multiclass")
+        if self.mode == "multiclass" and self.output == "probability16":
+            raise RequestError("--output probability16 is for one foreground; use --output probability")
         if self.mode == "multiclass" and self.n_classes < 2:
             raise RequestError("--mode multiclass with a model of one class; use --mode binary")
         if self.n_classes == 1 and self.activation == "softmax":
@@ -112,6 +115,8 @@ class Finish:
         """The output's numpy dtype."""
         if self.output in KEPT:
             return "float16" if self.output == "merged" else "float32"
+        if self.output == "probability16":
+            return "uint16"
         return "uint16" if self.output == "labels" and self.n_classes > 256 else "uint8"
 
     @property
@@ -141,8 +146,8 @@ class Finish:
             return np.concatenate([self._of_target(logits[a:b]) for a, b in self.targets])
         foreground = logits[-1:]  # of two classes the second, of one the only
         if self.mode == "binary":
-            if self.output == "probability":
-                return _quantize(self._probability(foreground))
+            if self.output in ("probability", "probability16"):
+                return _quantize(self._probability(foreground), self.dtype)
             return _mask(foreground > self.cut, 255 if self.output == "mask" else 1)
         probabilities = _softmax if self.differences else self._probability
         if self.output == "probability":
@@ -171,16 +176,17 @@ class Finish:
             return to_half(x.cpu().numpy()) if self.output == "merged" else x.cpu().numpy()
         if self.output == "probability_and_label":
             return np.concatenate([replace(self, output=o)._on_device(x) for o in ("probability", "labels")])
-        if self.mode == "binary" and self.output != "probability":
+        if self.mode == "binary" and not self.output.startswith("probability"):
             value = 255 if self.output == "mask" else 1
             return ((x[-1:] > self.cut).to(torch.uint8) * value).cpu().numpy()
-        if self.output == "probability":
+        if self.output.startswith("probability"):
             x = x[-1:] if self.mode == "binary" else x
             if self.differences and self.mode == "multiclass":
                 p = torch.softmax(torch.cat([torch.zeros_like(x[:1]), x]), dim=0)
             else:
                 p = x if self.activation == "none" else torch.sigmoid(x)
-            return (p.clamp(0, 1) * 255).to(torch.uint8).cpu().numpy()
+            top, wide = (65535, torch.int32) if self.dtype == "uint16" else (255, torch.uint8)
+            return (p.clamp(0, 1) * top).to(wide).cpu().numpy().astype(self.dtype)
         full = torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x
         labels = full.argmax(dim=0, keepdim=True)
         if self.output == "mask":
@@ -229,8 +235,9 @@ def _argmax(x: NDArray[np.float32], differences: bool) -> NDArray[np.intp]:
     return np.asarray(np.where(top > 0.0, best[np.newaxis] + 1, 0))
 
 
-def _quantize(p: NDArray[np.float32]) -> NDArray[np.uint8]:
-    return np.multiply(np.clip(p, 0.0, 1.0, out=p), np.float32(255.0), out=p).astype(np.uint8)
+def _quantize(p: NDArray[np.float32], dtype: str = "uint8") -> NDArray[Any]:
+    top = np.float32(np.iinfo(dtype).max)
+    return np.multiply(np.clip(p, 0.0, 1.0, out=p), top, out=p).astype(dtype)
 
 
 def _mask(where: NDArray[np.bool_], value: int) -> NDArray[np.uint8]:

@@ -42,7 +42,7 @@ def views(tta: str, mirror_axes: Sequence[int] = (0, 1, 2), patch: Zyx | None = 
     """The views that a kind of augmentation averages, the identity first.
 
     "mirroring": every subset of the mirror axes (8 for three). "rotation": the identity, z and x exchanged, z and y
-    exchanged, as the scroll pipeline does (3 in all).
+    exchanged, as the scroll pipeline does (3 in all); of a square patch one plane thick (y) only z and x.
 
     Raises
     ------
@@ -61,6 +61,8 @@ def views(tta: str, mirror_axes: Sequence[int] = (0, 1, 2), patch: Zyx | None = 
             axes = sorted(a - 3 for a in mirror_axes)
             return tuple(View(flips=c) for n in range(len(axes) + 1) for c in combinations(axes, n))
         case "rotation":
+            if patch and patch[1] == 1 and patch[0] == patch[2]:
+                return (View(), View(swap=(-3, -1)))
             if patch and len(set(patch)) > 1:
                 raise RequestError(f"--tta rotation exchanges axes and needs a cubic patch, not {patch}")
             return (View(), View(swap=(-3, -1)), View(swap=(-3, -2)))

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import torch
 
 FLOOR = 1e-8
+BY_VOXEL = ("none", "ct", "global_zscore", "global_minmax")  # every voxel by itself: all channels at once
 
 
 def normalize(patch: torch.Tensor, schemes: Sequence[Normalization]) -> None:
@@ -28,6 +29,9 @@ def normalize(patch: torch.Tensor, schemes: Sequence[Normalization]) -> None:
     schemes
         One per channel, or one for all; volume-wide schemes have their numbers filled in.
     """
+    if len(schemes) == 1 and schemes[0].scheme in BY_VOXEL:
+        _normalize_channel(patch, schemes[0])
+        return
     for c in range(patch.shape[0]):
         _normalize_channel(patch[c], schemes[c % len(schemes)])
 

@@ -65,7 +65,7 @@ def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = 
 def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
     """Open where a result is to go: the path or s3:// URL of an OME-Zarr (``*.zarr``), "memory://", or a ready sink.
 
-    ``layout`` "vesuvius" makes it the plain zarr v2 array of the scroll pipeline.
+    ``layout`` "vesuvius" makes it the plain zarr v2 array of the scroll pipeline, "plane" a picture: its z are rows.
 
     Raises
     ------
@@ -91,6 +91,10 @@ def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
         return Zarr2Sink(url)
     from weft.stores.ome_zarr import OmeZarrSink
 
+    if layout == "plane":
+        from weft.stores.plane import PlaneSink
+
+        return PlaneSink(OmeZarrSink(url))
     return OmeZarrSink(url)
 
 

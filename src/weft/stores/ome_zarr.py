@@ -275,10 +275,10 @@ def _metadata(spec: OutputSpec, n_levels: int) -> dict[str, Any]:
     axes += [{"name": n, "type": "space", **unit} for n in "zyx"]
     datasets = []
     for i in range(n_levels):
-        scale = [s * 2**i for s in spec.geometry.voxel_size_zyx]
-        shift = [
-            o + s * (2**i - 1) / 2 for o, s in zip(spec.geometry.origin_zyx, spec.geometry.voxel_size_zyx, strict=True)
-        ]
+        sides = list(zip(spec.shape_zyx, spec.geometry.origin_zyx, spec.geometry.voxel_size_zyx, strict=True))
+        factor = [2**i if n > 1 else 1 for n, _, _ in sides]  # a single plane stays one
+        scale = [s * k for k, (_, _, s) in zip(factor, sides, strict=True)]
+        shift = [o + s * (k - 1) / 2 for k, (_, o, s) in zip(factor, sides, strict=True)]
         steps = [
             {"type": "scale", "scale": [*many, *scale]},
             {"type": "translation", "translation": [*(0.0 for _ in many), *shift]},

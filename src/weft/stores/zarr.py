@@ -225,3 +225,13 @@ def _geometry(meta: dict[str, Any], path: str, layout: _Layout) -> Geometry:
 def _stored_bytes(array: Any, url: str, levels: list[str], level: int) -> int | None:
     folder = local_path(url) / (levels[level] if levels else array.path)
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None
+
+
+def attributes_of(url: str) -> dict[str, Any]:
+    """The attributes of an array or group, for what an earlier stage said of itself."""
+    import zarr
+
+    try:
+        return dict(zarr.open(zarr_store(url, read_only=True), mode="r").attrs)
+    except unreadable() as error:
+        raise VolumeError(f"{url} cannot be opened as a zarr: {first_line(error)}") from error

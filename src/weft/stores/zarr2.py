@@ -121,13 +121,3 @@ class Zarr2Sink:
             return zarr.open_array(zarr_store(self.url, read_only=mode == "r"), mode=mode)
         except (FileNotFoundError, ValueError, OSError):
             return None
-
-
-def attributes_of(url: str) -> dict[str, Any]:
-    """The attributes of an array, for what an earlier stage said of itself."""
-    import zarr
-
-    try:
-        return dict(zarr.open_array(zarr_store(url, read_only=True), mode="r").attrs)
-    except unreadable() as error:
-        raise VolumeError(f"{url} cannot be opened as a zarr array: {first_line(error)}") from error

@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from html import escape
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from weft.apps.execute import plan_of
+from weft.apps.prepare import open_input
 from weft.engine.plan import Plan
-from weft.errors import IncompleteError, RequestError, WeftError, WriteError
+from weft.errors import IncompleteError, RequestError, WeftError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
-from weft.stores import open_sink, open_volume
+from weft.stores import open_sink
+from weft.stores.url import records_at
 from weft.viewer import pictures
 from weft.viewer.seams import SeamCheck, check_seams
 
-WINDOW = 256
+WINDOW, WHOLE = 256, 1600
 HISTOGRAM_VOXELS = 1 << 26
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 
@@ -33,7 +34,7 @@ def save_report(output: Any, to: str = "") -> str:
     output
         URL of what a run wrote, or its sink.
     to
-        A file to write; default: ``report.html`` among the records beside the output.
+        A file to write, a path or s3://; default: ``report.html`` among the records beside the output.
 
     Raises
     ------
@@ -58,10 +59,8 @@ def save_report(output: Any, to: str = "") -> str:
     if not to:
         sink.records.put("report.html", page)
         return f"{sink.url}.weft/report.html"
-    try:
-        Path(to).write_bytes(page)
-    except OSError as error:
-        raise WriteError(f"--report {to} cannot be written: {error.strerror}") from error
+    folder, _, name = to.rpartition("/")
+    records_at(folder or ".").put(name, page)
     return to
 
 
@@ -73,8 +72,8 @@ def render(sink: Sink, plan: Plan, report: Mapping[str, Any]) -> str:
         _facts(_headline(plan, report)),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
         *(f"<p class=note>{escape(n)}</p>" for n in plan.notes),
-        f"<h2>Pictures</h2><p>Middle planes of {seen.window}, full resolution.</p>",
-        *_pictures(seen, plan),
+        "<h2>Pictures</h2>",
+        *(_surface(sink, seen, plan) if plan.spec.layout == "plane" else _pictures(seen, plan)),
         f"<h2>{'Label sizes' if plan.finish.output == 'labels' else 'Histogram'}</h2>",
         _histogram(sink, plan),
         "<h2>Seam check</h2>",
@@ -110,16 +109,42 @@ def _look(sink: Sink, plan: Plan) -> _Seen:
     window = _middle(plan.region)
     values, image, missing = sink.read(window), None, ""
     try:
-        image = open_volume(plan.source.url, level=plan.source.level).read(window)[0]
+        voxels = open_input(plan).read(window)
+        image = voxels.mean(axis=0) if plan.spec.layout == "plane" else voxels[0]
     except WeftError as error:
         missing = str(error).splitlines()[0]
     seams = check_seams(pictures.foreground(values, plan.finish), window, plan.grid)
     return _Seen(window, values, image, seams, missing)
 
 
-def _pictures(seen: _Seen, plan: Plan) -> Iterator[str]:
+def _surface(sink: Sink, seen: _Seen, plan: Plan) -> Iterator[str]:
+    """The whole surface, and its middle at full resolution."""
+    level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
+    whole = sink.read(Box.of(sink.shape(level)), level)[:, :, 0]
+    yield _figure(pictures.coloured(whole, plan.finish), f"prediction, whole surface, resolution level {level}")
+    yield from _not_shown(seen)
+    yield "<div class=grid>"
+    values, place = seen.values[:, :, 0], f"rows {seen.window.slices[0].start} on, full resolution"
+    if seen.image is not None:
+        yield _figure(pictures.grey(seen.image[:, 0]), f"mean of the layers, {place}")
+    yield _figure(pictures.coloured(values, plan.finish), f"prediction, {place}")
+    if seen.image is not None:
+        yield _figure(pictures.overlay(seen.image[:, 0], values, plan.finish), f"overlay, {place}")
+    yield "</div>"
+
+
+def _figure(rgb: NDArray[np.uint8], caption: str) -> str:
+    return f'<figure><img src="{pictures.png(rgb)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _not_shown(seen: _Seen) -> Iterator[str]:
     if seen.missing:
         yield f"<p class=note>The image cannot be shown: {escape(seen.missing)}</p>"
+
+
+def _pictures(seen: _Seen, plan: Plan) -> Iterator[str]:
+    yield f"<p>Middle planes of {seen.window}, full resolution.</p>"
+    yield from _not_shown(seen)
     yield "<div class=grid>"
     for axis, (name, order) in enumerate(DIRECTIONS):
         middle = seen.window.shape[axis] // 2
@@ -130,8 +155,7 @@ def _pictures(seen: _Seen, plan: Plan) -> Iterator[str]:
             image = np.take(seen.image, middle, axis)
             shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, plan.finish)}
         for what, rgb in shown.items():
-            caption = f"{what}, {place}"
-            yield f'<figure><img src="{pictures.png(rgb)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+            yield _figure(rgb, f"{what}, {place}")
     yield "</div>"
 
 
@@ -188,6 +212,7 @@ def _headline(plan: Plan, report: Mapping[str, Any]) -> dict[str, Any]:
     tally = report.get("tally", {})
     facts = {
         "volume": f"{_zyx(plan.source.shape_zyx)} voxels (z, y, x), {plan.source.dtype}, {plan.source.url}",
+        "layers": plan.request.get("layers", ""),
         "result": f"{plan.finish.output}, {plan.finish.mode}, {plan.spec.dtype}",
         "status": report.get("status", "complete"),
     }

@@ -32,9 +32,10 @@ def foreground(values: NDArray[np.generic], finish: Finish) -> NDArray[np.float3
         return np.asarray(1 / (1 + np.exp(-np.clip(v[-1], -80, 80))))
     if finish.output == "labels":
         return np.asarray((v[0] > 0).astype(np.float32))
+    top = 65535 if values.dtype == np.uint16 else 255
     if len(v) > 1:
-        return np.asarray(1 - v[0] / 255 if finish.activation == "softmax" else v.max(axis=0) / 255)
-    return np.asarray(v[0] / 255)
+        return np.asarray(1 - v[0] / top if finish.activation == "softmax" else v.max(axis=0) / top)
+    return np.asarray(v[0] / top)
 
 
 def classes(values: NDArray[np.generic], finish: Finish) -> NDArray[np.intp] | None:

@@ -24,7 +24,7 @@ from weft.model.card import ModelCard
 from weft.stores import open_sink, open_volume
 from weft.stores.chunks import ChunkFiles
 from weft.stores.url import exists, records_at, remove
-from weft.stores.zarr2 import attributes_of
+from weft.stores.zarr import attributes_of
 
 DEFAULT = ClassOptions().threshold_value
 

@@ -1,0 +1,254 @@
+"""Step two: the network over the surface, and step three: the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, workers_for
+from weft.apps.ink.names import (
+    absolute,
+    base_name,
+    find_model,
+    find_unfinished,
+    picture_at,
+    prepared_at,
+    require,
+    source_of,
+    unfinished,
+    write_note,
+)
+from weft.apps.ink.options import (
+    InkModelOptions,
+    InkOptions,
+    InkPartOptions,
+    LayerOptions,
+    PictureOptions,
+    SweepOptions,
+    box_of_roi,
+)
+from weft.apps.ink.picture import RESULT_NOTE, check_place, with_suffix, write_picture
+from weft.apps.ink.prepare import prepare
+from weft.apps.prepare import devices_of
+from weft.apps.prepare import prepare as prepare_sweep
+from weft.apps.surface import SurfaceVolume, is_zarr
+from weft.backends import load_model
+from weft.engine.events import Emit, Event, silent
+from weft.engine.report import Report
+from weft.errors import IncompleteError, ModelError, RequestError
+from weft.model.card import Normalization
+from weft.model.protocols import Model
+from weft.stores import open_sink
+
+Options = tuple[LayerOptions, InkModelOptions, InkOptions]
+SIGMA_SCALE = 2.5  # tile / sigma
+
+
+@dataclass(frozen=True, slots=True)
+class InkResult:
+    """What became of a run: its report, the OME-Zarr, and the picture ("" where parts are still to come)."""
+
+    report: Report
+    zarr: str
+    picture: str = ""
+
+
+def infer(
+    options: Options,
+    part: InkPartOptions | None = None,
+    where: PictureOptions | None = None,
+    *,
+    command: str = "",
+    emit: Emit = silent,
+) -> InkResult:
+    """Find ink on a surface, or on one part of it; where all of it is done here, write the picture too.
+
+    Every part owns rows of one OME-Zarr, which all of them share.
+
+    Parameters
+    ----------
+    options
+        Which layers, which network, how.
+    part, where
+        Which share; where the result goes.
+    command, emit
+        For the record; told of every event.
+
+    Returns
+    -------
+    InkResult
+        With several parts without a picture; ``reduce`` makes it.
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong; nothing was written.
+    RunError
+        If the run could not be finished; the same call continues it.
+    """
+    (layers, which, how), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    require(which, layers)
+    name = base_name(which.model, layers)
+    alone = part.num_parts == 1
+    picture = picture_at(name, layers, where) if alone else ""
+    if alone:
+        check_place(picture, where)
+    zarr = picture if picture.endswith(".zarr") else unfinished(name, source_of(layers), part)
+    sink = open_sink(zarr, layout="plane")
+    execution = Execution(
+        num_parts=0 if alone else part.num_parts,
+        part_id=-1 if alone else part.part_id,
+        executor="processes" if len(devices_of(how.device)) > 1 else "serial",
+        overwrite=part.overwrite,
+        command=command,
+    )
+    check_output(sink, execution)
+    volume, model, engine = request(options, part, where, emit)
+    records = None if part.overwrite else sink.records
+    n_workers = workers_for(execution, devices_of(how.device))
+    prepared = prepare_sweep(volume, model, engine, records=records, n_workers=n_workers, emit=emit)
+    report = execute(prepared, sink, how.device, execution, emit)
+    return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
+
+
+def request(
+    options: Options, part: InkPartOptions, where: PictureOptions, emit: Emit = silent
+) -> tuple[SurfaceVolume, Model, SweepOptions]:
+    """Volume, model and engine options of a sweep; layers that cannot be read in pieces are prepared first."""
+    layers, which, how = options
+    volume = _open(source_of(layers), layers)
+    model = load_model(
+        find_model(which),
+        token=which.hf_token,
+        model_type=which.model_type,
+        n_layers=layers.end_layer - layers.start_layer,
+        tile=how.tile_size,
+        trust_code=which.trust_code,
+    )
+    card = model.card
+    if not card.format.startswith("ink") or card.patch_zyx is None:
+        raise ModelError(f"{card.path} is a {card.format} model, no network for ink; weft run takes it")
+    divisor = float(how.divisor or card.details["divisor"])
+    scheme = Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor)
+    model.card = replace(card, normalization=(scheme,))
+    tile, (height, _, width) = card.patch_zyx[0], volume.info.shape_zyx
+    if how.stride > tile:
+        raise RequestError(f"--stride {how.stride} leaves gaps between tiles of {tile}; use at most that")
+    engine = SweepOptions(
+        overlap=1.0 - how.stride / tile,
+        window=how.window,
+        sigma_scale=tile / how.gaussian_sigma if how.gaussian_sigma else SIGMA_SCALE,
+        fit="snap",
+        tta=how.tta,
+        batch_size=how.batch_size,
+        skip_empty=how.skip_empty,
+        output="probability" if how.bits == 8 else "probability16",
+        bbox=_bbox(how.roi, height, width),
+        chunk="256,1,1024",
+        compressor="zstd" if where.output_path.endswith(".zarr") or where.use_zarr_compression else "none",
+        accept_labels=True,
+        runtime=_runtime(how),
+        compile_mode=how.compile_mode,
+        precision=how.precision,
+        device=how.device,
+        memory=how.memory,
+        divisor=divisor,
+        layers=f"{layers.start_layer}:{layers.end_layer}{' reversed' if layers.reverse else ''}",
+    )
+    volume = _in_pieces(volume, layers, part, where, emit)
+    return volume, model, replace(engine, tiles_in_row=max(1, -(-(width - tile) // how.stride) + 1))
+
+
+def _open(source: str, layers: LayerOptions) -> SurfaceVolume:
+    window = {"start": layers.start_layer, "stop": layers.end_layer}
+    return SurfaceVolume(source, layers.level if is_zarr(source) else 0, **window, reverse=layers.reverse)
+
+
+def _in_pieces(
+    volume: SurfaceVolume, layers: LayerOptions, part: InkPartOptions, where: PictureOptions, emit: Emit
+) -> SurfaceVolume:
+    """The volume, prepared first where a few rows of it cannot be read by themselves."""
+    source = volume.info.url
+    if volume.piecewise or is_zarr(source):
+        return volume
+    if part.num_parts > 1:
+        raise RequestError(f"{source} cannot be read in pieces by several parts; run weft ink prepare first")
+    layers = replace(layers, s3_path=source, surface_volume_zarr="")
+    emit(Event("note", f"{source} cannot be read in pieces and is prepared first, to {prepared_at(layers, part)}"))
+    return _open(prepare(layers, part, where, emit=emit), layers)
+
+
+def reduce(
+    options: tuple[LayerOptions, InkModelOptions],
+    part: InkPartOptions | None = None,
+    where: PictureOptions | None = None,
+    *,
+    source: str = "",
+    emit: Emit = silent,
+) -> InkResult:
+    """Check that all parts are there and write the picture.
+
+    Parameters
+    ----------
+    options
+        Which layers and which network: they make up the names.
+    part, where
+        Where the parts lie; where the picture goes.
+    source
+        The OME-Zarr of the parts, if it is not to be looked for.
+    emit
+        Told of every event.
+
+    Raises
+    ------
+    RequestError
+        If nothing was inferred there.
+    IncompleteError
+        If parts are missing; nothing was written.
+    """
+    (layers, which), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    if not (source and where.output_path):
+        require(which, layers, source=not where.output_path)
+    name = base_name(which.model, layers) if which.model else "prediction"
+    zarr = source or find_unfinished(name, layers, part)
+    picture = picture_at(name, layers, where)
+    check_place(picture, where)
+    sink = open_sink(zarr)
+    plan, ledger = plan_of(sink)
+    done = ledger.slabs()
+    if len(done) < plan.columns.n_units:
+        rows = [
+            str(plan.columns.box(c, range(s, s + 1)).slices[0])
+            for c in range(plan.columns.n_columns)
+            for s in range(plan.columns.n_slabs)
+            if (c, s) not in done
+        ]
+        raise IncompleteError(
+            f"{zarr} is not complete: {len(rows)} of {plan.columns.n_units} bands of rows are missing, the first one "
+            f"at {rows[0]}. Run weft ink infer for the parts that did not end."
+        )
+    return finish(zarr, picture, report_of(ledger), where, emit)
+
+
+def finish(zarr: str, picture: str, report: Report, where: PictureOptions, emit: Emit) -> InkResult:
+    """The picture of a complete result, and the note for the workflow engine."""
+    place = with_suffix(picture, zarr)
+    if place != zarr:
+        write_picture(zarr, place, emit)
+    write_note(where.runtime_dir, RESULT_NOTE, absolute(place))
+    return InkResult(report, zarr, place)
+
+
+def _runtime(how: InkOptions) -> str:
+    """What the engine may choose from: without COMPILE on a GPU only plain torch."""
+    if how.runtime != "auto" or how.compile or devices_of(how.device)[0] == "cpu":
+        return how.runtime
+    return "torch"
+
+
+def _bbox(roi: str, height: int, width: int) -> str:
+    if not roi:
+        return ""
+    x0, y0, x1, y1 = box_of_roi(roi) or (0, 0, width, height)
+    if x1 > width or y1 > height:
+        raise RequestError(f"--roi {roi} leaves the surface of {width} x {height} pixels")
+    return f"{y0}:{y1},0:1,{x0}:{x1}"

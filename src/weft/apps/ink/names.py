@@ -1,0 +1,177 @@
+"""Where things lie: the model behind a key, the layers, the unfinished result, the picture."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import tomllib
+from importlib.resources import files
+from pathlib import Path
+
+from weft.apps.ink.options import InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
+from weft.errors import RequestError
+from weft.remote import is_remote
+from weft.stores.url import children, local_path, write_error
+
+PREDICTIONS = "predictions"
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+def require(model: InkModelOptions | None, layers: LayerOptions, *, source: bool = True) -> None:
+    """Refuse a request that leaves out what has no default; all that is missing is named at once.
+
+    Raises
+    ------
+    RequestError
+        With the environment variable and the option of each.
+    """
+    missing = []
+    if model is not None and not model.model:
+        missing.append("MODEL is missing: set the environment variable MODEL, or give --model")
+    if source and not (layers.s3_path or layers.surface_volume_zarr):
+        missing.append("S3_PATH is missing: set it (or SURFACE_VOLUME_ZARR), or give the segment as INPUT")
+    for name, value in (("START_LAYER", layers.start_layer), ("END_LAYER", layers.end_layer)):
+        if value < 0:
+            flag = "--" + name.lower().replace("_", "-")
+            missing.append(f"{name} is missing: set the environment variable {name}, or give {flag}")
+    if not missing and layers.end_layer <= layers.start_layer:
+        missing.append(
+            f"START_LAYER {layers.start_layer} to END_LAYER {layers.end_layer} holds no layer; the end is exclusive"
+        )
+    if missing:
+        raise RequestError(*missing)
+
+
+def find_model(options: InkModelOptions) -> str:
+    """The path or URL of a model: what lies there, s3:// or hf:// as it is, a key of the table, or a repository."""
+    name = options.model
+    if name.startswith(("s3://", "hf://")) or local_path(name).exists():
+        return name
+    table = read_table(options.models)
+    if name in table:
+        return table[name]
+    if HUB_ID.fullmatch(name):
+        return f"hf://{name}"
+    raise RequestError(
+        f"MODEL {name!r} is no file, no repository (owner/name) and no key of the table: {', '.join(sorted(table))}",
+        "Give --models FILE for another table.",
+    )
+
+
+def read_table(path: str) -> dict[str, str]:
+    """Keys and places of models from a TOML file: ``key = "hf://owner/name"``."""
+    try:
+        place = Path(path).expanduser() if path else files("weft.apps.ink") / "models.toml"
+        table = tomllib.loads(place.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RequestError(f"--models {path}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise RequestError(f"--models {path} is no TOML: {error}") from error
+    if wrong := [k for k, v in table.items() if not isinstance(v, str)]:
+        raise RequestError(f'--models {path}: {wrong[0]} must be a text, such as "hf://owner/name"')
+    return table
+
+
+def base_name(model: str, layers: LayerOptions) -> str:
+    """``prediction_<MODEL>_<START>_<END>``.
+
+    >>> base_name("hf://owner/timesformer.ckpt", LayerOptions(start_layer=0, end_layer=26))
+    'prediction_timesformer_00_26'
+    """
+    label = model.rstrip("/").rpartition("/")[2]
+    label = re.sub(r"[^\w.-]", "_", re.sub(r"\.(ckpt|safetensors|pth|pt|bin)$", "", label))
+    return f"prediction_{label}_{layers.start_layer:02d}_{layers.end_layer:02d}"
+
+
+def source_of(layers: LayerOptions) -> str:
+    """What is read."""
+    return (layers.surface_volume_zarr or layers.s3_path).rstrip("/")
+
+
+def unfinished(name: str, source: str, part: InkPartOptions) -> str:
+    """The OME-Zarr that the parts of a surface write to before there is a picture."""
+    return f"{part.zarr_output_dir.rstrip('/')}/{name}-{_digest(source)}.zarr"
+
+
+def find_unfinished(name: str, layers: LayerOptions, part: InkPartOptions) -> str:
+    """The unfinished result that ``reduce`` is to join.
+
+    Raises
+    ------
+    RequestError
+        If there is none, or several and it is not clear which.
+    """
+    folder = part.zarr_output_dir.rstrip("/")
+    found = [n for n in children(folder) if n.startswith(f"{name}-") and n.endswith(".zarr")]
+    own = [n for s in (layers.surface_volume_zarr, layers.s3_path) if s for n in found if _digest(s.rstrip("/")) in n]
+    if len(own or found) == 1:
+        return f"{folder}/{(own or found)[0]}"
+    if found:
+        raise RequestError(f"{folder} holds several results: {', '.join(found)}; give the right one as INPUT")
+    raise RequestError(
+        f"{folder} holds no {name}-*.zarr; run weft ink infer with the same MODEL, layers and folder first"
+    )
+
+
+def prepared_at(layers: LayerOptions, part: InkPartOptions) -> str:
+    """Where ``prepare`` writes: SURFACE_VOLUME_ZARR, or a place among the unfinished results."""
+    if layers.surface_volume_zarr and layers.s3_path:
+        return layers.surface_volume_zarr.rstrip("/")
+    source = layers.s3_path.rstrip("/")
+    window = f"{layers.start_layer:02d}_{layers.end_layer:02d}"
+    return f"{part.zarr_output_dir.rstrip('/')}/surface_{window}-{_digest(source)}.zarr"
+
+
+def picture_at(name: str, layers: LayerOptions, where: PictureOptions) -> str:
+    """Where the picture goes: as asked, else ``predictions/`` in the segment, still without a suffix.
+
+    Raises
+    ------
+    RequestError
+        If the segment cannot be written to.
+    """
+    if where.output_path:
+        return where.output_path
+    segment = layers.s3_path.rstrip("/") or layers.surface_volume_zarr.rstrip("/").rpartition("/")[0] or "."
+    if segment.startswith(("http://", "https://")):
+        raise RequestError(f"{segment} is read-only; say with --output-path where the picture is to go")
+    return f"{segment}/{PREDICTIONS}/{name}"
+
+
+def check_note(folder: str, name: str) -> None:
+    """Refuse, before the work, a folder for notes that cannot be written to.
+
+    Raises
+    ------
+    RequestError
+        Naming the file.
+    """
+    if not writable(Path(folder) / name):
+        raise RequestError(f"{folder}/{name} cannot be written; give another --runtime-dir (RUNTIME_DIR)")
+
+
+def writable(path: Path) -> bool:
+    """Whether a file can be made at a path, together with the folders that it needs; nothing is made."""
+    path = path.absolute()
+    there = next(p for p in (path, *path.parents) if p.exists())
+    return os.access(there, os.W_OK) and (there.is_dir() if there != path else path.is_file())
+
+
+def write_note(folder: str, name: str, text: str) -> None:
+    """Leave a line for a workflow engine."""
+    path = Path(folder) / name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise write_error(str(path), error) from error
+
+
+def absolute(url: str) -> str:
+    """A local path from the root; an URL as it is."""
+    return url if is_remote(url) else str(local_path(url).resolve())
+
+
+def _digest(source: str) -> str:
+    return hashlib.sha256(absolute(source).encode()).hexdigest()[:8]

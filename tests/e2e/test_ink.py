@@ -1,0 +1,322 @@
+"""Ink detection as its users run it: environment variables, parts, kills, S3, bad input."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from PIL import Image
+
+from servers import environment, serve_folder, upload
+from surfaces import small_checkpoint, waves, write_layers
+from weft.apps import ink
+from weft.apps.ink.options import InkModelOptions, InkOptions, LayerOptions, PictureOptions
+from weft.cli.app import execute
+
+LAYERS = ("--start-layer", 0, "--end-layer", 5)
+NET = ("--model", "net.ckpt", "--stride", 8, "--runtime", "torch", "--batch-size", 16)
+HERE = ("--zarr-output-dir", "parts", "--runtime-dir", "notes")
+
+
+@pytest.fixture(scope="module")
+def surface():
+    return waves(5, 700, 150)
+
+
+@pytest.fixture
+def segment(tmp_path, surface):
+    """``seg/layers`` and ``net.ckpt`` in the folder of the test."""
+    small_checkpoint(tmp_path / "net.ckpt")
+    return write_layers(tmp_path / "seg", surface)
+
+
+def picture(path: Path) -> np.ndarray:
+    return np.asarray(Image.open(path))
+
+
+def by_hand(surface: np.ndarray, checkpoint: Path, stride: int = 8, divisor: float = 200.0) -> np.ndarray:
+    """Probabilities [row, column] in float64: every tile, a Hann window, sum over weight sum."""
+    from weft.backends import load_model
+    from weft.model import ForwardSetting
+
+    predictor = load_model(str(checkpoint)).open(ForwardSetting("torch", "cpu", "fp32", 1, (32, 1, 32)))
+    profile = np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2
+    window = np.outer(profile, profile)
+    total, weight = np.zeros(surface.shape[1:]), np.zeros(surface.shape[1:])
+    rows, columns = (sorted({*range(0, n - 31, stride), n - 32}) for n in surface.shape[1:])
+    for y in rows:
+        for x in columns:
+            tile = surface[:, y : y + 32, x : x + 32]
+            if tile.max() == tile.min():
+                continue
+            scaled = torch.from_numpy(np.clip(tile, 0, divisor).astype(np.float32) / divisor)
+            found = predictor(scaled[None, :, :, None])[0, 0, :, 0].numpy()
+            total[y : y + 32, x : x + 32] += window * found
+            weight[y : y + 32, x : x + 32] += window
+    return np.where(weight > 0, total / np.maximum(weight, 1e-30), 0)
+
+
+def test_the_picture_is_the_weighted_mean_of_all_tiles(weft, segment, surface, tmp_path):
+    weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
+    expected = by_hand(surface, tmp_path / "net.ckpt")
+    found = picture(tmp_path / "out.png")
+    assert found.dtype == np.uint8
+    assert np.abs(found - 255 * expected).max() <= 1.01
+    assert found.std() > 5, "the network of the test answers to what it sees"
+    assert found[:48, :58].max() == 0, "where no tile ran there is nothing"
+    assert np.abs(found[-1] - 255 * expected[-1]).max() <= 1.01, "no dark frame"
+    assert (tmp_path / "notes/result_s3_url.txt").read_text() == str(tmp_path / "out.png")
+    page = (tmp_path / "out_report.html").read_text()
+    assert page.count("data:image/png;base64,") == 4
+    assert "0:5" in page
+
+
+def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(weft, segment, tmp_path):
+    weft("ink", "run", "seg", "whole.png", *LAYERS, *NET, "--zarr-output-dir", "other", "--runtime-dir", "notes")
+    weft("ink", "prepare", "seg", "surface.zarr", *LAYERS, *HERE)
+    assert (tmp_path / "notes/surface_volume_zarr_path.txt").read_text() == str(tmp_path / "surface.zarr")
+    infer = ["ink", "infer", "surface.zarr", *LAYERS, *NET, *HERE, "--num-parts", 3, "--part-id"]
+    reduce = ["ink", "reduce", *LAYERS, "--model", "net.ckpt", "--s3-path", "seg", *HERE]
+    assert "run weft ink infer" in weft(*reduce, code=2).stderr
+    weft(*infer, 2)
+    weft(*infer, 0)
+    done = weft(*reduce, code=1)
+    assert "1 of 3 bands of rows are missing" in done.stderr
+    assert not (tmp_path / "seg/predictions").exists()
+    weft(*infer, 1)
+    weft(*reduce)
+    made = tmp_path / "seg/predictions/prediction_net_00_05.png"
+    assert made.read_bytes() == (tmp_path / "whole.png").read_bytes()
+    assert (tmp_path / "notes/result_s3_url.txt").read_text() == str(made)
+    assert "picture" not in weft(*infer, 1).stdout
+
+
+@pytest.mark.parametrize("stored", ["zyx", "yxz", "16bit", "ome"])
+def test_arrays_of_any_kind_give_the_same_picture(weft, segment, surface, tmp_path, stored):
+    weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
+    values = {"yxz": np.moveaxis(surface, 0, -1), "16bit": surface.astype(np.uint16) * 256 + 9}.get(stored, surface)
+    place = zarr.open_group("v.zarr" and str(tmp_path / "v.zarr"), mode="w") if stored == "ome" else None
+    if place is not None:
+        axes = [{"name": n, "type": "space"} for n in "zyx"]
+        scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
+        image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}], "name": "v"}
+        place.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
+        place.create_array("0", data=values, chunks=(2, 64, 64))
+    else:
+        zarr.create_array(str(tmp_path / "v.zarr"), data=values, chunks=tuple(min(64, n) for n in values.shape))
+    weft("ink", "infer", "v.zarr", "other.png", *LAYERS, *NET, *HERE)
+    assert np.array_equal(picture(tmp_path / "out.png"), picture(tmp_path / "other.png"))
+
+
+def test_the_start_layer_counts_from_the_recorded_window(weft, tmp_path):
+    """Layers 20 to 27 are prepared; asking for 22 to 26 must not shift the stack."""
+    volume = waves(8, 100, 120)
+    small_checkpoint(tmp_path / "net.ckpt")
+    write_layers(tmp_path / "seg", volume, first=20)
+    weft("ink", "prepare", "seg", "surface.zarr", "--start-layer", 20, "--end-layer", 28, *HERE)
+    window = ("--start-layer", 22, "--end-layer", 27)
+    weft("ink", "infer", "surface.zarr", "a.png", *window, *NET, *HERE)
+    weft("ink", "infer", "seg", "b.png", *window, *NET, *HERE)
+    write_layers(tmp_path / "cut", volume[2:7])
+    weft("ink", "infer", "cut", "c.png", *LAYERS, *NET, *HERE)
+    pictures = [picture(tmp_path / f"{n}.png") for n in "abc"]
+    assert np.array_equal(pictures[0], pictures[1])
+    assert np.array_equal(pictures[0], pictures[2])
+    done = weft("ink", "infer", "surface.zarr", "d.png", "--start-layer", 0, "--end-layer", 5, *NET, *HERE, code=2)
+    assert "holds layers 20 to 27" in done.stderr
+
+
+def test_reverse_roi_bits_tiff_zarr_and_augmentation(weft, segment, surface, tmp_path):
+    run = ["ink", "run", "seg"]
+    weft(*run, "out.png", *LAYERS, *NET, *HERE)
+    plain = picture(tmp_path / "out.png")
+    weft(*run, "out.tif", *LAYERS, *NET, *HERE)
+    assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), plain)
+    with tifffile.TiffFile(tmp_path / "out.tif") as file:
+        assert file.pages[0].is_tiled
+    weft(*run, "deep.zarr", *LAYERS, *NET, *HERE, "--bits", 16)
+    weft(*run, "deep.png", *LAYERS, *NET, *HERE, "--bits", 16, "--zarr-output-dir", "deep")
+    deep = zarr.open(str(tmp_path / "deep.zarr/0"), mode="r")
+    assert deep.shape == (1, 700, 150)
+    assert deep.dtype == np.uint16
+    assert np.array_equal(deep[0] // 257, plain), "floor(65535 p) / 257 is floor(255 p)"
+    assert np.array_equal(picture(tmp_path / "deep.png"), deep[0])
+    weft("verify", "deep.zarr")
+    weft(*run, "roi.zarr", *LAYERS, *NET, *HERE, "--roi", "30,200,120,470")
+    roi = zarr.open(str(tmp_path / "roi.zarr/0"), mode="r")[0]
+    assert np.array_equal(roi[200:470, 30:120], plain[200:470, 30:120])
+    assert roi.sum() == roi[200:470, 30:120].sum()
+    write_layers(tmp_path / "turned", surface[::-1])
+    weft("ink", "run", "turned", "r.zarr", *LAYERS, *NET, *HERE, "--reverse")
+    assert np.array_equal(zarr.open(str(tmp_path / "r.zarr/0"), mode="r")[0], plain)
+    for tta in ("mirroring", "rotation"):
+        weft(*run, f"{tta}.zarr", *LAYERS, *NET, *HERE, "--tta", tta)
+        other = zarr.open(str(tmp_path / f"{tta}.zarr/0"), mode="r")[0]
+        assert 0 < np.abs(other.astype(int) - plain).mean() < 40
+    write_layers(tmp_path / "flipped", surface.transpose(0, 2, 1))
+    weft("ink", "run", "flipped", "t.zarr", *LAYERS, *NET, *HERE, "--tta", "rotation")
+    turned = zarr.open(str(tmp_path / "t.zarr/0"), mode="r")[0]
+    rotated = zarr.open(str(tmp_path / "rotation.zarr/0"), mode="r")[0]
+    assert np.abs(turned.T.astype(int) - rotated).max() <= 1
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_at_random_gives_the_same_bits(weft, tmp_path):
+    small_checkpoint(tmp_path / "net.ckpt")
+    volume = waves(5, 2100, 150)
+    write_layers(tmp_path / "seg", volume)
+    chance = random.Random(2)
+    steps = {
+        "prepare": (["ink", "prepare", "seg", "{}.zarr", *LAYERS], "{}.zarr.weft/layers"),
+        "run": (["ink", "run", "{}.zarr", "{}.png", *LAYERS, *NET], "parts-{}/*.weft/slabs"),
+    }
+    for name in ("calm", "killed"):
+        for words, done in steps.values():
+            command = [str(w).format(name) for w in words] + [
+                "--zarr-output-dir",
+                f"parts-{name}",
+                "--runtime-dir",
+                "n",
+            ]
+            for kill in range(3 if name == "killed" else 0):
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "weft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
+                )
+                while process.poll() is None and len(list(tmp_path.glob(f"{done.format(name)}/*"))) <= kill:
+                    time.sleep(0.002)
+                time.sleep(chance.uniform(0, 0.2))
+                process.kill()
+                process.wait()
+                assert not (tmp_path / f"{name}.png").exists() or "run" not in command or process.returncode == 0
+            weft(*command)
+    assert (tmp_path / "calm.png").read_bytes() == (tmp_path / "killed.png").read_bytes()
+
+
+def test_environment_variables_only_on_s3(weft, s3, tmp_path, surface):
+    """The quick start of the reference: MODEL, S3_PATH, START_LAYER, END_LAYER; the picture ends in the bucket."""
+    small_checkpoint(tmp_path / "net.ckpt")
+    upload(s3, write_layers(tmp_path / "seg", surface), "scrolls/seg")
+    s3["client"].upload_file(str(tmp_path / "net.ckpt"), "bucket", "models/net.ckpt")
+    common = {
+        **environment(s3),
+        "WEFT_CACHE": str(tmp_path / "cache"),
+        "MODEL": "s3://bucket/models/net.ckpt",
+        "S3_PATH": "s3://bucket/scrolls/seg/",
+        "START_LAYER": "0",
+        "END_LAYER": "5",
+        "TILE_SIZE": "32",
+        "STRIDE": "8",
+        "BATCH_SIZE": "16",
+        "COMPILE": "0",
+    }
+    once = {**common, "RUNTIME_DIR": str(tmp_path / "once"), "ZARR_OUTPUT_DIR": str(tmp_path / "a")}
+    weft("ink", **once)
+    url = "s3://bucket/scrolls/seg/predictions/prediction_net_00_05.png"
+    assert (tmp_path / "once/result_s3_url.txt").read_text() == url
+    s3["client"].download_file("bucket", url.removeprefix("s3://bucket/"), str(tmp_path / "one.png"))
+    one = picture(tmp_path / "one.png")
+    assert np.abs(one - 255 * by_hand(surface, tmp_path / "net.ckpt")).max() <= 1.01
+
+    steps = {**common, "RUNTIME_DIR": str(tmp_path / "steps"), "ZARR_OUTPUT_DIR": "s3://bucket/parts"}
+    steps |= {"SURFACE_VOLUME_ZARR": "s3://bucket/surface.zarr", "OUTPUT_PATH": "s3://bucket/two.png"}
+    weft("ink", **steps, STEP="prepare")
+    assert (tmp_path / "steps/surface_volume_zarr_path.txt").read_text() == "s3://bucket/surface.zarr"
+    for part in "01":
+        weft("ink", **steps, NUM_PARTS="2", PART_ID=part)
+    weft("ink", **steps, STEP="reduce", NUM_PARTS="2")
+    assert (tmp_path / "steps/result_s3_url.txt").read_text() == "s3://bucket/two.png"
+    s3["client"].download_file("bucket", "two.png", str(tmp_path / "two.png"))
+    assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
+
+
+def test_layers_over_http(weft, segment, tmp_path):
+    weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
+    with serve_folder(tmp_path) as url:
+        weft("ink", "run", f"{url}/seg", "web.png", *LAYERS, *NET, *HERE)
+        done = weft("ink", "run", f"{url}/seg", *LAYERS, *NET, *HERE, code=2)
+        assert "read-only" in done.stderr
+        assert "No layers found" in weft("ink", "run", f"{url}/no", "x.png", *LAYERS, *NET, *HERE, code=2).stderr
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "web.png").read_bytes()
+
+
+def test_each_bad_request_gets_one_message(segment, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def refused(env: dict[str, str]) -> str:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in env.items():
+                patch.setenv(name, value)
+            assert execute(["ink"]) == 2
+        return capsys.readouterr().err
+
+    good = {"MODEL": "net.ckpt", "S3_PATH": "seg", "START_LAYER": "0", "END_LAYER": "5", "RUNTIME_DIR": "notes"}
+    good |= {"ZARR_OUTPUT_DIR": "parts"}
+    for name in ("MODEL", "S3_PATH", "START_LAYER", "END_LAYER"):
+        said = refused(good | {name: ""})
+        assert said.count("\n") == 1
+        assert f"{name} is missing" in said
+    cases = [
+        ({"START_LAYER": "40", "END_LAYER": "45"}, "No layers found: seg"),
+        ({"END_LAYER": "8"}, "there is no 05, 06, 07"),
+        ({"END_LAYER": "4"}, "Channel mismatch: the layer window has 4 layers, net.ckpt takes 5"),
+        ({"START_LAYER": "3", "END_LAYER": "3"}, "holds no layer"),
+        ({"START_LAYER": "two"}, "START_LAYER"),
+        ({"S3_PATH": "nowhere"}, "nowhere: nothing lies there"),
+        ({"MODEL": "no/such/net.ckpt"}, "MODEL 'no/such/net.ckpt' is no file"),
+        ({"MODEL": "timesformer"}, "timesformer-scroll5"),
+        ({"MODEL_TYPE": "resnet3d-50"}, "holds a timesformer"),
+        ({"TILE_SIZE": "64"}, "32"),
+        ({"STRIDE": "40"}, "--stride 40 leaves gaps"),
+        ({"NUM_PARTS": "2", "PART_ID": "2"}, "--part-id 2 with --num-parts 2"),
+        ({"STEP": "aggregate"}, "STEP 'aggregate' is unknown"),
+        ({"RUNTIME_DIR": "net.ckpt/here"}, "--runtime-dir"),
+        ({"OUTPUT_PATH": "out.jpeg"}, "it must end in .png"),
+        ({"ROI_XYXY": "0,0,9999,9"}, "--roi 0,0,9999,9 leaves the surface"),
+        ({"COMPILE_MODE": "fast"}, "--compile-mode 'fast' is unknown"),
+        ({"BLEND_MODE": "boxcar"}, "--window 'boxcar' is unknown"),
+    ]
+    for change, message in cases:
+        said = refused(good | change)
+        assert message in said, (change, said)
+        assert said.count("\n") <= 3
+    (tmp_path / "seg/layers/3.tif").write_bytes((tmp_path / "seg/layers/03.tif").read_bytes())
+    assert "03 is there twice" in refused(good)
+    (tmp_path / "seg/layers/3.tif").unlink()
+    (tmp_path / "seg/layers/03.tif").unlink()
+    assert "layers 0 to 4 are asked for; there is no 03" in refused(good)
+    assert not (tmp_path / "parts").exists()
+    assert not (tmp_path / "seg/predictions").exists()
+    assert not (tmp_path / "notes").exists()
+
+
+def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(weft, segment, tmp_path):
+    path = tmp_path / "seg/layers/03.tif"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    done = weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=1)
+    assert "03.tif" in done.stderr
+    done = weft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE, code=2)
+    assert "not prepared to the end" in done.stderr
+    path.write_bytes(whole)
+    weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE)
+    weft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE)
+
+
+def test_from_python(segment, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    layers = LayerOptions(s3_path="seg", start_layer=0, end_layer=5)
+    which, how = InkModelOptions(model="net.ckpt"), InkOptions(stride=16)
+    result = ink.infer((layers, which, how), where=PictureOptions(output_path="p.png", runtime_dir="notes"))
+    assert result.picture == "p.png"
+    assert picture(tmp_path / "p.png").shape == (700, 150)
+    Path("p.png").unlink()
+    ink.reduce((layers, which), where=PictureOptions(output_path="p.tif", runtime_dir="notes"), source=result.zarr)
+    assert tifffile.imread(tmp_path / "p.tif").shape == (700, 150)
