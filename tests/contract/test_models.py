@@ -10,6 +10,7 @@ import pytest
 import torch
 
 import weft
+from inknets import lightning, small_timesformer
 from weft.errors import ModelError
 from weft.testing import ModelContract
 
@@ -65,6 +66,14 @@ class TestOnnx(ModelContract):
     def test_the_window_of_its_metadata_is_the_normalization(self, tmp_path):
         (scheme,) = self.make(tmp_path).card.normalization
         assert (scheme.scheme, scheme.lower, scheme.upper, scheme.mean, scheme.std) == ("ct", -300, 900, -300, 1200)
+
+
+class TestInk(ModelContract):
+    patch_zyx = (32, 1, 32)
+
+    def make(self, tmp_path):
+        state = small_timesformer().state_dict()
+        return weft.load_model(lightning(tmp_path / "net.ckpt", state, num_frames=5, image_size=32))
 
 
 def test_a_sidecar_says_what_the_file_does_not(tmp_path):

@@ -14,20 +14,29 @@ from weft.errors import ModelError
 from weft.model.protocols import Model
 
 DEMO = Path(__file__).parent / "demo"
-KNOWN = "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2) or ONNX (.onnx)"
+KNOWN = (
+    "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2), ONNX (.onnx) "
+    "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
+)
+CHECKPOINTS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")  # the first kind that a folder holds is taken
+FILES = (*CHECKPOINTS, ".pt2", ".onnx")
 
 
-def load_model(source: Any, *, token: str = "") -> Model:
+def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     """Read a model; nothing is executed but the libraries of its format.
 
     Parameters
     ----------
     source
-        Path of an nnU-Net v2 folder (also one fold of it), a TorchScript or torch.export or ONNX file; "demo" for the
-        small network of ``weft demo``; ``hf://owner/repo`` or ``s3://bucket/key`` for one that lies elsewhere;
-        ``fake://null?classes=2&patch=64,64,64`` for tests; or anything that is a :class:`~weft.model.Model` already.
+        Path of an nnU-Net v2 folder (also one fold of it), a TorchScript, torch.export or ONNX file, an ink checkpoint
+        or a folder with one; "demo" for the small network of ``weft demo``; ``hf://owner/repo`` or
+        ``s3://bucket/key`` for one that lies elsewhere; ``fake://null?classes=2&patch=64,64,64`` for tests; or
+        anything that is a :class:`~weft.model.Model` already.
     token
         For a private ``hf://`` repository.
+    **arguments
+        For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of :func:`weft.backends.ink.load`;
+        other formats need none and ignore them.
 
     Raises
     ------
@@ -42,11 +51,13 @@ def load_model(source: Any, *, token: str = "") -> Model:
     if url.startswith("fake://"):
         return _read("fake", url)
     if url.startswith(SCHEMES):
-        model = load_model(fetch(url, token))
+        model = load_model(fetch(url, token), **arguments)
         model.card = replace(model.card, path=url)
         return model
     path = DEMO if url == "demo" and not Path(url).exists() else Path(url).expanduser()
-    return _read(_format_of(path, url), path)
+    path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
+    backend = _format_of(path, url)
+    return _read(backend, path, **(arguments if backend == "ink" else {}))
 
 
 def looks_like_a_model(url: str) -> bool:
@@ -54,11 +65,26 @@ def looks_like_a_model(url: str) -> bool:
     path = Path(url).expanduser()
     if url == "demo" and not path.exists():
         return True
-    return url.startswith(("fake://", "hf://")) or path.suffix in (".pt", ".pth", ".pt2", ".onnx") or _plans_near(path)
+    if url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
+        return True
+    return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())
 
 
 def _plans_near(path: Path) -> bool:
     return path.is_dir() and any((p / "plans.json").exists() for p in (path, path.parent))
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """The one checkpoint of a folder, by the order of ``CHECKPOINTS``; the folder itself where there is none."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINTS)
+    if not files:
+        return folder
+    kind = min((p.suffix for p in files), key=CHECKPOINTS.index)
+    found = [p for p in files if p.suffix == kind]
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:6])
+        raise ModelError(f"{folder} holds {len(found)} checkpoints ({names}); give the path of one of them")
+    return found[0]
 
 
 def _format_of(path: Path, url: str) -> str:
@@ -69,12 +95,14 @@ def _format_of(path: Path, url: str) -> str:
         if _plans_near(path):
             return "nnunet"
         raise ModelError(f"{url} is a folder without plans.json; weft reads {KNOWN}")
-    by_suffix = {".onnx": "onnx", ".pt2": "exported"}
+    by_suffix = {".onnx": "onnx", ".pt2": "exported", ".ckpt": "ink", ".safetensors": "ink"}
     if path.suffix in by_suffix:
         return by_suffix[path.suffix]
     names = {Path(n).name for n in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
     if "constants.pkl" in names:
         return "torchscript"
+    if path.suffix in CHECKPOINTS and import_module("weft.backends.ink").holds_ink(path):
+        return "ink"
     if "data.pkl" in names:
         raise ModelError(
             f"{url} holds weights only, without the network; give the folder with its plans.json, "
@@ -83,8 +111,8 @@ def _format_of(path: Path, url: str) -> str:
     raise ModelError(f"{url} is no model that weft knows: use {KNOWN}")
 
 
-def _read(backend: str, place: Any) -> Model:
-    return import_module(f"weft.backends.{backend}").load(place)  # type: ignore[no-any-return]
+def _read(backend: str, place: Any, **arguments: Any) -> Model:
+    return import_module(f"weft.backends.{backend}").load(place, **arguments)  # type: ignore[no-any-return]
 
 
 def _plugin(url: str) -> Any:

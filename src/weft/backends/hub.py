@@ -11,11 +11,11 @@ from weft.errors import ModelError
 from weft.remote import object_store, remote_errors
 
 SCHEMES = ("hf://", "s3://")
-MODEL_FILES = ("*.json", "*.pth", "*.pt", "*.pt2", "*.onnx", "*.yaml", "*.yml")
+MODEL_FILES = ("*.json", "*.pth", "*.pt", "*.pt2", "*.onnx", "*.yaml", "*.yml", "*.ckpt", "*.safetensors", "*.bin")
 
 
 def fetch(url: str, token: str = "") -> Path:
-    """The local folder or file of a model at an ``hf://owner/repo[/folder]`` or ``s3://bucket/key`` URL.
+    """The local folder or file of a model at an ``hf://owner/repo[/folder or file]`` or ``s3://bucket/key`` URL.
 
     What was fetched before is used again. hf:// obeys HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, and without
     a connection falls back to what is cached; s3:// is kept in WEFT_CACHE (default ~/.cache/weft), by object version.
@@ -36,7 +36,7 @@ def _from_hub(url: str, token: str) -> Path:
         raise ModelError(f"{url} needs the extra 'hub': pip install 'weft[hub]'") from error
     owner, _, rest = url.removeprefix("hf://").strip("/").partition("/")
     name, _, folder = rest.partition("/")
-    patterns = [f"{folder}/*"] if folder else list(MODEL_FILES)
+    patterns = [f"{folder}/*", folder] if folder else list(MODEL_FILES)
     repo = f"{owner}/{name}" if name else owner
     try:
         root = snapshot_download(repo, token=token or None, allow_patterns=patterns)
