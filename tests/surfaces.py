@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.ndimage import gaussian_filter, uniform_filter
 
+from inknets import backbone, lightning, small_timesformer
+
 ENLARGED, OFFSET, LOCAL, BLUR = 8, 20, 161, 0.7
 
 
@@ -67,20 +69,10 @@ def auc(scores: NDArray[np.generic], truth: NDArray[np.bool_]) -> float:
     return float((counts[0] * (below + counts[1] / 2)).sum() / (counts[0].sum() * counts[1].sum()))
 
 
-def small_checkpoint(path: Path, n_layers: int = 5, tile: int = 32) -> Path:
-    """A TimeSformer with random weights that answers to what it sees, in the Lightning layout."""
-    from weft.nets.timesformer import TimeSformer, TimeSformerSize
-
-    torch.manual_seed(1)
-    size = {"dim": 16, "image_size": tile, "patch_size": 8, "num_frames": n_layers, "num_classes": 16, "depth": 1}
-    size |= {"heads": 2, "dim_head": 8, "channels": 1}
-    network = TimeSformer(TimeSformerSize(**size))
-    with torch.no_grad():
-        for name, weight in network.named_parameters():
-            if name == "to_patch_embedding.weight":
-                weight.mul_(4)
-            elif name == "to_out.1.weight":
-                weight.mul_(6)
-    state = {f"backbone.{k}": v for k, v in network.state_dict().items()}
-    torch.save({"state_dict": state, "hyper_parameters": {"backbone": size}, "epoch": 1, "global_step": 2}, path)
-    return path
+def small_checkpoint(path: Path) -> Path:
+    """A TimeSformer for 5 layers and tiles of 32, with random weights that answer to what they see."""
+    network = small_timesformer(seed=1, depth=1)
+    network.to_patch_embedding.weight.mul_(4)
+    network.to_out[1].weight.mul_(6)
+    size = {"num_frames": 5, "image_size": 32, "dim_head": 8}
+    return lightning(path, backbone(network.state_dict()), backbone=size)
