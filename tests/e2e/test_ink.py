@@ -15,7 +15,7 @@ import torch
 import zarr
 from PIL import Image
 
-from servers import environment, serve_folder, upload
+from servers import environment, hub, serve_folder, upload
 from surfaces import small_checkpoint, waves, write_layers
 from weft.apps import ink
 from weft.apps.ink.options import InkModelOptions, InkOptions, LayerOptions, PictureOptions
@@ -320,3 +320,33 @@ def test_from_python(segment, tmp_path, monkeypatch):
     Path("p.png").unlink()
     ink.reduce((layers, which), where=PictureOptions(output_path="p.tif", runtime_dir="notes"), source=result.zarr)
     assert tifffile.imread(tmp_path / "p.tif").shape == (700, 150)
+
+
+def test_models_by_key_and_repository(weft, segment, tmp_path):
+    """A repository with a checkpoint and a picture, private; a key of the user's own table; offline afterwards."""
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (tmp_path / "net.ckpt").rename(repo / "weights.ckpt")
+    (repo / "README.md").write_text("ink")
+    (tmp_path / "table.toml").write_text('mine = "hf://owner/inknet"\n')
+    run = ["ink", "run", "seg", "--stride", 32, *LAYERS, *HERE]
+    with hub(repo, "owner/inknet", token="secret") as (url, _):
+        env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
+        done = weft(*run, "--model", "owner/inknet", "--hf-token", "wrong", code=2, **env)
+        assert "private or missing" in done.stderr
+        weft(*run, "--model", "owner/inknet", **env, HF_TOKEN="secret")
+    weft(*run, "--model", "mine", "--models", "table.toml", **env, HF_HUB_OFFLINE="1")
+    names = ("prediction_inknet_00_05.png", "prediction_mine_00_05.png")
+    one, other = ((tmp_path / "seg/predictions" / n).read_bytes() for n in names)
+    assert one == other
+    assert "secret" not in (tmp_path / "seg/predictions/prediction_inknet_00_05_report.html").read_text()
+
+
+def test_a_stored_plan_is_repeated_by_other_processes(weft, segment, tmp_path):
+    weft("ink", "run", "seg", "a.zarr", *LAYERS, *NET, *HERE, "--reverse")
+    weft("run", "--plan", "a.zarr", "b.zarr", "--executor", "processes", "--workers", 2)
+    one, other = (zarr.open(str(tmp_path / f"{n}.zarr/0"), mode="r")[:] for n in "ab")
+    assert one.any()
+    assert np.array_equal(one, other)
+    weft("report", "a.zarr")
+    assert weft("run", "seg", "c.zarr", "--model", "net.ckpt", code=2).stderr

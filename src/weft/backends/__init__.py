@@ -14,6 +14,7 @@ from weft.errors import ModelError
 from weft.model.protocols import Model
 
 DEMO = Path(__file__).parent / "demo"
+BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt"}
 KNOWN = (
     "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2), ONNX (.onnx) "
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
@@ -29,7 +30,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     ----------
     source
         Path of an nnU-Net v2 folder (also one fold of it), a TorchScript, torch.export or ONNX file, an ink checkpoint
-        or a folder with one; "demo" for the small network of ``weft demo``; ``hf://owner/repo`` or
+        or a folder with one; "demo" and "demo-ink" for the small networks of ``weft demo``; ``hf://owner/repo`` or
         ``s3://bucket/key`` for one that lies elsewhere; ``fake://null?classes=2&patch=64,64,64`` for tests; or
         anything that is a :class:`~weft.model.Model` already.
     token
@@ -54,7 +55,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
         model = load_model(fetch(url, token), **arguments)
         model.card = replace(model.card, path=url)
         return model
-    path = DEMO if url == "demo" and not Path(url).exists() else Path(url).expanduser()
+    path = BUILT_IN[url] if url in BUILT_IN and not Path(url).exists() else Path(url).expanduser()
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
     backend = _format_of(path, url)
     return _read(backend, path, **(arguments if backend == "ink" else {}))
@@ -63,7 +64,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
 def looks_like_a_model(url: str) -> bool:
     """Whether an URL names a model and not a volume; nothing is read."""
     path = Path(url).expanduser()
-    if url == "demo" and not path.exists():
+    if url in BUILT_IN and not path.exists():
         return True
     if url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
         return True

@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 
 from weft.apps.execute import Execution
-from weft.cli import ink, scroll
+from weft.cli import ink as ink_commands
+from weft.cli import scroll
 from weft.cli.flags import with_options
 from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, show_forecast, summary, table
 from weft.engine.options import RunOptions
@@ -38,7 +39,7 @@ AGAIN = "Run the same command again to continue: finished slabs are kept."
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     try:
-        code = app(ink.with_step([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
+        code = app(ink_commands.with_step([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
     except typer.Exit as error:
         code = error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
@@ -223,17 +224,18 @@ def demo(
     folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to write.")] = "weft-demo",
     size: Annotated[int, typer.Option(help="Side of the phantom in voxels.")] = 160,
     seed: Annotated[int, typer.Option(help="Another phantom for another number.")] = 1,
+    ink: Annotated[bool, typer.Option("--ink", help="A surface with text in ink, and the small ink network.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Segment a fresh phantom with the small network that weft brings, and score it."""
-    from weft.cli.demo import run_demo
+    from weft.cli.demo import run_demo, run_ink_demo
     from weft.cli.progress import Listener
 
     with Listener(quiet) as listen:
-        lines = run_demo(folder, size, seed, listen)
+        lines = run_ink_demo(folder, seed, listen) if ink else run_demo(folder, size, seed, listen)
     print("\n".join(lines))
 
 
 app.registered_commands += scroll.app.registered_commands
-app.add_typer(ink.app, name="ink", rich_help_panel=ink.PANEL)
+app.add_typer(ink_commands.app, name="ink", rich_help_panel=ink_commands.PANEL)

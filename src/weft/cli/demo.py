@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
+from weft.apps import ink
 from weft.apps.execute import Execution
+from weft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
 from weft.apps.run import run
 from weft.engine.events import Emit
 from weft.engine.options import RunOptions
@@ -15,6 +18,7 @@ from weft.geometry.box import Box
 from weft.image.info import Geometry, OutputSpec
 from weft.stores import open_sink
 from weft.testing.phantom import make_phantom
+from weft.testing.surface import make_ink_phantom
 from weft.viewer.page import save_report
 
 VOXEL_NM, SMALLEST = 10.0, 32
@@ -40,6 +44,37 @@ def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
         f"membranes: {result} (OME-Zarr, probability 0 to 255)",
         f"report:    {page}",
         f"Dice against the truth: {dice:.3f}; {report.elapsed_s:.1f} s, {report.voxels_per_s / 1e6:.2f} Mvoxel/s",
+    ]
+
+
+def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
+    """Make a surface with text in ink, find the ink, score it; the lines to print."""
+    segment = Path(folder) / "segment"
+    phantom = make_ink_phantom(seed=seed)
+    (segment / "layers").mkdir(parents=True, exist_ok=True)
+    for n, layer in enumerate(phantom.layers):
+        Image.fromarray(layer).save(segment / "layers" / f"{n:02d}.png")
+    place = str(Path(folder) / "ink.png")
+    result = ink.infer(
+        (
+            LayerOptions(s3_path=str(segment), start_layer=0, end_layer=len(phantom.layers)),
+            InkModelOptions(model="demo-ink"),
+            InkOptions(stride=8),
+        ),
+        InkPartOptions(zarr_output_dir=str(Path(folder) / "partitions"), overwrite=True),
+        PictureOptions(output_path=place, runtime_dir=folder),
+        command=f"weft demo {folder} --ink --seed {seed}",
+        emit=emit,
+    )
+    found = np.asarray(Image.open(place)) > 127
+    dice = 2 * float((found & phantom.ink).sum()) / max(1, int(found.sum()) + int(phantom.ink.sum()))
+    page = save_report(result.zarr, str(Path(folder) / "ink_report.html"))
+    depth, height, width = phantom.layers.shape
+    return [
+        f"segment: {segment} ({depth} layers of {width} x {height} pixels)",
+        f"ink:     {place}",
+        f"report:  {page}",
+        f"Dice against the truth: {dice:.3f}; {result.report.elapsed_s:.1f} s",
     ]
 
 
