@@ -143,7 +143,7 @@ def test_reverse_roi_bits_tiff_zarr_and_augmentation(weft, segment, surface, tmp
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert file.pages[0].is_tiled
     weft(*run, "deep.zarr", *LAYERS, *NET, *HERE, "--bits", 16)
-    weft(*run, "deep.png", *LAYERS, *NET, *HERE, "--bits", 16, "--zarr-output-dir", "deep")
+    weft(*run, "deep.png", *LAYERS, *NET, *HERE, "--bits", 16)
     deep = zarr.open(str(tmp_path / "deep.zarr/0"), mode="r")
     assert deep.shape == (1, 700, 150)
     assert deep.dtype == np.uint16

@@ -142,7 +142,7 @@ def _measure(prepared: Prepared, volume: Volume, options: RunOptions) -> _Cost:
 
 def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches: int) -> _Cost:
     plan = prepared.plan
-    side = max(1, round(n_patches ** (1 / 3)))
+    side = max(1, round(n_patches ** (1 / max(1, sum(axis.count > 1 for axis in plan.grid.axes)))))
     extent = (math.ceil((side - 1) * t.step) + t.size for t in plan.grid.axes)
     whole = plan.source.shape_zyx
     sides = [min(n, e) for n, e in zip(whole, extent, strict=True)]
@@ -174,10 +174,14 @@ def _choices(plan: Plan, options: RunOptions) -> tuple[str, ...]:
 
     here = plan.grid.n_tiles
     lines = [f"1 of {plan.card.n_folds} folds: x {1 / plan.card.n_folds:.2f}"] if plan.card.n_folds > 1 else []
-    for overlap in (0.25, 0.5):
+    others = {f"--overlap {o}": o for o in (0.25, 0.5)}
+    if options.layout == "plane":  # ink speaks of strides
+        side, stride = plan.grid.patch[0], round(plan.grid.patch[0] * (1 - options.overlap))
+        others = {f"--stride {s}": 1 - s / side for s in (stride // 2, stride * 2) if 1 <= s <= side}
+    for text, overlap in others.items():
         if overlap != options.overlap:
             other = TileGrid.of(plan.source.shape_zyx, plan.grid.patch, overlap, options.fit).n_tiles  # type: ignore[arg-type]
-            lines.append(f"--overlap {overlap}: x {other / here:.2f}")
+            lines.append(f"{text}: x {other / here:.2f}")
     if plan.n_views > 1:
         lines.append(f"--tta none: x {1 / plan.n_views:.2f}")
     else:

@@ -97,6 +97,13 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         "time": _duration(cost.seconds),
         "other choices": "\n".join(cost.choices),
     }
+    if made.spec.layout == "plane":
+        rows |= {
+            "volume": f"{made.source.n_channels} layers of {_pixels(made.source.shape_zyx)} pixels (rows x columns)",
+            "patches": f"{cost.n_patches} tiles of {_pixels(made.grid.patch)}, {cost.n_patches_computed} computed",
+            "columns": f"{cost.n_columns} of {made.columns.column_yx[1]} pixels",
+            "slabs": f"{cost.n_slabs} bands of {made.columns.slab_z} rows",
+        }
     if probe := made.measured.get("tiling"):
         rows["tiling"] = (
             f"a shifted window changes probabilities by {probe['mean']:.3f} on average, {probe['max']:.2f} at most"
@@ -104,6 +111,11 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
     if made.notes:
         rows["notes"] = "\n".join(made.notes)
     table(rows | (more or {}))
+
+
+def _pixels(zyx: tuple[int, int, int]) -> str:
+    """Rows and columns of a surface as the engine turns it."""
+    return f"{zyx[0]} x {zyx[2]}"
 
 
 def table(rows: dict[str, str]) -> None:

@@ -109,7 +109,12 @@ class RunOptions:
 
     def request(self) -> Mapping[str, Any]:
         """The values that decide what comes out (where and when it is computed left aside)."""
-        return {f.name: getattr(self, f.name) for f in fields(self) if not f.metadata.get("places")}
+        return flags_of(self)
+
+
+def flags_of(options: Any) -> dict[str, Any]:
+    """The values of an options dataclass that decide what comes out."""
+    return {f.name: getattr(options, f.name) for f in fields(options) if not f.metadata.get("places")}
 
 
 def wrong_types(options: Any) -> list[str]:

@@ -33,6 +33,7 @@ from weft.apps.prepare import prepare as prepare_sweep
 from weft.apps.surface import SurfaceVolume, is_zarr
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
+from weft.engine.options import flags_of
 from weft.engine.report import Report
 from weft.errors import IncompleteError, ModelError, RequestError
 from weft.model.card import Normalization
@@ -92,7 +93,12 @@ def infer(
     picture = picture_at(name, layers, where) if alone else ""
     if alone:
         check_place(picture, where)
-    zarr = picture if picture.endswith(".zarr") else unfinished(name, source_of(layers), part)
+    asked = (
+        str((layers.reverse, layers.level, which.model_type, where.use_zarr_compression, flags_of(how)))
+        if alone
+        else ""
+    )
+    zarr = picture if picture.endswith(".zarr") else unfinished(name, source_of(layers), part, asked)
     sink = open_sink(zarr, layout="plane")
     execution = Execution(
         num_parts=0 if alone else part.num_parts,

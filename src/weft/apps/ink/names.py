@@ -89,9 +89,13 @@ def source_of(layers: LayerOptions) -> str:
     return (layers.surface_volume_zarr or layers.s3_path).rstrip("/")
 
 
-def unfinished(name: str, source: str, part: InkPartOptions) -> str:
-    """The OME-Zarr that the parts of a surface write to before there is a picture."""
-    return f"{part.zarr_output_dir.rstrip('/')}/{name}-{_digest(source)}.zarr"
+def unfinished(name: str, source: str, part: InkPartOptions, asked: str = "") -> str:
+    """The OME-Zarr that is written before there is a picture.
+
+    The parts of a surface share one; a run by itself has one for all that it asks for, so that another never meets it.
+    """
+    own = f"whole-{_digest(absolute(source) + asked)}" if asked else _digest(absolute(source))
+    return f"{part.zarr_output_dir.rstrip('/')}/{name}-{own}.zarr"
 
 
 def find_unfinished(name: str, layers: LayerOptions, part: InkPartOptions) -> str:
@@ -103,8 +107,9 @@ def find_unfinished(name: str, layers: LayerOptions, part: InkPartOptions) -> st
         If there is none, or several and it is not clear which.
     """
     folder = part.zarr_output_dir.rstrip("/")
-    found = [n for n in children(folder) if n.startswith(f"{name}-") and n.endswith(".zarr")]
-    own = [n for s in (layers.surface_volume_zarr, layers.s3_path) if s for n in found if _digest(s.rstrip("/")) in n]
+    found = [n for n in children(folder) if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]+\.zarr", n)]
+    sources = (s.rstrip("/") for s in (layers.surface_volume_zarr, layers.s3_path) if s)
+    own = [n for s in sources for n in found if _digest(absolute(s)) in n]
     if len(own or found) == 1:
         return f"{folder}/{(own or found)[0]}"
     if found:
@@ -120,7 +125,7 @@ def prepared_at(layers: LayerOptions, part: InkPartOptions) -> str:
         return layers.surface_volume_zarr.rstrip("/")
     source = layers.s3_path.rstrip("/")
     window = f"{layers.start_layer:02d}_{layers.end_layer:02d}"
-    return f"{part.zarr_output_dir.rstrip('/')}/surface_{window}-{_digest(source)}.zarr"
+    return f"{part.zarr_output_dir.rstrip('/')}/surface_{window}-{_digest(absolute(source))}.zarr"
 
 
 def picture_at(name: str, layers: LayerOptions, where: PictureOptions) -> str:
@@ -173,5 +178,5 @@ def absolute(url: str) -> str:
     return url if is_remote(url) else str(local_path(url).resolve())
 
 
-def _digest(source: str) -> str:
-    return hashlib.sha256(absolute(source).encode()).hexdigest()[:8]
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

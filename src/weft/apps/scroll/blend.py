@@ -9,11 +9,11 @@ from typing import Any
 
 from weft.apps.execute import Execution, check_output, execute
 from weft.apps.prepare import Prepared, budget_for
-from weft.apps.scroll.options import BlendOptions, PartOptions, StageOptions, flags_of, overlap_of
+from weft.apps.scroll.options import BlendOptions, PartOptions, StageOptions, overlap_of
 from weft.apps.stored import PATCHES, absent_parts, open_parts, require_whole
 from weft.engine.events import Emit, silent
 from weft.engine.job import n_cores
-from weft.engine.options import RunOptions
+from weft.engine.options import RunOptions, flags_of
 from weft.engine.plan import Plan, make_plan
 from weft.engine.report import Report
 from weft.engine.staged import StoredLogits

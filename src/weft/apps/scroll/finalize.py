@@ -10,11 +10,12 @@ from typing import Any
 from weft.apps.execute import COMPLETE, check_output, execute, report_of, verify
 from weft.apps.prepare import Prepared
 from weft.apps.scroll.blend import execution_of, geometry_in, stage_plan
-from weft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions, flags_of
+from weft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions
 from weft.apps.stored import CHUNKS, open_stored
 from weft.engine.events import Emit, silent
 from weft.engine.ledger import Ledger
 from weft.engine.masking import mask_scale
+from weft.engine.options import flags_of
 from weft.engine.plan import Plan
 from weft.engine.report import Report
 from weft.errors import PlanMismatchError, RequestError

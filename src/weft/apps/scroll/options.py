@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import ClassVar
 
 from weft.engine.options import RunOptions, option, parse_bytes
@@ -242,8 +242,3 @@ def tta_of(network: NetworkOptions) -> str:
 def overlap_of(overlap: float, *, as_step: bool) -> float:
     """The overlap as a fraction; vesuvius 0.2.4 takes the option for the step, and 0 for a whole patch."""
     return 1.0 - overlap if as_step and overlap > 0 else overlap
-
-
-def flags_of(options: object) -> dict[str, object]:
-    """The values that decide what comes out, for the record."""
-    return {f.name: getattr(options, f.name) for f in fields(options) if not f.metadata.get("places")}  # type: ignore[arg-type]
