@@ -95,7 +95,6 @@ def infer(
 ) -> None:
     """Find ink: a picture, or with --num-parts the rows of one part. Run the same command again to continue."""
     from weft.apps import ink
-    from weft.apps.forecast import forecast
     from weft.cli.progress import Listener
 
     check_page(report)
@@ -103,7 +102,7 @@ def infer(
     options = (layers, inkmodeloptions, inkoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            show_forecast(*forecast(*ink.request(options, inkpartoptions, where, listen), emit=listen))
+            show_forecast(*ink.estimate(options, emit=listen))
             return
         result = ink.infer(options, inkpartoptions, where, command=command_line(), emit=listen)
     if not quiet:

@@ -7,9 +7,10 @@ cores, and the bits of a pass do not depend on how many cores there are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
@@ -44,7 +45,7 @@ class ForwardQueue:
     Batches always have the same shape, so that the same patch gives the same bits.
 
         add -> [slot] -> lane 1: forward -+
-        add -> [slot] -> lane 2: forward -+-> target, oldest first
+        add -> [slot] -> lane 2: forward -+-> target, oldest first, and what ``then`` put between them
 
     Parameters
     ----------
@@ -71,8 +72,9 @@ class ForwardQueue:
         self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
         size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
         self._free = deque(torch.zeros(size, device=job.device) for _ in range(SLOTS_PER_LANE * job.n_lanes))
-        self._tiles: list[Tile] = []
-        self._pending: deque[tuple[list[Tile], torch.Tensor, Future[torch.Tensor]]] = deque()
+        self._entries: list[Tile | Callable[[], None]] = []  # of the batch that is being gathered
+        self._n_tiles = 0
+        self._pending: deque[tuple[list[Tile | Callable[[], None]], torch.Tensor, Future[torch.Tensor]]] = deque()
         self._lanes = ThreadPoolExecutor(job.n_lanes, thread_name_prefix="weft-forward")
 
     def __enter__(self) -> ForwardQueue:
@@ -95,24 +97,36 @@ class ForwardQueue:
             self._collect()
         with self._tally.timed("gather"):
             valid = tile.box & self._whole
-            slot = self._free[0][len(self._tiles)]
+            slot = self._free[0][self._n_tiles]
             if valid != tile.box:
                 slot.zero_()
             patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
             self._reader.copy(valid, patch)
             if plan.skip_empty and _constant(patch):
-                self._target.skip(tile)
+                self.then(partial(self._target.skip, tile))
                 self._tally.n_skipped += 1
                 return
             normalize(patch, plan.normalization)
-        self._tiles.append(tile)
-        if len(self._tiles) == plan.setting.batch_size:
+        self._entries.append(tile)
+        self._n_tiles += 1
+        if self._n_tiles == plan.setting.batch_size:
             self._submit()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something as soon as all patches before it were handed over; patches after it may run meanwhile."""
+        while self._pending and self._pending[0][2].done():
+            self._collect()
+        if self._n_tiles:
+            self._entries.append(action)
+        elif self._pending:
+            self._pending[-1][0].append(action)
+        else:
+            action()
 
     def flush(self) -> None:
         """Run what is gathered and weave in all that is pending."""
-        if self._tiles:
-            self._free[0][len(self._tiles) :].zero_()
+        if self._n_tiles:
+            self._free[0][self._n_tiles :].zero_()
             self._submit()
         while self._pending:
             self._collect()
@@ -120,17 +134,20 @@ class ForwardQueue:
     def _submit(self) -> None:
         slot = self._free.popleft()
         future = self._lanes.submit(mean_of_views, self._predictor, slot, self._views)
-        self._pending.append((self._tiles, slot, future))
-        self._tiles = []
+        self._pending.append((self._entries, slot, future))
+        self._entries, self._n_tiles = [], 0
 
     def _collect(self) -> None:
-        tiles, slot, future = self._pending.popleft()
+        entries, slot, future = self._pending.popleft()
         with self._tally.timed("wait for network"):
-            logits = future.result()
-        with self._tally.timed("weave"):
-            for tile, values in zip(tiles, logits, strict=False):
-                self._target.add(tile, values)
-        self._tally.n_patches += len(tiles)
+            logits = iter(future.result())
+        for entry in entries:
+            if isinstance(entry, Tile):
+                with self._tally.timed("weave"):
+                    self._target.add(entry, next(logits))
+                self._tally.n_patches += 1
+            else:
+                entry()
         self._free.append(slot)
 
 

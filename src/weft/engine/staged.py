@@ -356,6 +356,11 @@ class StoredQueue:
         if len(self._pending) > AHEAD:
             self._collect()
 
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something when all patches before it are woven in."""
+        self.flush()
+        action()
+
     def flush(self) -> None:
         """Weave in all that is on its way."""
         while self._pending:

@@ -7,6 +7,7 @@ import platform
 import time
 import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from weft.errors import RunError
 from weft.geometry.box import Box
 from weft.geometry.columns import Run
 
+AHEAD = 1  # layers that may be begun while an earlier one is not finished
 STRIP_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
@@ -42,8 +44,7 @@ def sweep(job: Job, run: Run) -> Tally:
     zs, ys, xs = plan.grid.touching(box)
     reach = plan.reach(box)
     profiles = Profiles.of(plan.grid, plan.window, plan.sigma_scale)
-    finish = plan.finish
-    weaver = Weaver(plan.grid, profiles, box, finish.n_accumulated, finish.differences, job.device)
+    weaver = Weaver(plan.grid, profiles, box, plan.finish.n_accumulated, plan.finish.differences, job.device)
     with (
         torch.inference_mode(),
         MaskLayers(job.mask, reach, plan.source.shape_zyx) as mask,
@@ -51,25 +52,32 @@ def sweep(job: Job, run: Run) -> Tally:
         one_core_each(job.device),
         _source(job, weaver, tally, reach, box) as patches,
     ):
-        cursor = box.start[0]
-        for z in zs:
+        cursor, n_finished = box.start[0], 0  # the first plane that is not finished; layers that are
+        for n, z in enumerate(zs):
             layer = plan.grid.tile((z, ys[0], xs[0])).box & Box.of(plan.source.shape_zyx)
             with tally.timed("wait for input"):
                 patches.need(layer.start[0], layer.stop[0])
-                mask.need(layer.start[0], layer.stop[0])
-            weaver.begin_layer(z)
+                mask.need(min(cursor, layer.start[0]), layer.stop[0])
+            patches.then(partial(weaver.begin_layer, z))
             for tile in (plan.grid.tile((z, y, x)) for y in ys for x in xs):
                 if mask.misses(tile.box & box):
-                    weaver.skip(tile)
+                    patches.then(partial(weaver.skip, tile))
                     tally.n_skipped += 1
                 else:
                     patches.add(tile)
-            patches.flush()
             end = plan.grid.tile((z + 1, 0, 0)).box.start[0] if z < zs[-1] else box.stop[0]
-            end = min(end, box.stop[0])
-            if cursor < end:
-                _finish_planes(job, weaver, mask, (cursor, end, box), writer, tally)
-                cursor = end
+
+            def finish(end: int = min(end, box.stop[0])) -> None:
+                nonlocal cursor, n_finished
+                n_finished += 1
+                if cursor < end:
+                    _finish_planes(job, weaver, mask, (cursor, end, box), writer, tally)
+                    cursor = end
+
+            patches.then(finish)
+            if n - n_finished >= AHEAD:
+                patches.flush()
+        patches.flush()
     return tally
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from weft.apps.ink.infer import infer, reduce, request
+from weft.apps.ink.infer import estimate, infer, reduce
 from weft.apps.ink.prepare import prepare
 
-__all__ = ["infer", "prepare", "reduce", "request"]
+__all__ = ["estimate", "infer", "prepare", "reduce"]

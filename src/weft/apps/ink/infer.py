@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, workers_for
+from weft.apps.forecast import Forecast, forecast
 from weft.apps.ink.names import (
     absolute,
     base_name,
+    drop_note,
     find_model,
     find_unfinished,
     picture_at,
@@ -34,6 +36,7 @@ from weft.apps.surface import SurfaceVolume, is_zarr
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
 from weft.engine.options import flags_of
+from weft.engine.plan import Plan
 from weft.engine.report import Report
 from weft.errors import IncompleteError, ModelError, RequestError
 from weft.model.card import Normalization
@@ -93,12 +96,8 @@ def infer(
     picture = picture_at(name, layers, where) if alone else ""
     if alone:
         check_place(picture, where)
-    asked = (
-        str((layers.reverse, layers.level, which.model_type, where.use_zarr_compression, flags_of(how)))
-        if alone
-        else ""
-    )
-    zarr = picture if picture.endswith(".zarr") else unfinished(name, source_of(layers), part, asked)
+    asked = [layers.reverse, layers.level, which.model_type, where.use_zarr_compression, flags_of(how)]
+    zarr = picture if picture.endswith(".zarr") else unfinished(name, source_of(layers), part, asked if alone else [])
     sink = open_sink(zarr, layout="plane")
     execution = Execution(
         num_parts=0 if alone else part.num_parts,
@@ -108,7 +107,9 @@ def infer(
         command=command,
     )
     check_output(sink, execution)
-    volume, model, engine = request(options, part, where, emit)
+    volume, model, engine = request(options, where)
+    volume = _in_pieces(volume, layers, part, where, emit)
+    drop_note(where.runtime_dir, RESULT_NOTE)
     records = None if part.overwrite else sink.records
     n_workers = workers_for(execution, devices_of(how.device))
     prepared = prepare_sweep(volume, model, engine, records=records, n_workers=n_workers, emit=emit)
@@ -116,10 +117,23 @@ def infer(
     return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
 
 
-def request(
-    options: Options, part: InkPartOptions, where: PictureOptions, emit: Emit = silent
-) -> tuple[SurfaceVolume, Model, SweepOptions]:
-    """Volume, model and engine options of a sweep; layers that cannot be read in pieces are prepared first."""
+def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
+    """What a run will cost; nothing is written.
+
+    Raises
+    ------
+    RequestError
+        Also where the layers have to be prepared first.
+    """
+    require(options[1], options[0])
+    volume, model, engine = request(options, PictureOptions())
+    if not volume.piecewise and not is_zarr(volume.info.url):
+        raise RequestError(f"{volume.info.url} cannot be read in pieces; run weft ink prepare, then --estimate on that")
+    return forecast(volume, model, engine, emit=emit)
+
+
+def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Model, SweepOptions]:
+    """Volume, model and engine options of a sweep."""
     layers, which, how = options
     volume = _open(source_of(layers), layers)
     model = load_model(
@@ -160,8 +174,7 @@ def request(
         divisor=divisor,
         layers=f"{layers.start_layer}:{layers.end_layer}{' reversed' if layers.reverse else ''}",
     )
-    volume = _in_pieces(volume, layers, part, where, emit)
-    return volume, model, replace(engine, tiles_in_row=max(1, -(-(width - tile) // how.stride) + 1))
+    return volume, model, engine
 
 
 def _open(source: str, layers: LayerOptions) -> SurfaceVolume:
@@ -220,17 +233,14 @@ def reduce(
     check_place(picture, where)
     sink = open_sink(zarr)
     plan, ledger = plan_of(sink)
+    if plan.spec.layout != "plane":
+        raise RequestError(f"{zarr} is no result of weft ink infer")
     done = ledger.slabs()
-    if len(done) < plan.columns.n_units:
-        rows = [
-            str(plan.columns.box(c, range(s, s + 1)).slices[0])
-            for c in range(plan.columns.n_columns)
-            for s in range(plan.columns.n_slabs)
-            if (c, s) not in done
-        ]
+    units = [(c, n) for c in range(plan.columns.n_columns) for n in range(plan.columns.n_slabs)]
+    if missing := [plan.columns.box(c, range(n, n + 1)) for c, n in units if (c, n) not in done]:
         raise IncompleteError(
-            f"{zarr} is not complete: {len(rows)} of {plan.columns.n_units} bands of rows are missing, the first one "
-            f"at {rows[0]}. Run weft ink infer for the parts that did not end."
+            f"{zarr} is not complete: {len(missing)} of {len(units)} bands of rows are missing, the first one "
+            f"begins at row {missing[0].start[0]}. Run weft ink infer for the parts that did not end."
         )
     return finish(zarr, picture, report_of(ledger), where, emit)
 

@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import tomllib
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
 
@@ -89,12 +90,12 @@ def source_of(layers: LayerOptions) -> str:
     return (layers.surface_volume_zarr or layers.s3_path).rstrip("/")
 
 
-def unfinished(name: str, source: str, part: InkPartOptions, asked: str = "") -> str:
+def unfinished(name: str, source: str, part: InkPartOptions, asked: Sequence[object] = ()) -> str:
     """The OME-Zarr that is written before there is a picture.
 
     The parts of a surface share one; a run by itself has one for all that it asks for, so that another never meets it.
     """
-    own = f"whole-{_digest(absolute(source) + asked)}" if asked else _digest(absolute(source))
+    own = f"whole-{_digest(f'{absolute(source)} {asked}')}" if asked else _digest(absolute(source))
     return f"{part.zarr_output_dir.rstrip('/')}/{name}-{own}.zarr"
 
 
@@ -161,6 +162,11 @@ def writable(path: Path) -> bool:
     path = path.absolute()
     there = next(p for p in (path, *path.parents) if p.exists())
     return os.access(there, os.W_OK) and (there.is_dir() if there != path else path.is_file())
+
+
+def drop_note(folder: str, name: str) -> None:
+    """Remove the line of an earlier run, so that a failure cannot be taken for it."""
+    (Path(folder) / name).unlink(missing_ok=True)
 
 
 def write_note(folder: str, name: str, text: str) -> None:

@@ -139,15 +139,13 @@ class SweepOptions(RunOptions):
 
     outputs: ClassVar[tuple[str, ...]] = OUTPUTS
     layout: ClassVar[str] = "plane"
-    tiles_in_row: int = 1
     divisor: float = 200.0
     layers: str = ""
 
     def batches(self, kind: str) -> tuple[int, ...]:
-        """Batch sizes to choose from: ``batch_size`` at most, and so that a row of tiles fills them."""
-        wanted = {"cpu": (1, 4, 16)}.get(kind, (16, 64, 256))
-        sizes = [min(b, self.batch_size) for b in wanted if b <= self.batch_size or b == wanted[0]]
-        return tuple(dict.fromkeys(-(-self.tiles_in_row // -(-self.tiles_in_row // b)) for b in sizes))
+        """Batch sizes to choose from, ``batch_size`` at most."""
+        wanted = {"cpu": (4, 1, 16)}.get(kind, (16, 64, 256))
+        return tuple(dict.fromkeys(min(b, self.batch_size) for b in wanted))
 
 
 def box_of_roi(roi: str) -> tuple[int, int, int, int] | None:
