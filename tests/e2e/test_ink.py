@@ -22,7 +22,7 @@ from weft.apps.ink.options import InkModelOptions, InkOptions, LayerOptions, Pic
 from weft.cli.app import execute
 
 LAYERS = ("--start-layer", 0, "--end-layer", 5)
-NET = ("--model", "net.ckpt", "--stride", 8, "--runtime", "torch", "--batch-size", 16)
+NET = ("--model", "net.ckpt", "--stride", 16, "--runtime", "torch", "--batch-size", 16)
 HERE = ("--zarr-output-dir", "parts", "--runtime-dir", "notes")
 
 
@@ -42,7 +42,7 @@ def picture(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def by_hand(surface: np.ndarray, checkpoint: Path, stride: int = 8, divisor: float = 200.0) -> np.ndarray:
+def by_hand(surface: np.ndarray, checkpoint: Path, stride: int = 16, divisor: float = 200.0) -> np.ndarray:
     """Probabilities [row, column] in float64: every tile, a Hann window, sum over weight sum."""
     from weft.backends import load_model
     from weft.model import ForwardSetting
@@ -213,7 +213,7 @@ def test_environment_variables_only_on_s3(weft, s3, tmp_path, surface):
         "START_LAYER": "0",
         "END_LAYER": "5",
         "TILE_SIZE": "32",
-        "STRIDE": "8",
+        "STRIDE": "16",
         "BATCH_SIZE": "16",
         "COMPILE": "0",
     }

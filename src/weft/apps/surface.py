@@ -124,5 +124,6 @@ def is_zarr(url: str) -> bool:
         return ".zarr" in url or (url.startswith("s3://") and not {*ZARR_FILES}.isdisjoint(children(url)))
     path = local_path(url)
     if not path.exists():
-        raise VolumeError(f"{url}: nothing lies there")
+        hint = "; weft ink prepare makes a surface volume" if url.endswith(".zarr") else ""
+        raise VolumeError(f"{url}: nothing lies there{hint}")
     return any((path / name).exists() for name in ZARR_FILES)

@@ -93,11 +93,12 @@ def infer(
     require(which, layers)
     name = base_name(which.model, layers)
     alone = part.num_parts == 1
-    picture = picture_at(name, layers, where) if alone else ""
+    as_zarr = where.output_path.endswith(".zarr")
+    picture = picture_at(name, layers, where) if alone or as_zarr else ""
     if alone:
         check_place(picture, where)
     asked = [layers.reverse, layers.level, which.model_type, where.use_zarr_compression, flags_of(how)]
-    zarr = picture if picture.endswith(".zarr") else unfinished(name, source_of(layers), part, asked if alone else [])
+    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
     sink = open_sink(zarr, layout="plane")
     execution = Execution(
         num_parts=0 if alone else part.num_parts,
@@ -228,8 +229,8 @@ def reduce(
     if not (source and where.output_path):
         require(which, layers, source=not where.output_path)
     name = base_name(which.model, layers) if which.model else "prediction"
-    zarr = source or find_unfinished(name, layers, part)
     picture = picture_at(name, layers, where)
+    zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name, layers, part))
     check_place(picture, where)
     sink = open_sink(zarr)
     plan, ledger = plan_of(sink)

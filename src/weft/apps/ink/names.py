@@ -11,6 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from weft.apps.ink.options import InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
+from weft.apps.surface import is_zarr
 from weft.errors import RequestError
 from weft.remote import is_remote
 from weft.stores.url import children, local_path, write_error
@@ -139,7 +140,9 @@ def picture_at(name: str, layers: LayerOptions, where: PictureOptions) -> str:
     """
     if where.output_path:
         return where.output_path
-    segment = layers.s3_path.rstrip("/") or layers.surface_volume_zarr.rstrip("/").rpartition("/")[0] or "."
+    segment = layers.s3_path.rstrip("/")
+    if not segment or is_zarr(segment):
+        segment = source_of(layers).rpartition("/")[0] or "."
     if segment.startswith(("http://", "https://")):
         raise RequestError(f"{segment} is read-only; say with --output-path where the picture is to go")
     return f"{segment}/{PREDICTIONS}/{name}"
