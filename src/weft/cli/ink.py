@@ -77,7 +77,7 @@ def prepare(
 
 
 @app.command("infer")
-@app.command("run")
+@app.command("run", help="All steps: from the layers to the picture. Run the same command again to continue.")
 @with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, PictureOptions)
 def infer(
     source: Source = "",

@@ -4,5 +4,15 @@ from __future__ import annotations
 
 from weft.testing.contracts import ModelContract, RecordsContract, SinkContract, VolumeContract
 from weft.testing.phantom import Phantom, make_phantom
+from weft.testing.surface import InkPhantom, make_ink_phantom
 
-__all__ = ["ModelContract", "Phantom", "RecordsContract", "SinkContract", "VolumeContract", "make_phantom"]
+__all__ = [
+    "InkPhantom",
+    "ModelContract",
+    "Phantom",
+    "RecordsContract",
+    "SinkContract",
+    "VolumeContract",
+    "make_ink_phantom",
+    "make_phantom",
+]

@@ -77,7 +77,7 @@ def render(sink: Sink, plan: Plan, report: Mapping[str, Any]) -> str:
         f"<h2>{'Label sizes' if plan.finish.output == 'labels' else 'Histogram'}</h2>",
         _histogram(sink, plan),
         "<h2>Seam check</h2>",
-        _seams(seen.seams),
+        _seams(seen.seams, ("rows", "", "columns") if plan.spec.layout == "plane" else ("z", "y", "x")),
         "<h2>Where the time went</h2>",
         _times(report),
         "<h2>Plan</h2>",
@@ -194,10 +194,11 @@ def _bars(values: Mapping[str, float], unit: str) -> str:
     return f"<table class=bars><caption>{unit}</caption>{rows}</table>"
 
 
-def _seams(seams: SeamCheck) -> str:
+def _seams(seams: SeamCheck, names: tuple[str, ...]) -> str:
     rows = {
         f"along {name}": "no border here" if r is None else f"{r:.3f}"
-        for name, r in zip("zyx", seams.ratio_zyx, strict=True)
+        for name, r in zip(names, seams.ratio_zyx, strict=True)
+        if name
     }
     text = "Mean step between voxels across patch borders, divided by that up to four voxels beside them."
     return f"<p><b>{escape(seams.verdict)}</b></p><p>{text}</p>" + _facts(rows)
@@ -211,7 +212,7 @@ def _times(report: Mapping[str, Any]) -> str:
 def _headline(plan: Plan, report: Mapping[str, Any]) -> dict[str, Any]:
     tally = report.get("tally", {})
     facts = {
-        "volume": f"{_zyx(plan.source.shape_zyx)} voxels (z, y, x), {plan.source.dtype}, {plan.source.url}",
+        "volume": f"{_extent(plan)}, {plan.source.dtype}, {plan.source.url}",
         "layers": plan.request.get("layers", ""),
         "result": f"{plan.finish.output}, {plan.finish.mode}, {plan.spec.dtype}",
         "status": report.get("status", "complete"),
@@ -223,6 +224,13 @@ def _headline(plan: Plan, report: Mapping[str, Any]) -> dict[str, Any]:
             "patches": f"{tally['n_patches']} computed, {tally['n_skipped']} skipped as empty, in the last call",
         }
     return facts
+
+
+def _extent(plan: Plan) -> str:
+    if plan.spec.layout != "plane":
+        return f"{_zyx(plan.source.shape_zyx)} voxels (z, y, x)"
+    rows, _, columns = plan.source.shape_zyx
+    return f"{plan.source.n_channels} layers of {rows} x {columns} pixels (rows, columns)"
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:
