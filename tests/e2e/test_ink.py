@@ -42,26 +42,30 @@ def picture(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
-def by_hand(surface: np.ndarray, checkpoint: Path, stride: int = 16, divisor: float = 200.0) -> np.ndarray:
-    """Probabilities [row, column] in float64: every tile, a Hann window, sum over weight sum."""
+def by_hand(surface: np.ndarray, checkpoint: Path, window: str = "hann") -> np.ndarray:
+    """Probabilities [row, column] in float64: every tile, 0 beyond the far ends, sum over weight sum."""
     from weft.backends import load_model
     from weft.model import ForwardSetting
 
     predictor = load_model(str(checkpoint)).open(ForwardSetting("torch", "cpu", "fp32", 1, (32, 1, 32)))
-    profile = np.sin(np.pi * (np.arange(32) + 0.5) / 32) ** 2
-    window = np.outer(profile, profile)
+    at = np.arange(32)
+    hann, gaussian = np.sin(np.pi * (at + 0.5) / 32) ** 2, np.exp(-0.5 * ((at - 15.5) / (32 / 2.5)) ** 2)
+    profile = hann if window == "hann" else gaussian
+    weights = np.outer(profile, profile)
+    shape, short = surface.shape[1:], [(0, max(0, 32 - n)) for n in surface.shape]
+    surface = np.pad(surface, [(0, 0), *short[1:]])
     total, weight = np.zeros(surface.shape[1:]), np.zeros(surface.shape[1:])
-    rows, columns = (sorted({*range(0, n - 31, stride), n - 32}) for n in surface.shape[1:])
+    rows, columns = (sorted({*range(0, n - 31, 16), n - 32}) for n in surface.shape[1:])
     for y in rows:
         for x in columns:
             tile = surface[:, y : y + 32, x : x + 32]
             if tile.max() == tile.min():
                 continue
-            scaled = torch.from_numpy(np.clip(tile, 0, divisor).astype(np.float32) / divisor)
+            scaled = torch.from_numpy(np.clip(tile, 0, 200).astype(np.float32) / 200)
             found = predictor(scaled[None, :, :, None])[0, 0, :, 0].numpy()
-            total[y : y + 32, x : x + 32] += window * found
-            weight[y : y + 32, x : x + 32] += window
-    return np.where(weight > 0, total / np.maximum(weight, 1e-30), 0)
+            total[y : y + 32, x : x + 32] += weights * found
+            weight[y : y + 32, x : x + 32] += weights
+    return np.where(weight > 0, total / np.maximum(weight, 1e-30), 0)[: shape[0], : shape[1]]
 
 
 def test_the_picture_is_the_weighted_mean_of_all_tiles(weft, segment, surface, tmp_path):
@@ -301,12 +305,16 @@ def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(weft, segme
     path = tmp_path / "seg/layers/03.tif"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
+    done = weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=2)
+    assert "03.tif is damaged or cut" in done.stderr
+    assert not (tmp_path / "s.zarr").exists()
+    path.write_bytes(whole[:2000] + bytes(len(whole) - 4000) + whole[-2000:])
     done = weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=1)
     assert "03.tif" in done.stderr
     done = weft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE, code=2)
     assert "not prepared to the end" in done.stderr
     path.write_bytes(whole)
-    weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE)
+    weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, "--overwrite")
     weft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE)
 
 
@@ -350,3 +358,49 @@ def test_a_stored_plan_is_repeated_by_other_processes(weft, segment, tmp_path):
     assert np.array_equal(one, other)
     weft("report", "a.zarr")
     assert weft("run", "seg", "c.zarr", "--model", "net.ckpt", code=2).stderr
+
+
+@pytest.mark.parametrize("size", [(110, 1), (9, 90), (33, 65)])
+def test_small_surfaces_and_the_gaussian(weft, tmp_path, size):
+    volume = waves(5, 130, 170)[:, 85 : 85 + size[0], 95 - 30 : 95 - 30 + size[1]]
+    small_checkpoint(tmp_path / "net.ckpt")
+    write_layers(tmp_path / "seg", volume)
+    weft("ink", "run", "seg", "o.png", *LAYERS, *NET, *HERE, "--window", "gaussian")
+    assert np.abs(picture(tmp_path / "o.png") - 255 * by_hand(volume, tmp_path / "net.ckpt", "gaussian")).max() <= 1.01
+
+
+def test_results_of_other_layers_are_never_taken(weft, segment, surface, tmp_path):
+    """Another segment's parts, layers that changed, an OUTPUT that is there."""
+    other = write_layers(tmp_path / "other", 255 - surface)
+    parts = [*LAYERS, *NET, *HERE, "--num-parts", 2, "--part-id"]
+    weft("ink", "infer", "seg", *parts, 0)
+    weft("ink", "infer", "seg", *parts, 1)
+    done = weft("ink", "reduce", "--s3-path", other, "--model", "net.ckpt", *LAYERS, *HERE, code=2)
+    assert "holds no result" in done.stderr
+    weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE)
+    weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE)
+    weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE)
+    (tmp_path / "notes/result_s3_url.txt").write_text("stale")
+    tifffile.imwrite(tmp_path / "seg/layers/02.tif", 255 - surface[2], rowsperstrip=16, compression="zlib")
+    assert "the layers changed since" in weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=2).stderr
+    assert "differ" in weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, code=2).stderr
+    assert not (tmp_path / "notes/result_s3_url.txt").exists()
+    weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, "--overwrite")
+
+
+def test_reduce_finds_rows_that_were_lost(weft, segment, tmp_path):
+    parts = ["ink", "infer", "seg", *LAYERS, *NET, *HERE, "--num-parts", 2, "--part-id"]
+    weft(*parts, 0)
+    weft(*parts, 1)
+    chunk = next(p for p in sorted((tmp_path / "parts").rglob("0/c/0/*/*")) if p.is_file())
+    chunk.unlink()
+    reduce = ["ink", "reduce", *LAYERS, "--model", "net.ckpt", "--s3-path", "seg", *HERE]
+    assert "not what was written" in weft(*reduce, code=1).stderr
+    assert not (tmp_path / "seg/predictions").exists()
+    weft(*parts, 0)
+    weft(*parts, 1)
+    weft(*reduce)
+    weft("ink", "run", "seg", "once.png", *LAYERS, *NET, *HERE, "--quiet")
+    made = tmp_path / "seg/predictions/prediction_net_00_05.png"
+    assert made.read_bytes() == (tmp_path / "once.png").read_bytes()
+    assert (tmp_path / "once_report.html").exists()

@@ -101,7 +101,7 @@ def test_a_grid_of_a_billion_patches_costs_nothing() -> None:
         (lambda: AxisTiles(10, 4, 5), "leaves gaps"),
         (lambda: AxisTiles(10, 4, 2, "loose"), "use one of spread, snap"),  # type: ignore[arg-type]
         (lambda: TileGrid.of((9, 9, 9), (4, 4, 4), 1.0), "0 <= overlap < 1"),
-        (lambda: unity_profiles(AxisTiles(10, 4, 2), "boxcar"), "gaussian, hann, uniform"),
+        (lambda: unity_profiles(AxisTiles(10, 4, 2), "boxcar"), "gaussian, gaussian-centred, hann, uniform"),
         (lambda: unity_profiles(AxisTiles(10, 4, 2), "gaussian", 0), "not positive"),
     ],
 )

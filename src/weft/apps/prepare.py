@@ -184,8 +184,8 @@ def budget_for(options: RunOptions, device: str, n_workers: int = 1) -> Budget:
 
 
 def fingerprint_of(info: VolumeInfo, voxels: np.ndarray[Any, Any]) -> str:
-    """sha256 of shape, dtype and the central patch."""
-    digest = hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype}".encode())
+    """sha256 of shape, dtype, the state of the files where it is known, and the central patch."""
+    digest = hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype} {info.stamp}".encode())
     digest.update(np.ascontiguousarray(voxels).tobytes())
     return digest.hexdigest()
 

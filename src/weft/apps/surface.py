@@ -48,7 +48,7 @@ class SurfaceVolume:
 
     def __init__(self, url: str, level: int = 0, *, start: int, stop: int, reverse: bool = False) -> None:
         self._step = -1 if reverse else 1
-        self._base, self._depth, first = _open(url, level, start, stop)
+        self._base, self._depth, first, stamp = _open(url, level, start, stop)
         info = self._base.info
         n_there = info.shape_zyx[self._depth]
         if info.dtype not in ("uint8", "uint16") or info.n_channels != 1:
@@ -71,6 +71,7 @@ class SurfaceVolume:
             levels=(shape,),
             level=level,
             stored_bytes=info.stored_bytes,
+            stamp=stamp,
             details={"start": start, "stop": stop, "reverse": reverse},
         )
 
@@ -100,16 +101,20 @@ class SurfaceVolume:
 PIECE_ROWS = 2048
 
 
-def _open(url: str, level: int, start: int, stop: int) -> tuple[Volume, int, int]:
-    """The volume, its depth axis, and the number of its first layer."""
+def _open(url: str, level: int, start: int, stop: int) -> tuple[Volume, int, int, str]:
+    """The volume, its depth axis, the number of its first layer, and what changes when its data do."""
     if not is_zarr(url):
-        return LayersVolume(url, start, stop), 0, start
+        if level:
+            raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
+        layers = LayersVolume(url, start, stop)
+        return layers, 0, start, layers.info.stamp
     volume, said = open_volume(url, level=level), attributes_of(url)
     window = said.get("weft", {}).get("layers")
     if window and not said["weft"].get("complete"):
         raise RequestError(f"{url} is not prepared to the end; run the same weft ink prepare again")
     named = bool(said.get("ome") or said.get("multiscales") or window)
-    return volume, 0 if named else _depth_axis(url, volume.info.shape_zyx), int(window[0]) if window else 0
+    axis = 0 if named else _depth_axis(url, volume.info.shape_zyx)
+    return volume, axis, int(window[0]) if window else 0, str(said["weft"].get("files", "")) if window else ""
 
 
 def _depth_axis(url: str, shape: Zyx) -> int:

@@ -30,6 +30,7 @@ MODEL_TYPES = ("auto", "timesformer", "resnet3d", *(f"resnet3d-{d}" for d in BLO
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and trainers
 MARKS = ("to_patch_embedding.weight", "backbone.layer1.0.conv1.weight")
 DECODER_3D = ("decoder.channel_reduce.", "decoder.decoder_blocks.", "decoder.depth_collapse.")
+LARGEST = 4096  # of hyper-parameters: layers, pixels of a tile
 DIVISOR = 200.0  # grey values are cut to 0 .. 200 and divided by 200
 State = dict[str, torch.Tensor]
 
@@ -100,8 +101,13 @@ def load(
     state, told = _read(path, trust_code)
     request = _Request(path, model_type, n_layers, tile)
     build = _timesformer if _kind(state, request) == "timesformer" else _resnet3d
-    network, found = build(state, told, request)
+    try:
+        network, found = build(state, told, request)
+    except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
+        raise ModelError(f"{path} does not describe an ink network: {_line(error)}") from error
     divisor = _number(told, "normalize_divisor") or DIVISOR
+    if not 1 <= divisor <= 255:
+        raise ModelError(f"{path} says normalize_divisor {divisor}; 200 and 255 are usual")
     arguments = {"model_type": model_type, "n_layers": n_layers, "tile": tile, "trust_code": trust_code}
     card = ModelCard(
         path=str(path),
@@ -278,7 +284,7 @@ def _unpickled(path: Path, trust_code: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trust_code, mmap=mapped)
     except pickle.UnpicklingError as error:
         if trust_code:
-            raise ModelError(f"{path} cannot be read: {(str(error).splitlines() or ['?'])[0][:160]}") from error
+            raise ModelError(f"{path} cannot be read: {_line(error)}") from error
         found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"global:? (\S+)", str(error))
         raise ModelError(
             f"{path} holds {found[1].rstrip('.') if found else 'objects'} besides tensors and was refused.",
@@ -287,13 +293,28 @@ def _unpickled(path: Path, trust_code: bool) -> Any:
     except (ImportError, AttributeError) as error:
         raise ModelError(f"{path} needs Python code that is not here: {error}") from error
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{path} cannot be read: {(str(error).splitlines() or ['?'])[0][:160]}") from error
+        raise ModelError(f"{path} cannot be read: {_line(error)}") from error
 
 
 def _number(told: Mapping[str, Any], name: str) -> float:
-    """A positive hyper-parameter, or 0 where it is absent or something else."""
+    """A positive hyper-parameter, or 0 where it is absent or something else.
+
+    Raises
+    ------
+    ModelError
+        If it is beyond all reason.
+    """
     value = told.get(name)
-    return float(value) if isinstance(value, (int, float)) and not isinstance(value, bool) and value > 0 else 0.0
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
+        return 0.0
+    if value > LARGEST:
+        raise ModelError(f"the checkpoint says {name} {value}; that cannot be")
+    return float(value)
+
+
+def _line(error: Exception) -> str:
+    """The first line of an error, or its name."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _digest(path: Path) -> str:

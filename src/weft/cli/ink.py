@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -43,8 +44,9 @@ def with_step(arguments: list[str]) -> list[str]:
     >>> with_step(["ink", "--stride", "32"]), with_step(["ink", "reduce"]), with_step(["ink", "--help"])
     (['ink', 'infer', '--stride', '32'], ['ink', 'reduce'], ['ink', '--help'])
     """
-    bare = arguments[:1] == ["ink"] and (not arguments[1:] or arguments[1].startswith("-"))
-    if not bare or arguments[1:2] in (["--help"], ["-h"]):
+    word = arguments[1] if arguments[1:] else "-"
+    bare = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
+    if not bare or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
         return arguments
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
@@ -105,8 +107,7 @@ def infer(
             show_forecast(*ink.estimate(options, emit=listen))
             return
         result = ink.infer(options, inkpartoptions, where, command=command_line(), emit=listen)
-    if not quiet:
-        _tell(result, report)
+    _tell(result, report, quiet)
 
 
 @app.command("reduce")
@@ -133,18 +134,20 @@ def reduce(
     layers, where = _placed(layeroptions, pictureoptions, "", target)
     with Listener(quiet, log_json) as listen:
         result = ink.reduce((layers, inkmodeloptions), inkpartoptions, where, source=source, emit=listen)
-    if not quiet:
-        _tell(result, report)
+    _tell(result, report, quiet)
 
 
-def _tell(result: Any, report_to: str) -> None:
+def _tell(result: Any, report_to: str, quiet: bool) -> None:
     """What a run did; where there is a picture, with report.html beside it."""
     from weft.viewer.page import save_report
 
-    summary(replace(result.report, output=result.picture or result.zarr), unit="bands of rows", pictures=False)
+    if not quiet:
+        summary(replace(result.report, output=result.picture or result.zarr), unit="bands of rows", pictures=False)
     if result.picture:
         page = re.sub(r"\.\w+$", "", result.picture) + "_report.html"
-        print(f"report: {save_report(result.zarr, report_to or page)}")
+        page = save_report(result.zarr, report_to or page)
+        if not quiet:
+            print(f"report: {page}")
 
 
 def _placed(layers: Any, where: Any, source: str, target: str) -> tuple[LayerOptions, PictureOptions]:

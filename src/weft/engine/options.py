@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from weft.errors import RequestError
 from weft.geometry.tiling import FITS
+from weft.geometry.window import WINDOWS
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
@@ -32,7 +33,7 @@ class RunOptions:
     """
 
     overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")
-    window: str = option("gaussian", "Blend weights of a patch: gaussian, hann or uniform.")
+    window: str = option("gaussian", "Blend weights of a patch: gaussian, gaussian-centred, hann or uniform.")
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
     fit: str = option("spread", "Patch positions: spread (nnU-Net, evenly) or snap (fixed step, last moved in).")
     tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes) or rotation (3 passes).")
@@ -66,12 +67,13 @@ class RunOptions:
     outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
     fits: ClassVar[tuple[str, ...]] = FITS
     layout: ClassVar[str] = "ome-zarr"
+    pad: ClassVar[Literal["both", "after"]] = "both"
 
     def __post_init__(self) -> None:
         if problems := wrong_types(self):
             raise RequestError(*problems)
         choices = {
-            "window": ("gaussian", "hann", "uniform"),
+            "window": tuple(WINDOWS),
             "fit": self.fits,
             "tta": ("none", "mirroring", "rotation"),
             "mode": ("auto", "binary", "multiclass"),

@@ -211,7 +211,7 @@ def make_plan(
     if not min(source.shape_zyx):
         raise VolumeError(f"{source.url} is empty: its shape is {source.shape_zyx}")
     patch, notes = patch_for(source, card, options)
-    grid = TileGrid.of(source.shape_zyx, patch, options.overlap, options.fit)  # type: ignore[arg-type]
+    grid = TileGrid.of(source.shape_zyx, patch, options.overlap, options.fit, options.pad)  # type: ignore[arg-type]
     finish = finish_for(card, options)
     region = Box.parse(options.bbox, source.shape_zyx) if options.bbox else Box.of(source.shape_zyx)
     views(options.tta, card.mirror_axes, patch)

@@ -128,10 +128,18 @@ class TileGrid:
     origin: Zyx = (0, 0, 0)
 
     @classmethod
-    def of(cls, shape: Zyx, patch: Zyx, overlap: float, fit: Fit | Literal["abut"] = "spread") -> TileGrid:
+    def of(
+        cls,
+        shape: Zyx,
+        patch: Zyx,
+        overlap: float,
+        fit: Fit | Literal["abut"] = "spread",
+        pad: Literal["both", "after"] = "both",
+    ) -> TileGrid:
         """The grid of a volume for patches that overlap by a fraction ``0 <= overlap < 1``.
 
-        "abut" puts them side by side like the chunks of an array; the last ones stick out.
+        "abut" puts them side by side like the chunks of an array; the last ones stick out. ``pad`` "after" pads a
+        volume that is smaller than the patch at its end only.
         """
         if fit == "abut":
             return cls(tuple(AxisTiles(-(-n // p) * p, p, p) for n, p in zip(shape, patch, strict=True)))  # type: ignore[arg-type]
@@ -140,7 +148,7 @@ class TileGrid:
         axes = tuple(
             AxisTiles(max(n, p), p, max(1.0, p * (1.0 - overlap)), fit) for n, p in zip(shape, patch, strict=True)
         )
-        origin = tuple(-(max(p - n, 0) // 2) for n, p in zip(shape, patch, strict=True))
+        origin = tuple(-(max(p - n, 0) // 2) if pad == "both" else 0 for n, p in zip(shape, patch, strict=True))
         return cls(axes, origin)  # type: ignore[arg-type]
 
     @property

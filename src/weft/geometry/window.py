@@ -34,6 +34,12 @@ def gaussian(size: int, sigma_scale: float = 8.0) -> Profile:
     return np.asarray(weight / weight.max())
 
 
+def gaussian_centred(size: int, sigma_scale: float = 8.0) -> Profile:
+    """exp(-d^2 / (2 sigma^2)), d from the middle of the patch, sigma = size / sigma_scale; float64 [size]."""
+    offset = np.arange(size) - (size - 1) / 2
+    return np.asarray(np.exp(-0.5 * (offset * sigma_scale / size) ** 2))
+
+
 def hann(size: int, _sigma_scale: float = 8.0) -> Profile:
     """A raised cosine without its two zeros: sin^2(pi (i + 1/2) / size), float64 [size]."""
     return np.asarray(np.sin(math.pi * (np.arange(size) + 0.5) / size) ** 2)
@@ -44,7 +50,12 @@ def uniform(size: int, _sigma_scale: float = 8.0) -> Profile:
     return np.ones(size)
 
 
-WINDOWS: dict[str, Callable[[int, float], Profile]] = {"gaussian": gaussian, "hann": hann, "uniform": uniform}
+WINDOWS: dict[str, Callable[[int, float], Profile]] = {
+    "gaussian": gaussian,
+    "gaussian-centred": gaussian_centred,
+    "hann": hann,
+    "uniform": uniform,
+}
 
 
 def unity_profiles(axis: AxisTiles, window: str, sigma_scale: float = 8.0) -> NDArray[np.float32]:
@@ -59,7 +70,7 @@ def unity_profiles(axis: AxisTiles, window: str, sigma_scale: float = 8.0) -> ND
     axis
         Windows of one axis.
     window
-        "gaussian", "hann" or "uniform".
+        A key of ``WINDOWS``.
     sigma_scale
         The Gaussian's sigma is size / sigma_scale.
 

@@ -52,6 +52,8 @@ class VolumeInfo:
         True where the metadata itself says that the values are labels (OME ``image-label``).
     stored_bytes
         Bytes on disk of the level, compressed, where cheap to know; else None.
+    stamp
+        Changes when the stored data change, where cheap to know; else "".
     details
         Whatever else ``weft info`` should show (codec, shard shape, ...); plain JSON values.
     """
@@ -67,6 +69,7 @@ class VolumeInfo:
     level: int = 0
     is_label: bool = False
     stored_bytes: int | None = None
+    stamp: str = ""
     details: Mapping[str, Any] = field(default_factory=dict)
 
 

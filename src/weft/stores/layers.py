@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import math
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import product
@@ -21,7 +23,6 @@ from weft.stores.url import children, first_line, local_path
 TIFF, PICTURES = (".tif", ".tiff"), (".png", ".jpg", ".jpeg")
 SUFFIXES = (*TIFF, *PICTURES)
 AT_ONCE = 8
-DAMAGED = (OSError, ValueError, RuntimeError, IndexError, SyntaxError, EOFError)  # what decoders raise
 
 
 class LayersVolume:
@@ -46,6 +47,10 @@ class LayersVolume:
     def __init__(self, url: str, start: int, stop: int) -> None:
         self.url, self._files = url.rstrip("/"), list(_files(url.rstrip("/"), start, stop).values())
         first = _Picture(self._files[0])
+        stamps = hashlib.sha256("".join(map(_stamp, self._files)).encode())
+        if not first.fetched:  # of files on a server the headers cannot be had without the rest
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                list(pool.map(lambda file: self._picture(file, first.shape), self._files[1:]))
         self.info = VolumeInfo(
             url=self.url,
             format="layers",
@@ -53,6 +58,7 @@ class LayersVolume:
             dtype="uint8",
             chunk_zyx=(1, *first.piece),
             levels=((stop - start, *first.shape),),
+            stamp=stamps.hexdigest()[:16],
             details={"layers": [start, stop], "stored_as": str(first.dtype)},
         )
 
@@ -61,11 +67,8 @@ class LayersVolume:
         out = np.empty((1, *box.shape), np.uint8)
 
         def fill(z: int) -> None:
-            file = self._files[z]
             try:
-                picture = _Picture(file)
-                if picture.shape != self.info.shape_zyx[1:]:
-                    raise VolumeError(f"{file} is {picture.shape}, the first layer {self.info.shape_zyx[1:]}")
+                picture = self._picture(self._files[z], self.info.shape_zyx[1:])
                 out[0, z - box.start[0]] = picture.read(*box.slices[1:])
             except VolumeError as error:
                 raise ReadError(str(error)) from error
@@ -73,6 +76,14 @@ class LayersVolume:
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="weft-layers") as pool:
             list(pool.map(fill, range(box.start[0], box.stop[0])))
         return out
+
+    @staticmethod
+    def _picture(file: str, shape: tuple[int, int]) -> _Picture:
+        """A layer of the right size."""
+        picture = _Picture(file)
+        if picture.shape != shape:
+            raise VolumeError(f"{file} is {picture.shape}, the first layer {shape}")
+        return picture
 
 
 class _Picture:
@@ -84,7 +95,9 @@ class _Picture:
         self._is_tiff = url.lower().endswith(TIFF)
         try:
             self.shape, self.dtype, self.piece = self._tiff_header() if self._is_tiff else self._header()
-        except DAMAGED as error:
+        except VolumeError:
+            raise
+        except Exception as error:
             raise VolumeError(f"{url} is no readable picture: {first_line(error)}") from error
         if self.dtype not in (np.uint8, np.uint16):
             raise VolumeError(f"{url} holds {self.dtype} values; layers are 8-bit or 16-bit")
@@ -97,13 +110,18 @@ class _Picture:
         """A box of it, uint8 [Y, X]."""
         try:
             values = self._read_tiff(rows, columns) if self._is_tiff else self._decode()[rows, columns]
-        except DAMAGED as error:
+        except Exception as error:
             raise VolumeError(f"{self._url} cannot be read, it is damaged or cut: {first_line(error)}") from error
         return eight_bit(values)
 
     def _tiff_header(self) -> tuple[tuple[int, int], np.dtype[Any], tuple[int, int]]:
         with _tifffile().TiffFile(self._source) as file:
             page = file.pages[0]
+            if page.samplesperpixel > 1 and page.planarconfig != 1:
+                raise VolumeError(f"{self._url} stores its {page.samplesperpixel} colours apart; give one channel")
+            size, places = file.filehandle.size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
+            if len(places) != math.prod(page.chunked) or any(at + n > size for at, n in places):
+                raise VolumeError(f"{self._url} is damaged or cut: some of its strips or tiles are missing")
             self._whole = page.is_memmappable and not self.fetched
             height, width = page.imagelength, page.imagewidth
             piece = (1, width) if self._whole else tuple(page.chunks[:2])
@@ -201,6 +219,16 @@ def _probed(url: str, start: int, stop: int) -> Iterator[tuple[int, str]]:
                     (n, f"{url}/{name}") for n, (name, ok) in enumerate(zip(names, found, strict=True), start) if ok
                 )
             return
+
+
+def _stamp(url: str) -> str:
+    """What changes when a file does: size and time, or what a server says of its version."""
+    if not is_remote(url):
+        found = local_path(url).stat()
+        return f"{found.st_size} {found.st_mtime_ns};"
+    folder, _, name = url.rpartition("/")
+    found = object_store(folder).head(name)
+    return f"{found['size']} {found.get('e_tag') or found.get('last_modified')};"
 
 
 def _fetch(url: str) -> bytes:

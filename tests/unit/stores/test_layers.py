@@ -81,8 +81,13 @@ def test_what_is_wrong_with_a_range_is_said(tmp_path, volume):
 def test_a_layer_of_another_size_or_kind_is_named(tmp_path, volume):
     write_layers(tmp_path, volume)
     tifffile.imwrite(tmp_path / "layers" / "03.tif", volume[0, :50])
-    with pytest.raises(ReadError, match=r"03.tif is \(50, 130\), the first layer \(120, 130\)"):
-        LayersVolume(str(tmp_path), 0, 5).read(Box.of(volume.shape))
+    with pytest.raises(VolumeError, match=r"03.tif is \(50, 130\), the first layer \(120, 130\)"):
+        LayersVolume(str(tmp_path), 0, 5)
+    tifffile.imwrite(
+        tmp_path / "layers" / "00.tif", np.stack([volume[0]] * 3), photometric="rgb", planarconfig="separate"
+    )
+    with pytest.raises(VolumeError, match="3 colours apart"):
+        LayersVolume(str(tmp_path), 0, 5)
     tifffile.imwrite(tmp_path / "layers" / "00.tif", volume[0].astype(np.float32))
     with pytest.raises(VolumeError, match="float32"):
         LayersVolume(str(tmp_path), 0, 5)
@@ -91,8 +96,12 @@ def test_a_layer_of_another_size_or_kind_is_named(tmp_path, volume):
 def test_a_cut_layer_is_named(tmp_path, volume):
     write_layers(tmp_path, volume)
     path = tmp_path / "layers" / "04.tif"
-    path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ReadError, match=r"04.tif"):
+    whole = path.read_bytes()
+    path.write_bytes(whole[:3000])
+    with pytest.raises(VolumeError, match=r"04.tif is damaged or cut"):
+        LayersVolume(str(tmp_path), 0, 5)
+    path.write_bytes(whole[:1500] + bytes(len(whole) - 2000) + whole[-500:])
+    with pytest.raises(ReadError, match=r"04.tif cannot be read"):
         LayersVolume(str(tmp_path), 0, 5).read(Box.of(volume.shape))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, workers_for
+from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, verify, workers_for
 from weft.apps.forecast import Forecast, forecast
 from weft.apps.ink.names import (
     absolute,
     base_name,
-    drop_note,
+    check_note,
     find_model,
     find_unfinished,
     picture_at,
@@ -45,6 +45,7 @@ from weft.stores import open_sink
 
 Options = tuple[LayerOptions, InkModelOptions, InkOptions]
 SIGMA_SCALE = 2.5  # tile / sigma
+WINDOWS = {"gaussian": "gaussian-centred"}  # the engine's word; its gaussian is nnU-Net's
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +91,22 @@ def infer(
         If the run could not be finished; the same call continues it.
     """
     (layers, which, how), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    check_note(where.runtime_dir, RESULT_NOTE)
     require(which, layers)
     name = base_name(which.model, layers)
     alone = part.num_parts == 1
     as_zarr = where.output_path.endswith(".zarr")
     picture = picture_at(name, layers, where) if alone or as_zarr else ""
     if alone:
-        check_place(picture, where)
-    asked = [layers.reverse, layers.level, which.model_type, where.use_zarr_compression, flags_of(how)]
+        check_place(picture)
+    asked = [
+        find_model(which),
+        layers.reverse,
+        layers.level,
+        which.model_type,
+        where.use_zarr_compression,
+        flags_of(how),
+    ]
     zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
     sink = open_sink(zarr, layout="plane")
     execution = Execution(
@@ -110,7 +119,6 @@ def infer(
     check_output(sink, execution)
     volume, model, engine = request(options, where)
     volume = _in_pieces(volume, layers, part, where, emit)
-    drop_note(where.runtime_dir, RESULT_NOTE)
     records = None if part.overwrite else sink.records
     n_workers = workers_for(execution, devices_of(how.device))
     prepared = prepare_sweep(volume, model, engine, records=records, n_workers=n_workers, emit=emit)
@@ -156,8 +164,8 @@ def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Mod
         raise RequestError(f"--stride {how.stride} leaves gaps between tiles of {tile}; use at most that")
     engine = SweepOptions(
         overlap=1.0 - how.stride / tile,
-        window=how.window,
-        sigma_scale=tile / how.gaussian_sigma if how.gaussian_sigma else SIGMA_SCALE,
+        window=WINDOWS.get(how.window, how.window),
+        sigma_scale=tile / (how.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
         fit="snap",
         tta=how.tta,
         batch_size=how.batch_size,
@@ -205,7 +213,7 @@ def reduce(
     source: str = "",
     emit: Emit = silent,
 ) -> InkResult:
-    """Check that all parts are there and write the picture.
+    """Check that all parts are there, as they were written, and write the picture.
 
     Parameters
     ----------
@@ -226,12 +234,13 @@ def reduce(
         If parts are missing; nothing was written.
     """
     (layers, which), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    check_note(where.runtime_dir, RESULT_NOTE)
     if not (source and where.output_path):
         require(which, layers, source=not where.output_path)
     name = base_name(which.model, layers) if which.model else "prediction"
     picture = picture_at(name, layers, where)
     zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name, layers, part))
-    check_place(picture, where)
+    check_place(picture)
     sink = open_sink(zarr)
     plan, ledger = plan_of(sink)
     if plan.spec.layout != "plane":
@@ -243,6 +252,7 @@ def reduce(
             f"{zarr} is not complete: {len(missing)} of {len(units)} bands of rows are missing, the first one "
             f"begins at row {missing[0].start[0]}. Run weft ink infer for the parts that did not end."
         )
+    verify(zarr, emit)
     return finish(zarr, picture, report_of(ledger), where, emit)
 
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import re
 import tomllib
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib.resources import files
 from pathlib import Path
 
-from weft.apps.ink.options import InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
+from weft.apps.ink.options import UNSET, InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
 from weft.apps.surface import is_zarr
-from weft.errors import RequestError
+from weft.errors import RequestError, VolumeError
 from weft.remote import is_remote
-from weft.stores.url import children, local_path, write_error
+from weft.stores.url import children, local_path, records_at, write_error
+from weft.stores.zarr import attributes_of
 
 PREDICTIONS = "predictions"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -34,9 +37,11 @@ def require(model: InkModelOptions | None, layers: LayerOptions, *, source: bool
     if source and not (layers.s3_path or layers.surface_volume_zarr):
         missing.append("S3_PATH is missing: set it (or SURFACE_VOLUME_ZARR), or give the segment as INPUT")
     for name, value in (("START_LAYER", layers.start_layer), ("END_LAYER", layers.end_layer)):
-        if value < 0:
-            flag = "--" + name.lower().replace("_", "-")
+        flag = "--" + name.lower().replace("_", "-")
+        if value == UNSET:
             missing.append(f"{name} is missing: set the environment variable {name}, or give {flag}")
+        elif value < 0:
+            missing.append(f"{name} {value} is negative; layers are counted by the numbers in their names")
     if not missing and layers.end_layer <= layers.start_layer:
         missing.append(
             f"START_LAYER {layers.start_layer} to END_LAYER {layers.end_layer} holds no layer; the end is exclusive"
@@ -110,15 +115,27 @@ def find_unfinished(name: str, layers: LayerOptions, part: InkPartOptions) -> st
     """
     folder = part.zarr_output_dir.rstrip("/")
     found = [n for n in children(folder) if re.fullmatch(rf"{re.escape(name)}-[0-9a-f]+\.zarr", n)]
-    sources = (s.rstrip("/") for s in (layers.surface_volume_zarr, layers.s3_path) if s)
-    own = [n for s in sources for n in found if _digest(absolute(s)) in n]
-    if len(own or found) == 1:
-        return f"{folder}/{(own or found)[0]}"
+    if sources := [s.rstrip("/") for s in (layers.surface_volume_zarr, layers.s3_path) if s]:
+        found = [n for n in found if not _made_from(f"{folder}/{n}").isdisjoint(absolute(s) for s in sources)]
+    if len(found) == 1:
+        return f"{folder}/{found[0]}"
     if found:
         raise RequestError(f"{folder} holds several results: {', '.join(found)}; give the right one as INPUT")
     raise RequestError(
-        f"{folder} holds no {name}-*.zarr; run weft ink infer with the same MODEL, layers and folder first"
+        f"{folder} holds no result of {name} for {' or '.join(sources) or 'any segment'}; "
+        "run weft ink infer first, with the same MODEL, layers and ZARR_OUTPUT_DIR"
     )
+
+
+def _made_from(zarr: str) -> set[str]:
+    """What the stored plan of a result reads: the segment, or a surface volume and the segment it was prepared from."""
+    plan = json.loads(records_at(f"{zarr}.weft").get("plan.json") or b"{}")
+    url = str(plan.get("source", {}).get("url", ""))
+    sources = {absolute(url)}
+    with suppress(VolumeError):  # a surface volume that is gone tells nothing
+        if is_zarr(url):
+            sources.add(attributes_of(url).get("weft", {}).get("source", ""))
+    return sources
 
 
 def prepared_at(layers: LayerOptions, part: InkPartOptions) -> str:
@@ -149,7 +166,7 @@ def picture_at(name: str, layers: LayerOptions, where: PictureOptions) -> str:
 
 
 def check_note(folder: str, name: str) -> None:
-    """Refuse, before the work, a folder for notes that cannot be written to.
+    """Refuse, before the work, a folder for notes that cannot be written to; remove the note of an earlier run.
 
     Raises
     ------
@@ -158,18 +175,15 @@ def check_note(folder: str, name: str) -> None:
     """
     if not writable(Path(folder) / name):
         raise RequestError(f"{folder}/{name} cannot be written; give another --runtime-dir (RUNTIME_DIR)")
+    (Path(folder) / name).unlink(missing_ok=True)
 
 
 def writable(path: Path) -> bool:
     """Whether a file can be made at a path, together with the folders that it needs; nothing is made."""
     path = path.absolute()
     there = next(p for p in (path, *path.parents) if p.exists())
-    return os.access(there, os.W_OK) and (there.is_dir() if there != path else path.is_file())
-
-
-def drop_note(folder: str, name: str) -> None:
-    """Remove the line of an earlier run, so that a failure cannot be taken for it."""
-    (Path(folder) / name).unlink(missing_ok=True)
+    fits = there.is_dir() if there != path else path.is_file() or path.suffix == ".zarr"
+    return os.access(there, os.W_OK) and fits
 
 
 def write_note(folder: str, name: str, text: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from weft.engine.options import COMPILE_MODES, RunOptions, option
 from weft.errors import RequestError
 from weft.ops.activate import OUTPUTS
 
+UNSET = -1
 OUTPUT_SUFFIXES = (".png", ".tif", ".tiff", ".zarr")
 
 
@@ -25,8 +26,8 @@ class LayerOptions:
         env="SURFACE_VOLUME_ZARR",
         places=True,
     )
-    start_layer: int = option(-1, "First layer, by the number in its name.", env="START_LAYER")
-    end_layer: int = option(-1, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
+    start_layer: int = option(UNSET, "First layer, by the number in its name.", env="START_LAYER")
+    end_layer: int = option(UNSET, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
     reverse: bool = option(False, "Give the layers to the network in reverse order.", env="FORCE_REVERSE")
     level: int = option(0, "Resolution level of a surface volume in OME-Zarr; 0 is the finest.")
 
@@ -127,7 +128,7 @@ class PictureOptions:
     )
 
     def __post_init__(self) -> None:
-        if self.output_path and not self.output_path.lower().endswith(OUTPUT_SUFFIXES):
+        if self.output_path and not self.output_path.endswith(OUTPUT_SUFFIXES):
             raise RequestError(f"cannot write {self.output_path!r}: it must end in {', '.join(OUTPUT_SUFFIXES)}")
         if self.output_path.startswith(("http://", "https://")):
             raise RequestError(f"cannot write {self.output_path}: http is read-only; give a path or an s3:// URL")
@@ -139,6 +140,7 @@ class SweepOptions(RunOptions):
 
     outputs: ClassVar[tuple[str, ...]] = OUTPUTS
     layout: ClassVar[str] = "plane"
+    pad: ClassVar[Literal["both", "after"]] = "after"
     divisor: float = 200.0
     layers: str = ""
 

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.apps.ink.names import check_note, writable
-from weft.apps.ink.options import PictureOptions
+from weft.apps.ink.names import writable
 from weft.engine.events import Emit, Event
 from weft.errors import RequestError, WriteError
 from weft.geometry.box import Box
@@ -28,15 +27,14 @@ PNG_PIXELS = 1 << 28  # beyond this a picture without tiles is no comfort
 TILED = (".tif", ".tiff")
 
 
-def check_place(picture: str, where: PictureOptions) -> None:
-    """Refuse, before the work, a place where the picture or the note cannot be written.
+def check_place(picture: str) -> None:
+    """Refuse, before the work, a place where the picture cannot be written.
 
     Raises
     ------
     RequestError
         Naming the place.
     """
-    check_note(where.runtime_dir, RESULT_NOTE)
     if not is_remote(picture) and not writable(local_path(picture)):
         raise RequestError(f"{picture} cannot be written there; give another OUTPUT (--output-path, OUTPUT_PATH)")
 

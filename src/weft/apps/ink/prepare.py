@@ -49,6 +49,7 @@ def prepare(
         If a layer cannot be read or written; the same call continues.
     """
     part, where = part or InkPartOptions(), where or PictureOptions()
+    check_note(where.runtime_dir, PATH_NOTE)
     require(None, layers)
     if not layers.s3_path:
         raise RequestError(
@@ -58,13 +59,13 @@ def prepare(
     if not url.endswith(".zarr"):
         raise RequestError(f"SURFACE_VOLUME_ZARR {url!r} must end in .zarr")
     volume = LayersVolume(layers.s3_path, layers.start_layer, layers.end_layer)
-    check_note(where.runtime_dir, PATH_NOTE)
     sink = open_sink(url)
     if part.overwrite:
         sink.remove()
     said = {
         "layers": [layers.start_layer, layers.end_layer],
         "source": absolute(volume.url),
+        "files": volume.info.stamp,
         "shape": list(volume.info.shape_zyx),
         "scaling": "value >> 8" if volume.info.details["stored_as"] == "uint16" else "none",
     }
@@ -108,6 +109,8 @@ def _claim(sink: Sink, said: dict[str, Any]) -> None:
     stored = json.loads(sink.records.get("prepare.json") or b"{}")
     differ = [f"{k}: stored {stored.get(k)!r}, asked for {v!r}" for k, v in said.items() if stored.get(k) != v]
     if differ:
+        if list(stored) and differ[0].startswith("files") and len(differ) == 1:
+            differ = ["the layers changed since"]
         raise PlanMismatchError(f"{sink.url} holds another surface volume: {'; '.join(differ)}.", "Give --overwrite.")
 
 
