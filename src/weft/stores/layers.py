@@ -119,12 +119,13 @@ class _Picture:
             page = file.pages[0]
             if page.samplesperpixel > 1 and page.planarconfig != 1:
                 raise VolumeError(f"{self._url} stores its {page.samplesperpixel} colours apart; give one channel")
-            size, places = file.filehandle.size, list(zip(page.dataoffsets, page.databytecounts, strict=True))
-            if len(places) != math.prod(page.chunked) or any(at + n > size for at, n in places):
+            pieces = (page.dataoffsets, page.databytecounts)
+            there = all(len(p) == math.prod(page.chunked) for p in pieces)
+            if not there or any(at + n > file.filehandle.size for at, n in zip(*pieces, strict=True)):
                 raise VolumeError(f"{self._url} is damaged or cut: some of its strips or tiles are missing")
             self._whole = page.is_memmappable and not self.fetched
-            height, width = page.imagelength, page.imagewidth
-            piece = (1, width) if self._whole else tuple(page.chunks[:2])
+            height, width = int(page.imagelength), int(page.imagewidth)
+            piece = (1, width) if self._whole else (int(page.chunks[0]), int(page.chunks[1]))
             return (height, width), np.dtype(page.dtype), piece
 
     def _read_tiff(self, rows: slice, columns: slice) -> NDArray[Any]:
