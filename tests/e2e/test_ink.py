@@ -100,14 +100,14 @@ def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(weft, segmen
     made = tmp_path / "seg/predictions/prediction_net_00_05.png"
     assert made.read_bytes() == (tmp_path / "whole.png").read_bytes()
     assert (tmp_path / "notes/result_s3_url.txt").read_text() == str(made)
-    assert "picture" not in weft(*infer, 1).stdout
+    assert "result: parts/prediction_net_00_05-" in weft(*infer, 1).stdout
 
 
 @pytest.mark.parametrize("stored", ["zyx", "yxz", "16bit", "ome"])
 def test_arrays_of_any_kind_give_the_same_picture(weft, segment, surface, tmp_path, stored):
     weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     values = {"yxz": np.moveaxis(surface, 0, -1), "16bit": surface.astype(np.uint16) * 256 + 9}.get(stored, surface)
-    place = zarr.open_group("v.zarr" and str(tmp_path / "v.zarr"), mode="w") if stored == "ome" else None
+    place = zarr.open_group(str(tmp_path / "v.zarr"), mode="w") if stored == "ome" else None
     if place is not None:
         axes = [{"name": n, "type": "space"} for n in "zyx"]
         scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
@@ -357,7 +357,8 @@ def test_a_stored_plan_is_repeated_by_other_processes(weft, segment, tmp_path):
     assert one.any()
     assert np.array_equal(one, other)
     weft("report", "a.zarr")
-    assert weft("run", "seg", "c.zarr", "--model", "net.ckpt", code=2).stderr
+    assert "5 input channel" in weft("run", "seg/layers", "c.zarr", "--model", "net.ckpt", code=2).stderr
+    assert "--level 7" in weft("ink", "infer", "seg", "d.png", *LAYERS, *NET, *HERE, "--level", 7, code=2).stderr
 
 
 @pytest.mark.parametrize("size", [(110, 1), (9, 90), (33, 65)])

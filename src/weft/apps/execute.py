@@ -23,9 +23,8 @@ from weft.errors import IncompleteError, ReadError, RequestError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
 from weft.launch import EXECUTORS, open_executor, run_parts
-from weft.remote import is_remote
 from weft.stores import open_sink
-from weft.stores.url import local_path
+from weft.stores.url import absolute
 from weft.version import __version__
 
 COMPLETE, PARTIAL = "complete", "partial"
@@ -138,9 +137,7 @@ def require_apart(source: str, output: str) -> None:
     """Refuse an output that is the input, holds it, or lies inside its array."""
     if not source or IN_MEMORY in (source, output):
         return
-    read, written = (
-        f"{url.rstrip('/')}/" if is_remote(url) else f"{local_path(url).resolve()}/" for url in (source, output)
-    )
+    read, written = (f"{absolute(url).rstrip('/')}/" for url in (source, output))
     if read.startswith(written) or (written.startswith(read) and read.endswith(".zarr/")):
         raise RequestError(f"{output} and {source}, which is read, lie in each other; choose another place to write")
 

@@ -18,6 +18,7 @@ from weft.stores.url import children, local_path
 from weft.stores.zarr import attributes_of
 
 SURFACE = "surface volume"
+PIECE_ROWS = 2048  # what is decoded at once may be as high
 
 
 class SurfaceVolume:
@@ -78,8 +79,9 @@ class SurfaceVolume:
     @property
     def piecewise(self) -> bool:
         """Whether a few rows can be had without decoding whole layers or fetching whole files."""
-        remote_files = isinstance(self._base, LayersVolume) and is_remote(self._base.url)
-        return not remote_files and int(self.info.chunk_zyx[0]) <= PIECE_ROWS
+        if not isinstance(self._base, LayersVolume):
+            return True
+        return not is_remote(self._base.url) and int(self.info.chunk_zyx[0]) <= PIECE_ROWS
 
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box, uint8 [layer, rows, 1, columns]."""
@@ -96,9 +98,6 @@ class SurfaceVolume:
         if self._depth == 0:
             return zyx[1], 1, zyx[2]
         return zyx[0], 1, zyx[1]
-
-
-PIECE_ROWS = 2048
 
 
 def _open(url: str, level: int, start: int, stop: int) -> tuple[Volume, int, int, str]:

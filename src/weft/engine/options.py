@@ -119,6 +119,16 @@ def flags_of(options: Any) -> dict[str, Any]:
     return {f.name: getattr(options, f.name) for f in fields(options) if not f.metadata.get("places")}
 
 
+def part_problems(num_parts: int, part_id: int, overwrite: bool) -> list[str]:
+    """What is wrong with a share of a stage."""
+    problems = []
+    if num_parts < 1 or not 0 <= part_id < num_parts:
+        problems.append(f"--part-id {part_id} with --num-parts {num_parts}: use 0 to {max(num_parts, 1) - 1}")
+    if overwrite and num_parts > 1:
+        problems.append("--overwrite with --num-parts would delete what other parts wrote; delete the output first")
+    return problems
+
+
 def wrong_types(options: Any) -> list[str]:
     """The fields of an options dataclass whose values are of another type than their default."""
     found = []

@@ -45,7 +45,7 @@ class LayersVolume:
     """
 
     def __init__(self, url: str, start: int, stop: int) -> None:
-        self.url, self._files = url.rstrip("/"), list(_files(url.rstrip("/"), start, stop).values())
+        self.url, self._files = url.rstrip("/"), _files(url.rstrip("/"), start, stop)
         first = _Picture(self._files[0])
         stamps = hashlib.sha256("".join(map(_stamp, self._files)).encode())
         if not first.fetched:  # of files on a server the headers cannot be had without the rest
@@ -59,7 +59,7 @@ class LayersVolume:
             chunk_zyx=(1, *first.piece),
             levels=((stop - start, *first.shape),),
             stamp=stamps.hexdigest()[:16],
-            details={"layers": [start, stop], "stored_as": str(first.dtype)},
+            details={"stored_as": str(first.dtype)},
         )
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -97,7 +97,7 @@ class _Picture:
             self.shape, self.dtype, self.piece = self._tiff_header() if self._is_tiff else self._header()
         except VolumeError:
             raise
-        except Exception as error:
+        except Exception as error:  # decoders of damaged files raise anything
             raise VolumeError(f"{url} is no readable picture: {first_line(error)}") from error
         if self.dtype not in (np.uint8, np.uint16):
             raise VolumeError(f"{url} holds {self.dtype} values; layers are 8-bit or 16-bit")
@@ -110,7 +110,7 @@ class _Picture:
         """A box of it, uint8 [Y, X]."""
         try:
             values = self._read_tiff(rows, columns) if self._is_tiff else self._decode()[rows, columns]
-        except Exception as error:
+        except Exception as error:  # likewise
             raise VolumeError(f"{self._url} cannot be read, it is damaged or cut: {first_line(error)}") from error
         return eight_bit(values)
 
@@ -161,7 +161,7 @@ def eight_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
     return values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)
 
 
-def _files(url: str, start: int, stop: int) -> dict[int, str]:
+def _files(url: str, start: int, stop: int) -> list[str]:
     """URL of every layer of the range, in order."""
     found: dict[int, list[str]] = {}
     for number, file in _probed(url, start, stop) if url.startswith("http") else _listed(url):
@@ -178,7 +178,7 @@ def _files(url: str, start: int, stop: int) -> dict[int, str]:
         problems.append(f"there is no {', '.join(absent[:5])}{' and more' if len(absent) > 5 else ''}")
     if problems:
         raise VolumeError(f"{url}: {window} are asked for; {'; '.join(problems[:3])}")
-    return {n: files[0] for n, files in wanted.items()}
+    return [files[0] for files in wanted.values()]
 
 
 def _listed(url: str) -> Iterator[tuple[int, str]]:

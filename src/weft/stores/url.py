@@ -21,6 +21,11 @@ def local_path(url: str) -> Path:
     return Path(url.removeprefix("file://")).expanduser()
 
 
+def absolute(url: str) -> str:
+    """A local path from the root; an URL as it is."""
+    return url if is_remote(url) else str(local_path(url).resolve())
+
+
 def zarr_store(url: str, *, read_only: bool) -> Store:
     """A zarr store for the folder at an URL."""
     if not is_remote(url):

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, verify, workers_for
 from weft.apps.forecast import Forecast, forecast
 from weft.apps.ink.names import (
-    absolute,
     base_name,
     check_note,
     find_model,
@@ -32,7 +31,7 @@ from weft.apps.ink.picture import RESULT_NOTE, check_place, with_suffix, write_p
 from weft.apps.ink.prepare import prepare
 from weft.apps.prepare import devices_of
 from weft.apps.prepare import prepare as prepare_sweep
-from weft.apps.surface import SurfaceVolume, is_zarr
+from weft.apps.surface import SurfaceVolume
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
 from weft.engine.options import flags_of
@@ -42,6 +41,7 @@ from weft.errors import IncompleteError, ModelError, RequestError
 from weft.model.card import Normalization
 from weft.model.protocols import Model
 from weft.stores import open_sink
+from weft.stores.url import absolute
 
 Options = tuple[LayerOptions, InkModelOptions, InkOptions]
 SIGMA_SCALE = 2.5  # tile / sigma
@@ -108,11 +108,11 @@ def infer(
         flags_of(how),
     ]
     zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
-    sink = open_sink(zarr, layout="plane")
+    sink, devices = open_sink(zarr, layout="plane"), devices_of(how.device)
     execution = Execution(
         num_parts=0 if alone else part.num_parts,
         part_id=-1 if alone else part.part_id,
-        executor="processes" if len(devices_of(how.device)) > 1 else "serial",
+        executor="processes" if len(devices) > 1 else "serial",
         overwrite=part.overwrite,
         command=command,
     )
@@ -120,7 +120,7 @@ def infer(
     volume, model, engine = request(options, where)
     volume = _in_pieces(volume, layers, part, where, emit)
     records = None if part.overwrite else sink.records
-    n_workers = workers_for(execution, devices_of(how.device))
+    n_workers = workers_for(execution, devices)
     prepared = prepare_sweep(volume, model, engine, records=records, n_workers=n_workers, emit=emit)
     report = execute(prepared, sink, how.device, execution, emit)
     return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
@@ -136,7 +136,7 @@ def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
     """
     require(options[1], options[0])
     volume, model, engine = request(options, PictureOptions())
-    if not volume.piecewise and not is_zarr(volume.info.url):
+    if not volume.piecewise:
         raise RequestError(f"{volume.info.url} cannot be read in pieces; run weft ink prepare, then --estimate on that")
     return forecast(volume, model, engine, emit=emit)
 
@@ -188,7 +188,7 @@ def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Mod
 
 def _open(source: str, layers: LayerOptions) -> SurfaceVolume:
     window = {"start": layers.start_layer, "stop": layers.end_layer}
-    return SurfaceVolume(source, layers.level if is_zarr(source) else 0, **window, reverse=layers.reverse)
+    return SurfaceVolume(source, layers.level, **window, reverse=layers.reverse)
 
 
 def _in_pieces(
@@ -196,7 +196,7 @@ def _in_pieces(
 ) -> SurfaceVolume:
     """The volume, prepared first where a few rows of it cannot be read by themselves."""
     source = volume.info.url
-    if volume.piecewise or is_zarr(source):
+    if volume.piecewise:
         return volume
     if part.num_parts > 1:
         raise RequestError(f"{source} cannot be read in pieces by several parts; run weft ink prepare first")

@@ -6,17 +6,15 @@ import hashlib
 import json
 import os
 import re
-import tomllib
 from collections.abc import Sequence
 from contextlib import suppress
-from importlib.resources import files
 from pathlib import Path
 
 from weft.apps.ink.options import UNSET, InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
 from weft.apps.surface import is_zarr
+from weft.apps.tables import read_toml
 from weft.errors import RequestError, VolumeError
-from weft.remote import is_remote
-from weft.stores.url import children, local_path, records_at, write_error
+from weft.stores.url import absolute, children, local_path, records_at, write_error
 from weft.stores.zarr import attributes_of
 
 PREDICTIONS = "predictions"
@@ -68,13 +66,7 @@ def find_model(options: InkModelOptions) -> str:
 
 def read_table(path: str) -> dict[str, str]:
     """Keys and places of models from a TOML file: ``key = "hf://owner/name"``."""
-    try:
-        place = Path(path).expanduser() if path else files("weft.apps.ink") / "models.toml"
-        table = tomllib.loads(place.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"--models {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"--models {path} is no TOML: {error}") from error
+    table = read_toml("--models", path, "weft.apps.ink/models.toml")
     if wrong := [k for k, v in table.items() if not isinstance(v, str)]:
         raise RequestError(f'--models {path}: {wrong[0]} must be a text, such as "hf://owner/name"')
     return table
@@ -194,11 +186,6 @@ def write_note(folder: str, name: str, text: str) -> None:
         path.write_text(text, encoding="utf-8")
     except OSError as error:
         raise write_error(str(path), error) from error
-
-
-def absolute(url: str) -> str:
-    """A local path from the root; an URL as it is."""
-    return url if is_remote(url) else str(local_path(url).resolve())
 
 
 def _digest(text: str) -> str:

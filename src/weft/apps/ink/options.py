@@ -1,11 +1,11 @@
-"""What a user may ask of ink detection. Every option has the environment variable of the reference container."""
+"""What a user may ask of ink detection. Environment variables are named as in the reference container."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from weft.engine.options import COMPILE_MODES, RunOptions, option
+from weft.engine.options import COMPILE_MODES, RunOptions, option, part_problems
 from weft.errors import RequestError
 from weft.ops.activate import OUTPUTS
 
@@ -104,14 +104,7 @@ class InkPartOptions:
     overwrite: bool = option(False, "Delete what an earlier run wrote to the same place.")
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.num_parts < 1 or not 0 <= self.part_id < self.num_parts:
-            problems.append(
-                f"--part-id {self.part_id} with --num-parts {self.num_parts}: use 0 to {max(self.num_parts, 1) - 1}"
-            )
-        if self.overwrite and self.num_parts > 1:
-            problems.append("--overwrite with --num-parts would delete what other parts wrote; delete it first")
-        if problems:
+        if problems := part_problems(self.num_parts, self.part_id, self.overwrite):
             raise RequestError(*problems)
 
 
@@ -122,7 +115,7 @@ class PictureOptions:
     output_path: str = option(
         "", "PNG, TIFF or .zarr, a path or s3://; default: predictions/ in the segment.", env="OUTPUT_PATH"
     )
-    use_zarr_compression: bool = option(False, "Compress intermediate zarrs (lz4).", env="USE_ZARR_COMPRESSION")
+    use_zarr_compression: bool = option(False, "Compress what lies in ZARR_OUTPUT_DIR.", env="USE_ZARR_COMPRESSION")
     runtime_dir: str = option(
         "/tmp", "Folder for result_s3_url.txt and surface_volume_zarr_path.txt.", env="RUNTIME_DIR"
     )

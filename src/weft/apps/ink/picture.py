@@ -19,7 +19,7 @@ from weft.geometry.box import Box
 from weft.image.protocols import Sink
 from weft.remote import is_remote, object_store, remote_errors
 from weft.stores import open_sink
-from weft.stores.url import local_path, write_error
+from weft.stores.url import first_line, local_path, write_error
 
 RESULT_NOTE = "result_s3_url.txt"
 BAND = 1024
@@ -85,7 +85,7 @@ def _landing(place: str) -> Iterator[Path]:
         except OSError as error:
             raise write_error(place, error) from error
         except remote_errors() as error:
-            raise WriteError(f"{place} cannot be written: {str(error).splitlines()[0][:200]}") from error
+            raise WriteError(f"{place} cannot be written: {first_line(error)}") from error
 
 
 def _bands(sink: Sink, height: int) -> Iterator[NDArray[Any]]:

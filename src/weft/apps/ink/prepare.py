@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import time
-import zlib
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from weft.apps.ink.names import absolute, check_note, prepared_at, require, write_note
+from weft.apps.ink.names import check_note, prepared_at, require, write_note
 from weft.apps.ink.options import InkPartOptions, LayerOptions, PictureOptions
 from weft.engine.events import Emit, Event, silent
 from weft.engine.job import n_cores
@@ -19,6 +17,7 @@ from weft.image.info import OutputSpec
 from weft.image.protocols import Sink
 from weft.stores import open_sink
 from weft.stores.layers import AT_ONCE, LayersVolume
+from weft.stores.url import absolute
 
 PATH_NOTE = "surface_volume_zarr_path.txt"
 CHUNK_YX, SHARD_CHUNKS = (256, 1024), 4
@@ -44,7 +43,8 @@ def prepare(
     Raises
     ------
     RequestError
-        If layers are missing or do not fit each other, or another volume lies there; nothing was written.
+        If layers are missing or do not fit each other, or another volume lies there; nothing was written. Of files on
+        a server only the first is looked at before.
     RunError
         If a layer cannot be read or written; the same call continues.
     """
@@ -80,7 +80,8 @@ def prepare(
         sink.set_attributes({"weft": said | {"complete": False}})
     begun = time.perf_counter()
     emit(Event("begin", data={"n_slabs": depth, "n_done": len(done), "unit": "layers"}))
-    _each(todo, _n_at_once(height * width), lambda z: _copy(volume, sink, z, emit))
+    with ThreadPoolExecutor(_n_at_once(height * width), thread_name_prefix="weft-prepare") as pool:
+        list(pool.map(lambda z: _copy(volume, sink, z, emit), todo))  # after an error no further layer is begun
     sink.set_attributes({"weft": said | {"complete": True}})
     write_note(where.runtime_dir, PATH_NOTE, absolute(url))
     emit(Event("done", "prepared", {"url": url, "n_layers": len(todo), "seconds": time.perf_counter() - begun}))
@@ -91,9 +92,8 @@ def _copy(volume: LayersVolume, sink: Sink, z: int, emit: Emit) -> None:
     """One layer, wholly."""
     _, height, width = volume.info.shape_zyx
     box = Box((z, 0, 0), (z + 1, height, width))
-    values = volume.read(box)
-    sink.write(box, values)
-    sink.records.put(f"layers/{z}", str(zlib.crc32(values.data)).encode())
+    sink.write(box, volume.read(box))
+    sink.records.put(f"layers/{z}", b"")
     emit(Event("slab", data={"slab": z, "n_voxels": box.n_voxels}))
 
 
@@ -107,23 +107,10 @@ def _claim(sink: Sink, said: dict[str, Any]) -> None:
     if sink.records.create("prepare.json", mine):
         return
     stored = json.loads(sink.records.get("prepare.json") or b"{}")
-    differ = [f"{k}: stored {stored.get(k)!r}, asked for {v!r}" for k, v in said.items() if stored.get(k) != v]
+    differ = {k: f"{k}: stored {stored.get(k)!r}, asked for {v!r}" for k, v in said.items() if stored.get(k) != v}
     if differ:
-        if list(stored) and differ[0].startswith("files") and len(differ) == 1:
-            differ = ["the layers changed since"]
-        raise PlanMismatchError(f"{sink.url} holds another surface volume: {'; '.join(differ)}.", "Give --overwrite.")
-
-
-def _each(items: list[int], n_at_once: int, do: Callable[[int], None]) -> None:
-    """Do all, a few at a time; the first error ends it once those that run are through."""
-    with ThreadPoolExecutor(n_at_once, thread_name_prefix="weft-prepare") as pool:
-        running = [pool.submit(do, item) for item in items]
-        try:
-            for future in running:
-                future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+        what = "the layers changed since" if [*differ] == ["files"] else "; ".join(differ.values())
+        raise PlanMismatchError(f"{sink.url} holds another surface volume: {what}.", "Give --overwrite.")
 
 
 def _n_at_once(n_pixels: int) -> int:

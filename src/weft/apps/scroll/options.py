@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from weft.engine.options import RunOptions, option, parse_bytes
+from weft.engine.options import RunOptions, option, parse_bytes, part_problems
 from weft.errors import RequestError
 from weft.geometry.tiling import FITS
 from weft.ops.activate import MODES, OUTPUTS
@@ -92,14 +92,7 @@ class PartOptions:
     overwrite: bool = option(False, "Delete what an earlier run wrote to the same output.")
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.num_parts < 1 or not 0 <= self.part_id < self.num_parts:
-            problems.append(
-                f"--part-id {self.part_id} with --num-parts {self.num_parts}: use 0 to {max(self.num_parts, 1) - 1}"
-            )
-        if self.overwrite and self.num_parts > 1:
-            problems.append("--overwrite with --num-parts would delete what other parts wrote; delete the output first")
-        check(problems)
+        check(part_problems(self.num_parts, self.part_id, self.overwrite))
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,10 +30,9 @@ from weft.engine.report import Report, environment, peak_memory_bytes, tally_dic
 from weft.engine.staged import Layers, predict_part, tiles_of_part
 from weft.errors import RequestError
 from weft.image.protocols import Records
-from weft.remote import is_remote
 from weft.stores import open_sink, open_volume
 from weft.stores.patches import ZarrPatches
-from weft.stores.url import local_path, records_at, remove
+from weft.stores.url import absolute, records_at, remove
 from weft.version import __version__
 
 
@@ -189,7 +188,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "model_digest": plan.card.digest,
         "input": plan.source.url,
         "plan_digest": plan.digest,
-        "support_volume": plan.mask if is_remote(plan.mask) or not plan.mask else str(local_path(plan.mask).resolve()),
+        "support_volume": plan.mask and absolute(plan.mask),
         "weft_version": __version__,
         "voxel_size_zyx": list(geometry.voxel_size_zyx),
         "origin_zyx": list(geometry.origin_zyx),

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import replace
-from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from weft.apps.scroll.options import SourceOptions
+from weft.apps.tables import read_toml
 from weft.engine.events import Emit, Event
 from weft.engine.options import parse_bytes
 from weft.errors import ModelError, RequestError
@@ -56,13 +54,7 @@ def find_volume(options: SourceOptions) -> str:
 
 def read_table(path: str) -> list[dict[str, Any]]:
     """The entries of a table of volumes (TOML): scroll, energy, resolution, url, and segment for a segment."""
-    try:
-        place = Path(path).expanduser() if path else files("weft.apps.scroll") / "volumes.toml"
-        entries = tomllib.loads(place.read_text(encoding="utf-8")).get("volume", [])
-    except OSError as error:
-        raise RequestError(f"--volumes {path}: {error.strerror}") from error
-    except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"--volumes {path} is no TOML: {error}") from error
+    entries = read_toml("--volumes", path, "weft.apps.scroll/volumes.toml").get("volume", [])
     if not entries or not all(isinstance(e, dict) and "url" in e for e in entries):
         raise RequestError(f"--volumes {path}: every [[volume]] needs an url, and there must be one")
     return list(entries)
