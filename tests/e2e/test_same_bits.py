@@ -135,3 +135,19 @@ def test_repeat_from_the_plan_inside_an_output(weft, volume, tmp_path):
     weft("run", volume, "a.zarr", *FLAGS, "--output", "labels", "--bbox", "10:60,:,20:90")
     weft("run", "--plan", "a.zarr", "b.zarr")
     assert digest(tmp_path / "a.zarr") == digest(tmp_path / "b.zarr")
+
+
+def test_prepared_parts_follow_the_plan(weft, volume, tmp_path):
+    weft("run", volume, "whole.zarr", *FLAGS)
+    told = weft("run", volume, "o.zarr", *FLAGS, "--prepare")
+    assert "partial: 0 of" in told.stdout
+    plan = (tmp_path / "o.zarr.weft" / "plan.json").read_bytes()
+    assert digest(tmp_path / "o.zarr") == {}
+    for part in range(2):
+        weft("run", volume, "o.zarr", *FLAGS, "--num-parts", 2, "--part-id", part)
+    assert (tmp_path / "o.zarr.weft" / "plan.json").read_bytes() == plan
+    assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
+    assert (
+        "--part-id out"
+        in weft("run", volume, "p.zarr", *FLAGS, "--prepare", "--num-parts", 2, "--part-id", 0, code=2).stderr
+    )

@@ -43,6 +43,8 @@ class Execution:
         "serial", or "processes" with that many workers (0: one a device, or one a core).
     overwrite
         Delete what an earlier run wrote to the same output.
+    prepare
+        Only store the plan and make the empty output; parts that begin later need not plan again.
     command
         The command line, for the record.
     """
@@ -52,6 +54,7 @@ class Execution:
     executor: str = option("serial", "serial, or processes (one a device, or the cores of the CPU shared out).")
     workers: int = option(0, "Worker processes; 0: one a device, or one a core.")
     overwrite: bool = option(False, "Delete what an earlier run wrote to OUTPUT.")
+    prepare: bool = option(False, "Store the plan and make the empty OUTPUT, for parts to follow; compute nothing.")
     command: str = ""
 
     def __post_init__(self) -> None:
@@ -68,6 +71,8 @@ class Execution:
             problems.append(
                 f"--part-id {self.part_id} with --num-parts {self.num_parts}: use 0 to {max(self.num_parts, 1) - 1}"
             )
+        if self.prepare and self.part_id >= 0:
+            problems.append("--prepare comes before the parts; leave --part-id out")
         if self.overwrite and self.part_id >= 0:
             problems.append(
                 "--overwrite with --part-id would delete what the other parts wrote; delete OUTPUT and its records"
@@ -105,7 +110,7 @@ def execute(prepared: Prepared, sink: Sink, device: str, execution: Execution, e
     if first:
         sink.set_attributes(provenance(plan, execution.command) | plan.card.details.get("attributes", {}))
     emit(Event("begin", data={"n_slabs": plan.columns.n_units, "n_done": len(ledger.slabs())}))
-    parts = _compute(prepared, sink, ledger, (execution, devices), emit)
+    parts = [] if execution.prepare else _compute(prepared, sink, ledger, (execution, devices), emit)
     done = len(ledger.slabs())
     status = PARTIAL if done < plan.columns.n_units else COMPLETE
     n_bytes = build_levels(sink, ledger, plan, emit) if status == COMPLETE else 0
@@ -113,7 +118,8 @@ def execute(prepared: Prepared, sink: Sink, device: str, execution: Execution, e
         plan, sink, parts, (status, done, n_bytes, time.perf_counter() - started), devices[0], execution.command
     )
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
-    ledger.put_report(name, report.to_dict())
+    if not execution.prepare:
+        ledger.put_report(name, report.to_dict())
     if status == COMPLETE and name != REPORT_KEY:
         ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())
     emit(Event("done", status, report.to_dict()))

@@ -149,12 +149,11 @@ def geometry_in(attributes: dict[str, Any]) -> Geometry:
 def execution_of(part: PartOptions, num_workers: int, command: str) -> Execution:
     """Where a stage is done: in so many processes as are asked for, at most one a core."""
     workers = min(num_workers or max(1, n_cores() // 2), n_cores())
-    several = part.num_parts > 1
     return Execution(
-        num_parts=part.num_parts if several else 0,
-        part_id=part.part_id if several else -1,
+        *part.share,
         executor="processes" if workers > 1 else "serial",
         workers=workers,
         overwrite=part.overwrite,
+        prepare=part.prepare,
         command=command,
     )

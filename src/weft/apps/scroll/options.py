@@ -90,9 +90,15 @@ class PartOptions:
     num_parts: int = option(1, "Divide the work into N parts.")
     part_id: int = option(0, "Do this part, 0 to N-1.")
     overwrite: bool = option(False, "Delete what an earlier run wrote to the same output.")
+    prepare: bool = option(False, "Only store the plan, for the parts to follow; compute nothing.")
 
     def __post_init__(self) -> None:
         check(part_problems(self.num_parts, self.part_id, self.overwrite))
+
+    @property
+    def share(self) -> tuple[int, int]:
+        """Number of parts and the one to do, as :class:`~weft.apps.execute.Execution` counts them."""
+        return (self.num_parts, self.part_id) if self.num_parts > 1 and not self.prepare else (0, -1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,13 +67,12 @@ def pipeline(
     volume, found, engine = request(source, model, options, emit)
     devices = devices_of(engine.device)
     several = how.num_workers > 1 or len(devices) > 1
-    divided = part.num_parts > 1
     execution = Execution(
-        num_parts=part.num_parts if divided else 0,
-        part_id=part.part_id if divided else -1,
+        *part.share,
         executor="processes" if several else "serial",
         workers=how.num_workers,
         overwrite=part.overwrite,
+        prepare=part.prepare,
         command=command,
     )
     sink = open_sink(output)
@@ -104,8 +103,8 @@ def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> t
 def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:
     """The stages one after the other; everything that can be refused is refused before the first."""
     where, network, classes, how, part = options
-    if part.num_parts > 1:
-        raise RequestError("--num-parts with --staged: run weft predict, blend and finalize with --num_parts instead")
+    if part.num_parts > 1 or part.prepare:
+        raise RequestError("--num-parts and --prepare with --staged: give them to weft predict, blend and finalize")
     work = (how.workdir or f"{output.rstrip('/').removesuffix('.zarr')}_work").rstrip("/")
     parts, merged = f"{work}/parts", f"{work}/blended.zarr"
     blending = BlendOptions(num_workers=how.num_workers, memory=network.memory, compat=network.compat)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from weft.apps.execute import open_job, require_apart, settle
+from weft.apps.execute import PARTIAL, open_job, require_apart, settle
 from weft.apps.prepare import Prepared, devices_of, prepare
 from weft.apps.scroll.options import (
     NetworkOptions,
@@ -92,6 +92,9 @@ def predict(
         remove_parts(output_dir)
     device, ledger = devices_of(network.device)[0], Ledger(records)
     prepared, _ = settle(prepared, ledger, device, emit)
+    if part.prepare:
+        report = _report(output_dir, prepared, (Tally(), 0, time.perf_counter() - started), device, command)
+        return replace(report, status=PARTIAL)
     columns = list(tiles_of_part(prepared.plan, part.part_id, part.num_parts))
     target = _part_store(output_dir, prepared.plan, columns, (part, network, storage))
     n_layers = sum(len(layers) for layers in columns)
