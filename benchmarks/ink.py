@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from results import keep
 
-from weft.launch.executors import ALLOCATOR
+from weft.launch.processes import ALLOCATOR
 from weft.nets.timesformer import TimeSformer, TimeSformerSize
 from weft.testing.surface import make_ink_phantom
 

@@ -25,7 +25,7 @@ import torch
 import zarr
 from results import keep
 
-from weft.launch.executors import ALLOCATOR
+from weft.launch.processes import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
 OURS, PEERS = ("floor", "weft"), ("monai", "nnunet", "three_stage")

@@ -24,7 +24,7 @@ import zarr
 from results import keep
 from run import prepare
 
-from weft.launch.executors import ALLOCATOR
+from weft.launch.processes import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
 COUNTED = """

@@ -5,42 +5,44 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from weft.apps.prepare import Prepared, adopt, devices_of, reopen
-from weft.engine.compat import sweep_as_vesuvius
+from weft.apps.parts import compute
+from weft.apps.prepare import Prepared, adopt
+from weft.apps.workers import WorkerOptions, Workers
+from weft.engine.attempts import LEVELS, Attempt, attempt, redone
 from weft.engine.events import Emit, Event, silent
-from weft.engine.job import Job, Tally, lanes_for, n_cores
-from weft.engine.ledger import REPORT_KEY, Ledger, missing
+from weft.engine.job import Tally
+from weft.engine.ledger import REPORT_KEY, Ledger
 from weft.engine.options import option
 from weft.engine.plan import Plan
 from weft.engine.report import Report, environment, peak_memory_bytes, tally_dict
-from weft.engine.sweep import sweep as sweep_column
-from weft.errors import IncompleteError, ReadError, RequestError
+from weft.errors import IncompleteError, ReadError, RequestError, RunError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
-from weft.launch import EXECUTORS, open_executor, run_parts
 from weft.stores import open_sink
 from weft.stores.url import absolute
 from weft.version import __version__
 
-COMPLETE, PARTIAL = "complete", "partial"
+COMPLETE, PARTIAL, FAILED = "complete", "partial", "failed"
 IN_MEMORY = "memory://"
 
 
 @dataclass(frozen=True, slots=True)
-class Execution:
+class Execution(WorkerOptions):
     """Where the work is done; nothing here changes a bit of the output.
 
     Attributes
     ----------
+    executor, scheduler, workers
+        "serial", "processes", "dask" (workers of its own, or those of a scheduler), or any
+        :class:`concurrent.futures.Executor`; how many workers (0: one a device, or one a core).
     num_parts, part_id
-        Do only share ``part_id`` of ``num_parts``; -1: all of them, here.
-    executor, workers
-        "serial", or "processes" with that many workers (0: one a device, or one a core).
+        Do only share ``part_id`` of ``num_parts``; -1: all of them.
     overwrite
         Delete what an earlier run wrote to the same output.
     prepare
@@ -49,22 +51,17 @@ class Execution:
         The command line, for the record.
     """
 
-    num_parts: int = option(0, "Divide the work into N parts; 0: as many as workers.")
+    num_parts: int = option(0, "Divide the work into N parts; 0: up to 8 a worker.")
     part_id: int = option(-1, "Do only this part, 0 to N-1, for one job of many; -1: all of them.")
-    executor: str = option("serial", "serial, or processes (one a device, or the cores of the CPU shared out).")
-    workers: int = option(0, "Worker processes; 0: one a device, or one a core.")
     overwrite: bool = option(False, "Delete what an earlier run wrote to OUTPUT.")
     prepare: bool = option(False, "Store the plan and make the empty OUTPUT, for parts to follow; compute nothing.")
     command: str = ""
 
     def __post_init__(self) -> None:
+        WorkerOptions.__post_init__(self)
         problems = []
-        if self.executor not in EXECUTORS:
-            problems.append(f"--executor {self.executor!r} is unknown; use {' or '.join(EXECUTORS)}")
         if self.num_parts < 0:
             problems.append(f"--num-parts {self.num_parts} is negative")
-        if self.workers < 0:
-            problems.append(f"--workers {self.workers} is negative; 0 means one a device, or one a core")
         if self.part_id >= 0 and self.num_parts < 1:
             problems.append(f"--part-id {self.part_id} needs --num-parts")
         elif self.part_id < -1 or self.part_id >= max(self.num_parts, 1):
@@ -81,41 +78,37 @@ class Execution:
             raise RequestError(*problems)
 
 
-@dataclass(frozen=True, slots=True)
-class PartTask:
-    """What a worker process needs to know of its part; names only, no arrays."""
+def execute(prepared: Prepared, sink: Sink, workers: Workers, execution: Execution, emit: Emit) -> Report:
+    """Store or adopt the plan, compute what is missing, complete the output if all is there.
 
-    plan: Plan
-    output: str
-    index: int
-    count: int
-    device: str
-    n_lanes: int
-
-
-def execute(prepared: Prepared, sink: Sink, device: str, execution: Execution, emit: Emit) -> Report:
-    """Store or adopt the plan, compute what is missing, complete the output if all is there."""
+    Raises
+    ------
+    RunError
+        If parts failed; the others are complete, and the report names those that are not.
+    """
     started = time.perf_counter()
-    if execution.executor != "serial" and IN_MEMORY in (sink.url, prepared.plan.source.url, prepared.plan.mask):
+    if workers.kind != "serial" and IN_MEMORY in (sink.url, prepared.plan.source.url, prepared.plan.mask):
         raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")
     for url in (prepared.plan.source.url, prepared.plan.mask):
         require_apart(url, sink.url)
     if execution.overwrite:
         sink.remove()
     ledger = Ledger(sink.records)
-    devices = devices_of(device)
-    prepared, first = settle(prepared, ledger, devices[0], emit)
+    prepared, first = settle(prepared, ledger, workers.devices[0], emit)
     plan = prepared.plan
     sink.create(plan.spec)
     if first:
         sink.set_attributes(provenance(plan, execution.command) | plan.card.details.get("attributes", {}))
     emit(Event("begin", data={"n_slabs": plan.columns.n_units, "n_done": len(ledger.slabs())}))
-    parts = [] if execution.prepare else _compute(prepared, sink, ledger, (execution, devices), emit)
+    share = (execution.num_parts, execution.part_id)
+    parts, failures = ([], {}) if execution.prepare else compute(prepared, sink, share, workers, emit)
     done = len(ledger.slabs())
-    status = PARTIAL if done < plan.columns.n_units else COMPLETE
+    status = FAILED if failures else COMPLETE if done == plan.columns.n_units else PARTIAL
     n_bytes = build_levels(sink, ledger, plan, emit) if status == COMPLETE else 0
-    report = _report(
-        plan, sink, parts, (status, done, n_bytes, time.perf_counter() - started), devices[0], execution.command
+    outcome = (status, done, n_bytes, time.perf_counter() - started)
+    report = _report(plan, sink, parts, outcome, workers.devices[0], execution.command)
+    report = replace(
+        report, failures={str(n): str(e) for n, e in failures.items()}, redone=redone(ledger, plan.columns)
     )
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
     if not execution.prepare:
@@ -123,7 +116,23 @@ def execute(prepared: Prepared, sink: Sink, device: str, execution: Execution, e
     if status == COMPLETE and name != REPORT_KEY:
         ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())
     emit(Event("done", status, report.to_dict()))
+    if failures:
+        raise _failure(failures, len(parts))
     return report
+
+
+def _failure(failures: dict[int, Exception], n_complete: int) -> Exception:
+    """What to raise where parts failed: the error of the only part, or one that names them all."""
+    if len(failures) == 1 and not n_complete:
+        return next(iter(failures.values()))
+    reasons: dict[str, list[int]] = {}
+    for n, error in sorted(failures.items()):
+        reasons.setdefault(str(error).splitlines()[0] if str(error) else type(error).__name__, []).append(n)
+    told = [f"part {', '.join(map(str, numbers))}: {reason}" for reason, numbers in [*reasons.items()][:2]]
+    return RunError(
+        f"{len(failures)} of {len(failures) + n_complete} parts failed and were set aside; {'; '.join(told)}.\n"
+        "The others are complete. See report.json beside the output, and run the same command again for the rest."
+    )
 
 
 def settle(prepared: Prepared, ledger: Ledger, device: str, emit: Emit) -> tuple[Prepared, bool]:
@@ -162,75 +171,17 @@ def check_output(sink: Sink, execution: Execution) -> None:
         raise RequestError(f"{sink.url} exists and is not the output of a weft run; choose another OUTPUT")
 
 
-def _compute(
-    prepared: Prepared, sink: Sink, ledger: Ledger, where: tuple[Execution, list[str]], emit: Emit
-) -> list[dict[str, Any]]:
-    """Compute the missing slabs of the wanted parts; the reports of the workers."""
-    execution, devices = where
-    plan = prepared.plan
-    n_workers = workers_for(execution, devices)
-    count = execution.num_parts or n_workers
-    wanted = range(count)
-    if execution.part_id >= 0:  # a part is divided among the workers in its turn
-        count *= n_workers
-        wanted = range(execution.part_id * n_workers, (execution.part_id + 1) * n_workers)
-    done = ledger.slabs()
-    todo = [i for i in wanted if any(missing(plan.columns.part(i, count), done))]
-    if not todo:
-        return []
-    if execution.executor == "serial":
-        job = open_job(prepared, sink, devices[0], emit)
-        return [_sweep_part(job, i, count) for i in todo]
-    lanes = lanes_for(devices[0], n_workers)
-    tasks = [PartTask(plan, sink.url, i, count, devices[n % len(devices)], lanes) for n, i in enumerate(todo)]
-
-    def tick() -> None:
-        emit(Event("progress", data={"n_done": len(ledger.slabs()), "n_slabs": plan.columns.n_units}))
-
-    with open_executor(execution.executor, n_workers) as executor:
-        return list(run_parts(executor, run_part, tasks, tick))
-
-
-def workers_for(execution: Execution, devices: Sequence[str]) -> int:
-    """How many processes work at once."""
-    if execution.executor == "serial":
-        return 1
-    return execution.workers or (len(devices) if devices[0] != "cpu" else n_cores())
-
-
-def open_job(prepared: Prepared, sink: Sink, device: str, emit: Emit = silent, n_lanes: int = 0) -> Job:
-    """Make the network ready, unless that was done, and put everything a sweep needs together."""
-    plan, lanes = prepared.plan, n_lanes or lanes_for(device)
-    setting = replace(plan.setting, device=device, n_lanes=lanes)
-    predictor = prepared.predictor or (prepared.model.open(setting) if prepared.model else None)
-    ledger, stored = Ledger(sink.records), prepared.stored
-    return Job(plan, prepared.volume, predictor, sink, ledger, prepared.mask, device, lanes, emit, stored)
-
-
-def run_part(task: PartTask) -> dict[str, Any]:
-    """Compute one part in a process of its own; everything is opened here, from names."""
-    sink = open_sink(task.output, layout=task.plan.spec.layout)
-    sink.create(task.plan.spec)
-    return _sweep_part(open_job(reopen(task.plan), sink, task.device, n_lanes=task.n_lanes), task.index, task.count)
-
-
-def _sweep_part(job: Job, index: int, count: int) -> dict[str, Any]:
-    tally, sweep = Tally(), sweep_as_vesuvius if job.plan.request.get("compat") else sweep_column
-    for one in missing(job.plan.columns.part(index, count), job.ledger.slabs()):
-        tally.add(sweep(job, one))
-    return {"index": index, "count": count, "tally": tally, "peak_memory_bytes": peak_memory_bytes()}
-
-
 def build_levels(sink: Sink, ledger: Ledger, plan: Plan, emit: Emit = silent) -> int:
     """Make the halved resolution levels of the region, shard by shard; those that are there are left. Bytes written."""
     n_bytes = 0
     for level in range(1, sink.n_levels()):
-        done = ledger.blocks(level)
-        for n, shard in enumerate(_level_shards(sink, plan, level)):
-            if n not in done:
-                sink.build_level(level, shard)
+        shards, done = _level_shards(sink, plan, level), ledger.blocks(level)
+        todo = [n for n in range(len(shards)) if n not in done]
+        with attempt(ledger, Attempt(LEVELS, 0)) if todo else nullcontext():
+            for n in todo:
+                sink.build_level(level, shards[n])
                 ledger.mark_block(level, n)
-                n_bytes += shard.n_voxels * plan.spec.n_channels * np.dtype(plan.spec.dtype).itemsize
+                n_bytes += shards[n].n_voxels * plan.spec.n_channels * np.dtype(plan.spec.dtype).itemsize
         emit(Event("level", f"resolution level {level}", {"level": level, "shape": sink.shape(level)}))
     return n_bytes
 

@@ -11,7 +11,8 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from weft.apps.execute import build_levels, open_job
+from weft.apps.execute import build_levels
+from weft.apps.parts import open_job
 from weft.apps.prepare import Prepared, devices_of, prepare
 from weft.backends import load_model
 from weft.engine.budget import buffers_for

@@ -47,12 +47,23 @@ class Prepared:
     stored: TileLogits | None = None
 
 
-def reopen(plan: Plan) -> Prepared:
-    """Open what a stored plan names."""
+def reopen(plan: Plan, predictor: Predictor | None = None) -> Prepared:
+    """Open what a stored plan names; the model only where its network is not ready yet.
+
+    Raises
+    ------
+    RequestError
+        If another model lies at the path.
+    """
     mask = open_volume(plan.mask) if plan.mask else None
     if plan.source.format in STORED:
         return Prepared(plan, None, None, mask, stored=open_stored(plan))
-    return Prepared(plan, open_input(plan), load_model(plan.card.path, **plan.card.details.get("arguments", {})), mask)
+    if predictor:
+        return Prepared(plan, open_input(plan), None, mask, predictor)
+    model = load_model(plan.card.path, **plan.card.details.get("arguments", {}))
+    if model.card.digest != plan.card.digest:
+        raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
+    return Prepared(plan, open_input(plan), model, mask)
 
 
 def open_input(plan: Plan) -> Volume:

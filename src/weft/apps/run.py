@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from weft.apps.execute import IN_MEMORY, Execution, check_output, execute, plan_of, workers_for
+from weft.apps.execute import IN_MEMORY, Execution, check_output, execute, plan_of
 from weft.apps.prepare import devices_of, fingerprint_of, prepare, reopen
+from weft.apps.workers import Workers
 from weft.backends import load_model
 from weft.engine.calibrate import central_patch
 from weft.engine.events import Emit, silent
@@ -66,10 +67,11 @@ def run(
     check_output(sink, execution)
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
-    n_workers = workers_for(execution, devices_of(options.device))
+    workers = Workers.of(execution, devices_of(options.device))
     records = None if execution.overwrite else sink.records
-    prepared = prepare(volume, load_model(model), options, mask=mask, records=records, n_workers=n_workers, emit=emit)
-    return execute(prepared, sink, options.device, execution, emit)
+    n = workers.n_sharing
+    prepared = prepare(volume, load_model(model), options, mask=mask, records=records, n_workers=n, emit=emit)
+    return execute(prepared, sink, workers, execution, emit)
 
 
 def repeat(plan_source: str, output: Any, *, execution: Execution | None = None, emit: Emit = silent) -> Report:
@@ -87,13 +89,11 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     if IN_MEMORY in (plan.source.url, plan.mask):
         raise RequestError(f"{plan_source} was made from an array in memory and cannot be repeated from its plan alone")
     prepared = reopen(plan)
-    if prepared.model and prepared.model.card.digest != plan.card.digest:
-        raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
     if prepared.volume:
         _, voxels = central_patch(prepared.volume, plan.grid.patch)
         if fingerprint_of(prepared.volume.info, voxels) != plan.fingerprint:
             raise RequestError(f"the input at {plan.source.url} is not the one of the plan: its voxels differ")
-    return execute(prepared, sink, plan.setting.device, execution, emit)
+    return execute(prepared, sink, Workers.of(execution, devices_of(plan.setting.device)), execution, emit)
 
 
 def read_plan(source: str) -> Plan:

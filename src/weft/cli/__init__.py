@@ -17,8 +17,8 @@ def main() -> None:
 
 
 def _tune_allocator() -> None:
-    """Start once more with allocator settings that a process cannot change in itself (see weft.launch.executors)."""
-    from weft.launch.executors import ALLOCATOR
+    """Start once more with allocator settings that a process cannot change in itself (see weft.launch.processes)."""
+    from weft.launch.processes import ALLOCATOR
 
     wanted = sys.platform == "linux" and any(a in TUNED for a in sys.argv[1:2])
     if wanted and not any(name in os.environ for name in ALLOCATOR):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import traceback
 from typing import Annotated, Any
@@ -38,6 +39,7 @@ AGAIN = "Run the same command again to continue: finished slabs are kept."
 
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask so before they kill
     try:
         code = app(ink_commands.with_step([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
     except typer.Exit as error:

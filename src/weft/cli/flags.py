@@ -48,6 +48,7 @@ def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
     flag = "--" + f.name.replace("_", "-")
     names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [*f.metadata.get("names", (flag,))]
     default = None if f.default is MISSING else f.default
+    hint = hint if isinstance(hint, type) else type(default)  # of the types that Python allows, the one of a flag
     titles = {
         "RunOptions": "What to compute",
         "Execution": "Where to compute it",
@@ -63,6 +64,7 @@ def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
         "InkModelOptions": "Which network",
         "InkOptions": "How ink is found",
         "InkPartOptions": "Which part",
+        "WorkerOptions": "Who computes it",
         "PictureOptions": "Where the result goes",
     }
     info = typer.Option(

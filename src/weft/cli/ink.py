@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from weft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
+from weft.apps.workers import WorkerOptions
 from weft.cli.flags import with_options
 from weft.cli.show import (
     Estimate,
@@ -80,7 +81,7 @@ def prepare(
 
 @app.command("infer")
 @app.command("run", help="All steps: from the layers to the picture. Run the same command again to continue.")
-@with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, PictureOptions)
+@with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, WorkerOptions, PictureOptions)
 def infer(
     source: Source = "",
     target: Target = "",
@@ -93,6 +94,7 @@ def infer(
     inkmodeloptions: Any = None,
     inkoptions: Any = None,
     inkpartoptions: Any = None,
+    workeroptions: Any = None,
     pictureoptions: Any = None,
 ) -> None:
     """Find ink: a picture, or with --num-parts the rows of one part. Run the same command again to continue."""
@@ -106,7 +108,7 @@ def infer(
         if estimate:
             show_forecast(*ink.estimate(options, emit=listen))
             return
-        result = ink.infer(options, inkpartoptions, where, command=command_line(), emit=listen)
+        result = ink.infer(options, inkpartoptions, where, by=workeroptions, command=command_line(), emit=listen)
     _tell(result, report, quiet)
 
 

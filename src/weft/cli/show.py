@@ -15,6 +15,8 @@ from rich.table import Table
 
 from weft.errors import RequestError
 
+REDONE_SHOWN = 5
+
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
 LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
@@ -46,6 +48,10 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
     took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
     for warning in result.warnings:
         print(f"warning: {warning}", file=sys.stderr)
+    for line in result.redone[:REDONE_SHOWN]:
+        print(f"redone: {line}", file=sys.stderr)
+    if len(result.redone) > REDONE_SHOWN:
+        print(f"redone: {len(result.redone) - REDONE_SHOWN} more parts, see the report", file=sys.stderr)
     speed = f", {result.voxels_per_s / 1e6:.2f} Mvoxel/s" if result.voxels_per_s else ""
     print(
         f"{result.status}: {result.n_slabs_done} of {result.n_slabs} {unit}, {took}{speed}, "

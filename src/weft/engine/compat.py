@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-import platform
-import time
-import zlib
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.engine.job import Job, Tally
+from weft.engine.job import Job, Tally, commit
 from weft.engine.staged import StoredChunks, TileLogits
 from weft.errors import RunError
 from weft.geometry.box import Box, Zyx
@@ -34,18 +31,15 @@ def sweep_as_vesuvius(job: Job, run: Run) -> Tally:
     if stored is None:
         raise RunError("--compat works on stored logits; this plan has none")
     for slab in run.slabs:
+        if not job.goes_on(run.column, slab):
+            break
         box = plan.columns.box(run.column, range(slab, slab + 1))
         out = np.zeros((plan.finish.n_channels, *box.shape), plan.finish.dtype)
         for cell in box.cells(plan.spec.chunk_zyx):
             chunk = cell & box
             values = _finished(job, stored, chunk) if isinstance(stored, StoredChunks) else _blended(job, stored, chunk)
             out[(slice(None), *chunk.shift(box.start, -1).slices)] = values
-        job.sink.write(box, out)
-        crc32 = zlib.crc32(out.data)
-        job.ledger.mark_slab(run.column, slab, {"crc32": crc32, "host": platform.node(), "at": time.time()})
-        tally.n_slabs += 1
-        tally.n_voxels += box.n_voxels
-        tally.bytes_written += out.nbytes
+        commit(job, tally, (run.column, slab), out)
     return tally
 
 

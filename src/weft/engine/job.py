@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
-from weft.engine.events import Emit, silent
+from numpy.typing import NDArray
+
+from weft.engine.events import Emit, Event, silent
 from weft.engine.ledger import Ledger
 from weft.engine.plan import Plan
 from weft.engine.staged import TileLogits
@@ -48,7 +53,11 @@ class Tally:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A plan with everything opened: what a worker needs to sweep. ``n_lanes`` forward passes run at once."""
+    """A plan with everything opened: what a worker needs to sweep.
+
+    ``n_lanes`` forward passes run at once. ``goes_on(column, slab)`` is asked before a sweep goes on to a further slab,
+    which another worker may have been given meanwhile.
+    """
 
     plan: Plan
     volume: Volume | None
@@ -60,6 +69,22 @@ class Job:
     n_lanes: int = 1
     emit: Emit = silent
     stored: TileLogits | None = None
+    goes_on: Callable[[int, int], bool] = lambda _column, _slab: True
+
+
+def commit(
+    job: Job, tally: Tally, unit: tuple[int, int], array: NDArray[Any], record: Mapping[str, Any] | None = None
+) -> None:
+    """Write a slab [C, Z, Y, X], declare it complete, and tell of it."""
+    (column, slab), columns = unit, job.plan.columns
+    box = columns.box(column, range(slab, slab + 1))
+    job.sink.write(box, array)
+    who = {"crc32": zlib.crc32(array.data), "host": platform.node(), "pid": os.getpid(), "at": time.time()}
+    job.ledger.mark_slab(column, slab, {**(record or {}), **who})
+    tally.n_slabs += 1
+    tally.n_voxels += (box & job.plan.region).n_voxels
+    tally.bytes_written += array.nbytes
+    job.emit(Event("slab", data={"column": column, "slab": slab, "n_voxels": box.n_voxels, **(record or {}), **who}))
 
 
 def n_cores() -> int:

@@ -20,6 +20,8 @@ class Ledger:
         slabs/000003-000012.json     column 3, slab 12 is complete: crc32 of its bytes, patches, seconds, worker
         levels/2-000004.json         block 4 of resolution level 2 is complete
         predicted/3-000017.json      staged: the patches of layer 17 of part 3 are complete
+        attempts/5e0c….json          somebody works, or worked, on a part (see weft.engine.attempts)
+        cuts/5e0c…-3.json            part 3 of a run ends early: another worker has the rest
         parts/1-of-4.json            report of a part
         report.json                  report of the whole run
 
@@ -89,6 +91,22 @@ class Ledger:
         """Complete layers of a staged part."""
         prefix = f"predicted/{part}-"
         return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
+
+    def put_attempt(self, key: str, record: Mapping[str, Any]) -> None:
+        """Store the state of an attempt at a part."""
+        self._records.put(f"attempts/{key}.json", json.dumps(record).encode())
+
+    def attempts(self) -> list[dict[str, Any]]:
+        """The states of all attempts."""
+        return [_load(self._records.get(key)) for key in self._records.keys("attempts/")]
+
+    def cut_part(self, key: str, unit: int) -> None:
+        """Let a part that is being computed end before a unit."""
+        self._records.put(f"cuts/{key}.json", json.dumps({"unit": unit}).encode())
+
+    def cut_of(self, key: str) -> int | None:
+        """Where a part ends early, if it does."""
+        return _load(self._records.get(f"cuts/{key}.json")).get("unit")
 
     def put_report(self, name: str, report: Mapping[str, Any]) -> None:
         """Store a report."""

@@ -36,7 +36,11 @@ class Report:
     notes, warnings
         What the user should know.
     parts
-        Reports of the workers where there were several.
+        What each part did.
+    failures
+        Why parts failed, by their numbers.
+    redone
+        Parts that were begun more than once: by whom, and what became of each attempt.
     environment
         Versions, host, processor, device.
     """
@@ -52,6 +56,8 @@ class Report:
     notes: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     parts: tuple[Mapping[str, Any], ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
+    redone: tuple[str, ...] = ()
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     ended_at: float = field(default_factory=time.time)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
-import zlib
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import Any
@@ -13,9 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from weft.engine.events import Event
 from weft.engine.forward import ForwardQueue, one_core_each
-from weft.engine.job import Job, Tally
+from weft.engine.job import Job, Tally, commit
 from weft.engine.masking import MaskLayers
 from weft.engine.staged import StoredQueue
 from weft.engine.weave import Profiles, Weaver
@@ -28,7 +24,7 @@ STRIP_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 def sweep(job: Job, run: Run) -> Tally:
-    """Compute consecutive slabs of a column and write each one once.
+    """Compute consecutive slabs of a column and write each one once; fewer where the job does not go on.
 
     Raises
     ------
@@ -53,7 +49,12 @@ def sweep(job: Job, run: Run) -> Tally:
         _source(job, weaver, tally, reach, box) as patches,
     ):
         cursor, n_finished = box.start[0], 0  # the first plane that is not finished; layers that are
+        slab = writer.slab
         for n, z in enumerate(zs):
+            if writer.slab != slab:
+                slab = writer.slab
+                if slab is not None and not job.goes_on(run.column, slab):
+                    break
             layer = plan.grid.tile((z, ys[0], xs[0])).box & Box.of(plan.source.shape_zyx)
             with tally.timed("wait for input"):
                 patches.need(layer.start[0], layer.stop[0])
@@ -145,6 +146,11 @@ class SlabWriter:
         finally:
             self._thread.shutdown(wait=True)
 
+    @property
+    def slab(self) -> int | None:
+        """The slab that is being filled; None after the last."""
+        return self._slab
+
     def put(self, z: int, y: int, values: NDArray[Any], box: Box) -> None:
         """Place a strip [C, 1, rows, width] whose row 0 is row ``y`` of the swept box."""
         if z >= self._box.stop[0]:
@@ -177,7 +183,7 @@ class SlabWriter:
         now = time.perf_counter()
         record = {"n_patches": self._tally.n_patches - self._patches, "seconds": round(now - self._started, 3)}
         self._started, self._patches = now, self._tally.n_patches
-        self._pending = self._thread.submit(self._write, self._slab or 0, self._box, self._buffer, record)
+        self._pending = self._thread.submit(self._write, self._slab or 0, self._buffer, record)
         self._open_next()
 
     def _wait(self) -> None:
@@ -185,14 +191,6 @@ class SlabWriter:
             self._pending.result()
             self._pending = None
 
-    def _write(self, slab: int, box: Box, buffer: NDArray[Any], record: dict[str, Any]) -> None:
-        job = self._job
-        job.sink.write(box, buffer)
-        crc32 = zlib.crc32(buffer.data)
+    def _write(self, slab: int, buffer: NDArray[Any], record: dict[str, Any]) -> None:
+        commit(self._job, self._tally, (self._run.column, slab), buffer, record)
         self._spare = [buffer]
-        record |= {"crc32": crc32, "host": platform.node(), "pid": os.getpid(), "at": time.time()}
-        job.ledger.mark_slab(self._run.column, slab, record)
-        self._tally.n_slabs += 1
-        self._tally.n_voxels += (box & job.plan.region).n_voxels
-        self._tally.bytes_written += buffer.nbytes
-        job.emit(Event("slab", data={"column": self._run.column, "slab": slab, "n_voxels": box.n_voxels, **record}))

@@ -92,13 +92,19 @@ class Columns:
         >>> columns.part(1, 3)
         [Run(column=0, slabs=range(2, 4)), Run(column=1, slabs=range(0, 1))]
         """
+        return list(self.runs(self.units(index, count)))
+
+    def units(self, index: int, count: int) -> range:
+        """The share of part ``index`` of ``count`` as numbers of units; see :meth:`part`."""
         if count < 1 or not 0 <= index < count:
             raise RequestError(f"--part-id {index} with --num-parts {count}: use 0 to {max(count, 1) - 1}")
-        return list(self._runs(index * self.n_units // count, (index + 1) * self.n_units // count))
+        return range(index * self.n_units // count, (index + 1) * self.n_units // count)
 
-    def _runs(self, lo: int, hi: int) -> Iterator[Run]:
-        while lo < hi:
+    def runs(self, units: range) -> Iterator[Run]:
+        """Consecutive units as runs of slabs, columns outermost."""
+        lo = units.start
+        while lo < units.stop:
             column, slab = divmod(lo, self.n_slabs)
-            end = min(self.n_slabs, slab + hi - lo)
+            end = min(self.n_slabs, slab + units.stop - lo)
             yield Run(column, range(slab, end))
             lo += end - slab

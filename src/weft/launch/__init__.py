@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
-from weft.launch.executors import EXECUTORS, open_executor, run_parts
+from weft.launch.executors import (
+    EXECUTORS,
+    open_executor,
+    require_executor,
+    run_parts,
+    worker_number,
+    worker_threads,
+)
 
-__all__ = ["EXECUTORS", "open_executor", "run_parts"]
+__all__ = ["EXECUTORS", "open_executor", "require_executor", "run_parts", "worker_number", "worker_threads"]

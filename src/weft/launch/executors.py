@@ -1,92 +1,137 @@
-"""Executors by name, and the ten lines that run parts on any of them."""
+"""Executors by name, and the loop that runs parts on any of them."""
 
 from __future__ import annotations
 
-import os
-import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from collections import deque
+from collections.abc import Callable, Collection, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from weft.errors import RunError
+from weft.errors import RequestError
+from weft.launch import dask
+from weft.launch.processes import WorkerPool, pool_number
 
 T = TypeVar("T")
 R = TypeVar("R")
 
-ALLOCATOR = {
-    "MALLOC_MMAP_THRESHOLD_": "8589934592",
-    "MALLOC_TRIM_THRESHOLD_": "17179869184",
-    "MALLOC_TOP_PAD_": "268435456",
-    "MALLOC_ARENA_MAX": "1",
-}
-"""glibc settings that keep large activations from being returned to the kernel and faulted in again at every call.
-
-They must be set before a process starts; measured at 1.4 to 2 times the speed of a 3-D network on a CPU. One arena
-for all threads keeps what they free usable for each other.
-"""
+EXECUTORS = ("auto", "serial", "processes", "dask")
+TICK_S = 2.0
 
 
 class SerialExecutor(Executor):
     """Runs each call at once, in this process."""
 
-    def submit(self, fn: Callable[..., R], /, *args: object, **kwargs: object) -> Future[R]:
-        """Call ``fn`` and return its finished future; errors are raised here."""
+    def submit(self, fn: Callable[..., R], /, *args: Any, **kwargs: Any) -> Future[R]:
+        """Call ``fn`` and return its finished future."""
         future: Future[R] = Future()
-        future.set_result(fn(*args, **kwargs))
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except Exception as error:  # noqa: BLE001 - it is the caller's
+            future.set_exception(error)
         return future
 
 
-EXECUTORS = ("serial", "processes")
-
-
-@contextmanager
-def open_executor(name: str, n_workers: int) -> Iterator[Executor]:
-    """The executor "serial" or "processes" (spawned, each with the allocator settings)."""
-    if name == "serial":
-        yield SerialExecutor()
-    else:
-        import multiprocessing
-
-        os.environ |= {k: os.environ.get(k, v) for k, v in ALLOCATOR.items()}  # spawned workers inherit it
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(n_workers, context, initializer=_end_with, initargs=(os.getpid(),)) as pool:
-            yield pool
-
-
-def _end_with(parent: int) -> None:
-    """End this worker soon after the process that started it."""
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1.0)
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def run_parts(
-    executor: Executor, function: Callable[[T], R], tasks: Sequence[T], tick: Callable[[], None] = lambda: None
-) -> Iterator[R]:
-    """Run every task; results come in the order in which they end, ``tick`` is called every two seconds.
+def require_executor(where: str | Executor, scheduler: str = "") -> None:
+    """Refuse a name that is no executor, before anything is opened.
 
     Raises
     ------
-    RunError
-        If a worker died; what was finished stays, and a rerun continues.
+    RequestError
+        Naming those that are.
     """
-    waiting = {executor.submit(function, task) for task in tasks}
+    if where == "slurm":
+        raise RequestError("--executor slurm: jobs are submitted whole: weft submit slurm -- COMMAND")
+    if isinstance(where, str) and where not in EXECUTORS:
+        raise RequestError(f"--executor {where!r} is unknown; use {', '.join(EXECUTORS)}, or weft submit slurm")
+    if scheduler and where not in ("auto", "dask"):
+        raise RequestError(f"--scheduler {scheduler} needs --executor dask")
+
+
+@contextmanager
+def open_executor(
+    where: str | Executor, n_workers: int, *, scheduler: str = "", n_threads: int = 1
+) -> Iterator[tuple[Executor, Callable[[], int]]]:
+    """An executor and how many calls it runs at once.
+
+    Parameters
+    ----------
+    where
+        "serial", "processes", "dask", or any :class:`concurrent.futures.Executor`, which is left open.
+    n_workers
+        Worker processes to start; with an executor of the caller's: how many calls it takes at once.
+    scheduler
+        Address of a Dask scheduler; without it "dask" starts workers on this machine.
+    n_threads
+        Threads of each Dask worker that is started.
+    """
+    if isinstance(where, Executor):
+        yield where, lambda: n_workers
+    elif where == "serial":
+        yield SerialExecutor(), lambda: 1
+    elif where == "dask" and scheduler:
+        with dask.connected(scheduler) as executor:
+            yield executor
+    elif where == "dask":
+        with dask.own_cluster(n_workers, n_threads) as cluster:
+            yield cluster, lambda: n_workers
+    else:
+        pool = WorkerPool(n_workers)
+        try:
+            yield pool, lambda: n_workers
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+        pool.shutdown()
+
+
+def worker_number() -> int:
+    """Which of several workers this process is, from 0: chooses its device."""
+    worker = dask.current_worker()
+    name = worker.name if worker else pool_number()
+    return name if isinstance(name, int) else 0
+
+
+def worker_threads() -> int:
+    """How many threads this worker was given; 0 where nobody said."""
+    worker = dask.current_worker()
+    return int(worker.state.nthreads) if worker else 0
+
+
+def run_parts(
+    executor: Executor,
+    function: Callable[[T], R],
+    tasks: Sequence[T],
+    at_once: Callable[[], int] = lambda: 1,
+    tick: Callable[[], None] = lambda: None,
+    more: Callable[[Collection[T]], T | None] = lambda _running: None,
+) -> Iterator[tuple[T, R | Exception]]:
+    """Run every task and give each with its result, or its error, in the order in which they end.
+
+    No more than ``at_once()`` are handed over at a time, so that a worker that dies takes one part with it and not
+    those that wait behind it. ``tick`` is called every two seconds. Where a worker is free and no task is left,
+    ``more(running tasks)`` may give a further one.
+    """
+    left, running = deque(tasks), dict[Future[R], T]()
     try:
-        while waiting:
-            ended, waiting = wait(waiting, timeout=2.0, return_when=FIRST_COMPLETED)
+        while left or running:
+            while left and len(running) < max(1, at_once()):
+                task = left.popleft()
+                future = executor.submit(function, task)
+                running[future] = task
+            while not left and 0 < len(running) < at_once() and (further := more(running.values())) is not None:
+                running[executor.submit(function, further)] = further
+            ended, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
             tick()
-            yield from (future.result() for future in ended)
-    except BrokenProcessPool as error:
-        raise RunError(
-            "a worker process died (killed, or out of memory). Run the same command again: finished slabs are kept."
-        ) from error
+            for future in ended:
+                yield running.pop(future), _outcome(future)
     finally:
-        for future in waiting:
+        for future in running:
             future.cancel()
+
+
+def _outcome(future: Future[Any]) -> Any:
+    try:
+        return future.result()
+    except Exception as error:  # noqa: BLE001 - a part that failed must not stop the others
+        return dask.plain(error)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, verify, workers_for
+from weft.apps.execute import Execution, check_output, execute, plan_of, report_of, verify
 from weft.apps.forecast import Forecast, forecast
 from weft.apps.ink.names import (
     base_name,
@@ -32,6 +32,7 @@ from weft.apps.ink.prepare import prepare
 from weft.apps.prepare import devices_of
 from weft.apps.prepare import prepare as prepare_sweep
 from weft.apps.surface import SurfaceVolume
+from weft.apps.workers import WorkerOptions, Workers
 from weft.backends import load_model
 from weft.engine.events import Emit, Event, silent
 from weft.engine.options import flags_of
@@ -62,6 +63,7 @@ def infer(
     part: InkPartOptions | None = None,
     where: PictureOptions | None = None,
     *,
+    by: WorkerOptions | None = None,
     command: str = "",
     emit: Emit = silent,
 ) -> InkResult:
@@ -75,6 +77,8 @@ def infer(
         Which layers, which network, how.
     part, where
         Which share; where the result goes.
+    by
+        Who computes; default: this process, or one process a device where there are several.
     command, emit
         For the record; told of every event.
 
@@ -91,6 +95,7 @@ def infer(
         If the run could not be finished; the same call continues it.
     """
     (layers, which, how), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    by = by or WorkerOptions()
     check_note(where.runtime_dir, RESULT_NOTE)
     require(which, layers)
     name = base_name(which.model, layers)
@@ -108,11 +113,13 @@ def infer(
         flags_of(how),
     ]
     zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
-    sink, devices = open_sink(zarr, layout="plane"), devices_of(how.device)
+    sink = open_sink(zarr, layout="plane")
     execution = Execution(
+        by.executor,
+        by.scheduler,
+        by.workers,
         num_parts=0 if alone else part.num_parts,
         part_id=-1 if alone else part.part_id,
-        executor="processes" if len(devices) > 1 else "serial",
         overwrite=part.overwrite,
         command=command,
     )
@@ -120,9 +127,9 @@ def infer(
     volume, model, engine = request(options, where)
     volume = _in_pieces(volume, layers, part, where, emit)
     records = None if part.overwrite else sink.records
-    n_workers = workers_for(execution, devices)
-    prepared = prepare_sweep(volume, model, engine, records=records, n_workers=n_workers, emit=emit)
-    report = execute(prepared, sink, how.device, execution, emit)
+    workers = Workers.of(execution, devices_of(how.device))
+    prepared = prepare_sweep(volume, model, engine, records=records, n_workers=workers.n_sharing, emit=emit)
+    report = execute(prepared, sink, workers, execution, emit)
     return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
 
 

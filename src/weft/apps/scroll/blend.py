@@ -9,8 +9,9 @@ from typing import Any
 
 from weft.apps.execute import Execution, check_output, execute
 from weft.apps.prepare import Prepared, budget_for
-from weft.apps.scroll.options import BlendOptions, PartOptions, StageOptions, overlap_of
+from weft.apps.scroll.options import BlendOptions, FinalizeOptions, PartOptions, StageOptions, overlap_of
 from weft.apps.stored import PATCHES, absent_parts, open_parts, require_whole
+from weft.apps.workers import Workers
 from weft.engine.events import Emit, silent
 from weft.engine.job import n_cores
 from weft.engine.options import RunOptions, flags_of
@@ -56,11 +57,12 @@ def blend(
     parts = open_parts(parent_dir)
     require_whole(parent_dir, parts)
     sink = open_sink(output_path, layout="vesuvius")
-    execution = execution_of(part, options.num_workers, command)
+    execution = execution_of(part, options, command)
+    workers = Workers.of(execution, ["cpu"])
     check_output(sink, execution)
-    plan = blend_plan(parent_dir, parts, options, execution.workers)
+    plan = blend_plan(parent_dir, parts, options, workers.n_sharing)
     stored = StoredLogits(parts, plan.grid, plan.region, absent=absent_parts(parts))
-    return execute(Prepared(plan, None, None, stored=stored), sink, "cpu", execution, emit)
+    return execute(Prepared(plan, None, None, stored=stored), sink, workers, execution, emit)
 
 
 def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions, n_workers: int) -> Plan:
@@ -146,13 +148,13 @@ def geometry_in(attributes: dict[str, Any]) -> Geometry:
     )
 
 
-def execution_of(part: PartOptions, num_workers: int, command: str) -> Execution:
+def execution_of(part: PartOptions, how: BlendOptions | FinalizeOptions, command: str) -> Execution:
     """Where a stage is done: in so many processes as are asked for, at most one a core."""
-    workers = min(num_workers or max(1, n_cores() // 2), n_cores())
     return Execution(
-        *part.share,
-        executor="processes" if workers > 1 else "serial",
-        workers=workers,
+        **part.share,
+        executor=how.executor,
+        scheduler=how.scheduler,
+        workers=min(how.num_workers or max(1, n_cores() // 2), n_cores()),
         overwrite=part.overwrite,
         prepare=part.prepare,
         command=command,

@@ -12,6 +12,7 @@ from weft.apps.prepare import Prepared
 from weft.apps.scroll.blend import execution_of, geometry_in, stage_plan
 from weft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions
 from weft.apps.stored import CHUNKS, open_stored
+from weft.apps.workers import Workers
 from weft.engine.events import Emit, silent
 from weft.engine.ledger import Ledger
 from weft.engine.masking import mask_scale
@@ -63,7 +64,8 @@ def finalize(
         raise RequestError(f"--compat {how.compat} knows no --threshold-value")
     layout = "vesuvius" if how.compat else "ome-zarr"
     sink = open_sink(output_path, layout=layout)
-    execution = execution_of(part, how.num_workers, command)
+    execution = execution_of(part, how, command)
+    workers = Workers.of(execution, ["cpu"])
     check_output(sink, execution)
     if how.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, how)):
         return done
@@ -76,9 +78,9 @@ def finalize(
     mask = open_volume(how.mask) if how.mask else None
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
-    plan = finalize_plan(volume.info, said, (classes, how), execution.workers)
+    plan = finalize_plan(volume.info, said, (classes, how), workers.n_sharing)
     prepared = Prepared(plan, None, None, mask, stored=open_stored(plan))
-    report = execute(prepared, sink, "cpu", execution, emit)
+    report = execute(prepared, sink, workers, execution, emit)
     if how.delete_intermediates and report.status == COMPLETE:
         verify(output_path, emit)
         remove(input_path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
+from weft.apps.workers import LaunchOptions
 from weft.engine.options import RunOptions, option, parse_bytes, part_problems
 from weft.errors import RequestError
 from weft.geometry.tiling import FITS
@@ -96,9 +97,10 @@ class PartOptions:
         check(part_problems(self.num_parts, self.part_id, self.overwrite))
 
     @property
-    def share(self) -> tuple[int, int]:
+    def share(self) -> dict[str, int]:
         """Number of parts and the one to do, as :class:`~weft.apps.execute.Execution` counts them."""
-        return (self.num_parts, self.part_id) if self.num_parts > 1 and not self.prepare else (0, -1)
+        divided = self.num_parts > 1 and not self.prepare
+        return {"num_parts": self.num_parts, "part_id": self.part_id} if divided else {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +122,7 @@ class PatchStoreOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class BlendOptions:
+class BlendOptions(LaunchOptions):
     """How patches are blended."""
 
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
@@ -133,6 +135,7 @@ class BlendOptions:
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
     def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
         problems = compat_problems(self.compat)
         if not 0 <= self.compression_level <= 9:
             problems.append(f"--compression-level {self.compression_level} is not 0 to 9")
@@ -164,7 +167,7 @@ class ClassOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class FinalizeOptions:
+class FinalizeOptions(LaunchOptions):
     """How the final output is stored."""
 
     delete_intermediates: bool = option(False, "Delete the merged logits once the result is verified.", places=True)
@@ -180,6 +183,7 @@ class FinalizeOptions:
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
     def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
         problems = compat_problems(self.compat)
         if self.compat and self.mask:
             problems.append(f"--compat {self.compat} knows no --mask")
@@ -187,7 +191,7 @@ class FinalizeOptions:
 
 
 @dataclass(frozen=True, slots=True)
-class PipelineOptions:
+class PipelineOptions(LaunchOptions):
     """How the three stages are run as one."""
 
     staged: bool = option(False, "Write logits to disk between the stages; default: one sweep without.", places=True)
@@ -205,6 +209,7 @@ class PipelineOptions:
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
 
     def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
         problems = []
         if self.gpus != "all" and not all(n.isdigit() for n in self.gpus.split(",")):
             problems.append(f"--gpus {self.gpus!r} is no list of devices; write all, or for example 0,1")

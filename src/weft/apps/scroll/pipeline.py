@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.apps.execute import COMPLETE, Execution, check_output, execute, workers_for
+from weft.apps.execute import COMPLETE, Execution, check_output, execute
 from weft.apps.prepare import devices_of, n_gpus, prepare
 from weft.apps.scroll.blend import blend
 from weft.apps.scroll.finalize import finalize
@@ -21,12 +21,13 @@ from weft.apps.scroll.options import (
 )
 from weft.apps.scroll.predict import predict, remove_parts, stage_options
 from weft.apps.scroll.source import open_source, with_scope
+from weft.apps.workers import Workers
 from weft.backends import load_model
 from weft.engine.events import Emit, silent
 from weft.engine.ledger import Ledger
 from weft.engine.options import RunOptions
 from weft.engine.report import Report
-from weft.errors import RequestError
+from weft.errors import RequestError, RunError
 from weft.image.protocols import Volume
 from weft.launch import open_executor, run_parts
 from weft.model.protocols import Model
@@ -65,11 +66,10 @@ def pipeline(
     if how.staged or network.compat:
         return _staged(source, output, model, options, command, emit)
     volume, found, engine = request(source, model, options, emit)
-    devices = devices_of(engine.device)
-    several = how.num_workers > 1 or len(devices) > 1
     execution = Execution(
-        *part.share,
-        executor="processes" if several else "serial",
+        **part.share,
+        executor=how.executor,
+        scheduler=how.scheduler,
         workers=how.num_workers,
         overwrite=part.overwrite,
         prepare=part.prepare,
@@ -78,10 +78,10 @@ def pipeline(
     sink = open_sink(output)
     check_output(sink, execution)
     mask = open_volume(engine.mask) if engine.mask else None
-    n_workers = workers_for(execution, devices)
+    workers = Workers.of(execution, devices_of(engine.device))
     records = None if part.overwrite else sink.records
-    prepared = prepare(volume, found, engine, mask=mask, records=records, n_workers=n_workers, emit=emit)
-    return execute(prepared, sink, engine.device, execution, emit)
+    prepared = prepare(volume, found, engine, mask=mask, records=records, n_workers=workers.n_sharing, emit=emit)
+    return execute(prepared, sink, workers, execution, emit)
 
 
 def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
@@ -105,10 +105,13 @@ def _staged(source: Any, output: str, model: Any, options: Options, command: str
     where, network, classes, how, part = options
     if part.num_parts > 1 or part.prepare:
         raise RequestError("--num-parts and --prepare with --staged: give them to weft predict, blend and finalize")
+    if how.scheduler:
+        raise RequestError("--scheduler with --staged: leave --staged out, or run the stages by themselves")
     work = (how.workdir or f"{output.rstrip('/').removesuffix('.zarr')}_work").rstrip("/")
     parts, merged = f"{work}/parts", f"{work}/blended.zarr"
-    blending = BlendOptions(num_workers=how.num_workers, memory=network.memory, compat=network.compat)
+    blending = BlendOptions(how.executor, num_workers=how.num_workers, memory=network.memory, compat=network.compat)
     finishing = FinalizeOptions(
+        how.executor,
         chunk_size="" if network.compat else how.chunk_size,
         num_workers=how.num_workers,
         mask=network.mask,
@@ -156,8 +159,16 @@ def _predict_all(source: Any, parts: str, model: Any, options: Options, command:
         remove_parts(parts)
     if len(devices) == 1:
         return [task(emit) for task in tasks]
-    with open_executor("processes", len(devices)) as executor:
-        return list(run_parts(executor, PredictTask.__call__, tasks))
+    reports, failures = list[Report](), list[str]()
+    with open_executor(how.kind(len(devices)), len(devices)) as (executor, at_once):
+        for task, outcome in run_parts(executor, PredictTask.__call__, tasks, at_once):
+            if isinstance(outcome, Exception):
+                failures.append(f"part {task.part.part_id}: {outcome}")
+            else:
+                reports.append(outcome)
+    if failures:
+        raise RunError(f"{'; '.join(failures)}.\nThe other parts are complete; run the same command again.")
+    return reports
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from weft.apps.execute import PARTIAL, open_job, require_apart, settle
+from weft.apps.execute import PARTIAL, require_apart, settle
+from weft.apps.parts import open_job
 from weft.apps.prepare import Prepared, devices_of, prepare
 from weft.apps.scroll.options import (
     NetworkOptions,

@@ -1,0 +1,156 @@
+"""Parts on several workers: what happens when workers die, are slow, or do the same thing twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import zarr
+
+from e2e.test_same_bits import digest
+
+BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "mirroring"]
+
+
+@pytest.fixture(scope="module")
+def deep(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> Path:
+    """uint8 [400, 61, 72]: 25 slabs of 16 planes."""
+    place = tmp_path_factory.mktemp("deep") / "deep.zarr"
+    zarr.create_array(str(place), shape=(400, 61, 72), chunks=(16, 61, 72), dtype="uint8")[:] = np.tile(
+        image, (8, 1, 1)
+    )
+    return place
+
+
+@pytest.fixture(scope="module")
+def serial(deep: Path) -> dict[str, bytes]:
+    """The result of one process."""
+    run = start(deep.parent, "run", deep, "serial.zarr", *BLUR)
+    assert run.communicate(timeout=200) and run.returncode == 0
+    return digest(deep.parent / "serial.zarr")
+
+
+def report(output: Path) -> dict:
+    return json.loads((output.parent / f"{output.name}.weft" / "report.json").read_text())
+
+
+def n_slabs(output: Path) -> int:
+    return len(list((output.parent / f"{output.name}.weft" / "slabs").glob("*.json")))
+
+
+def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "weft", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_slabs(run: subprocess.Popen[str], output: Path, n: int) -> None:
+    while n_slabs(output) < n:
+        assert run.poll() is None, f"ended too early: {run.communicate()}"
+        time.sleep(0.01)
+
+
+def kill_a_worker(output: Path) -> int:
+    """SIGKILL for one of the processes that work on an output; its number."""
+    records = (output.parent / f"{output.name}.weft" / "attempts").glob("*.json")
+    at_work = [a["pid"] for a in map(json.loads, map(Path.read_text, records)) if a["outcome"] == "running"]
+    os.kill(at_work[0], signal.SIGKILL)
+    return at_work[0]
+
+
+@pytest.mark.parametrize("executor", ["processes", "dask"])
+def test_a_killed_worker_costs_nothing_but_time(weft, deep, serial, tmp_path, executor):
+    flags = ["--executor", executor, "--workers", 2]
+    run = start(tmp_path, "run", deep, "o.zarr", *BLUR, *flags)
+    wait_for_slabs(run, tmp_path / "o.zarr", 6)
+    killed = kill_a_worker(tmp_path / "o.zarr")
+    _, err = run.communicate(timeout=200)
+    assert run.returncode == 0, err
+    assert digest(tmp_path / "o.zarr") == serial
+    (redone,) = report(tmp_path / "o.zarr")["redone"]
+    assert f"process {killed}: lost" in redone
+    assert "begun 2 times" in redone
+    assert redone in err
+    assert "Traceback" not in err
+    weft("verify", "o.zarr")
+
+
+def test_a_part_that_kills_its_worker_is_set_aside(weft, tmp_path, image):
+    """Three tries; everything else is computed; the report names the part; a rerun after the mending completes it."""
+    array = np.minimum(np.tile(image, (8, 1, 1)), 250)
+    array[100, 40, 40] = 255
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=array.shape, chunks=(16, 61, 72), dtype="uint8")[:] = array
+    model = f"fake://kill?patch=24,24,24&value=255&file={tmp_path / 'mended'}"
+    flags = ["--model", model, "--chunk", "16,64,64"]
+    broken = weft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2, code=1)
+    told = report(tmp_path / "o.zarr")
+    assert told["status"] == "failed"
+    assert 1 <= len(told["failures"]) <= 4  # where a part is split, several pieces may meet the voxel
+    attempts = [json.loads(p.read_text()) for p in (tmp_path / "o.zarr.weft" / "attempts").glob("*")]
+    for part, reason in told["failures"].items():
+        assert "died 3 times, at last by SIGKILL" in reason
+        assert f"part {part} is set aside" in broken.stderr
+        assert sum(a["index"] == int(part) and a["outcome"] == "running" for a in attempts) == 3
+    assert "parts failed and were set aside; part " in broken.stderr
+    assert len(broken.stderr.splitlines()) <= 5
+    assert n_slabs(tmp_path / "o.zarr") >= 20  # of 25; those that a patch with the voxel meets are missing
+    weft("verify", "o.zarr", code=1)
+    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft" / "slabs").glob("*")}
+    (tmp_path / "mended").touch()
+    weft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2)
+    weft("verify", "o.zarr")
+    now = {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft" / "slabs").glob("*")}
+    assert kept.items() < now.items()
+    assert report(tmp_path / "o.zarr")["status"] == "complete"
+    weft("run", "in.zarr", "serial.zarr", *flags)
+    assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
+
+
+def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(weft, deep, tmp_path):
+    shutil.copytree(deep, tmp_path / "half.zarr")
+    zarr.open_array(str(tmp_path / "half.zarr"))[:200] = 0  # half of it is empty: its worker has nothing to do
+    weft("run", "half.zarr", "serial.zarr", *BLUR)
+    weft("run", "half.zarr", "o.zarr", *BLUR, "--workers", 2, "--num-parts", 2)
+    assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
+    parts = report(tmp_path / "o.zarr")["parts"]
+    assert len(parts) > 2
+    n_patches = {p["index"]: p["tally"]["n_patches"] for p in parts}
+    assert max(n_patches.values()) < 0.75 * sum(n_patches.values()), n_patches
+    assert sum(p["tally"]["n_slabs"] for p in parts) <= 25 + len(parts)
+
+
+def test_two_processes_on_the_same_part_do_no_harm(weft, deep, serial, tmp_path):
+    one, other = (start(tmp_path, "run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 0) for _ in range(2))
+    for run in (one, other):
+        _, err = run.communicate(timeout=200)
+        assert run.returncode == 0, err
+    weft("run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 1)
+    weft("verify", "o.zarr")
+    assert digest(tmp_path / "o.zarr") == serial
+    (redone,) = report(tmp_path / "o.zarr")["redone"]
+    assert "part 0 of 2 was begun 2 times" in redone
+
+
+def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(weft, deep, serial, tmp_path):
+    flags = [*BLUR, "--workers", 2]
+    run = start(tmp_path, "run", deep, "o.zarr", *flags)
+    wait_for_slabs(run, tmp_path / "o.zarr", 3)
+    children = psutil.Process(run.pid).children(recursive=True)
+    run.send_signal(signal.SIGTERM)
+    _, err = run.communicate(timeout=60)
+    assert run.returncode == 1
+    assert "Run the same command again" in err
+    assert "Traceback" not in err
+    assert psutil.wait_procs(children, timeout=5)[1] == []
+    kept = n_slabs(tmp_path / "o.zarr")
+    assert 3 <= kept < 25
+    weft("run", deep, "o.zarr", *flags)
+    assert digest(tmp_path / "o.zarr") == serial
