@@ -17,7 +17,8 @@ from weft.version import __version__
 if TYPE_CHECKING:
     from weft.apps.execute import Execution, verify
     from weft.apps.forecast import forecast
-    from weft.apps.run import run
+    from weft.apps.run import run, run_many
+    from weft.apps.status import status
     from weft.backends import load_model
     from weft.engine.options import RunOptions
     from weft.engine.plan import Plan, make_plan
@@ -40,13 +41,16 @@ __all__ = [
     "open_sink",
     "open_volume",
     "run",
+    "run_many",
+    "status",
     "verify",
 ]
 
 _HOMES = {
     "weft.apps.forecast": ("forecast",),
     "weft.apps.execute": ("Execution", "verify"),
-    "weft.apps.run": ("run",),
+    "weft.apps.run": ("run", "run_many"),
+    "weft.apps.status": ("status",),
     "weft.backends": ("load_model",),
     "weft.engine.options": ("RunOptions",),
     "weft.engine.plan": ("Plan", "make_plan"),

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,9 @@ import psutil
 import pytest
 import zarr
 
+import weft as package
 from e2e.test_same_bits import digest
+from weft.apps.items import ItemsError
 
 BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "mirroring"]
 
@@ -154,3 +157,56 @@ def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(weft, deep, serial
     assert 3 <= kept < 25
     weft("run", deep, "o.zarr", *flags)
     assert digest(tmp_path / "o.zarr") == serial
+
+
+class TestManyVolumes:
+    """A folder of volumes through the Python API."""
+
+    NULL = "fake://kill?patch=24,24,24&value=255"
+
+    @pytest.fixture
+    def pairs(self, tmp_path: Path, image: np.ndarray) -> list[tuple[str, str]]:
+        for n in range(4):
+            array = np.minimum(np.roll(image, 7 * n, axis=0), 250)
+            zarr.create_array(str(tmp_path / f"{n}.zarr"), shape=array.shape, chunks=array.shape, dtype="uint8")[:] = (
+                array
+            )
+        return [(str(tmp_path / f"{n}.zarr"), str(tmp_path / f"{n}_out.zarr")) for n in range(4)]
+
+    def test_each_is_what_a_run_of_its_own_gives(self, pairs, tmp_path):
+        options = package.RunOptions(chunk="16,32,32")
+        for source, output in pairs:
+            package.run(source, output.replace("_out", "_own"), self.NULL, options)
+        for name, num_parts in (("processes", 0), ("serial", 3)):
+            execution = package.Execution(name, workers=2, num_parts=num_parts)
+            done = package.run_many(pairs, self.NULL, options, execution=execution)
+            assert [d.report.status for d in done] == ["complete"] * 4
+            for _, output in pairs:
+                assert digest(Path(output)) == digest(Path(output.replace("_out", "_own")))
+                assert package.verify(output)["n_slabs"] == 4
+                assert len(report(Path(output))["parts"]) == max(1, num_parts)
+                shutil.rmtree(output)
+                shutil.rmtree(f"{output}.weft")
+
+    def test_one_that_fails_does_not_stop_the_others(self, pairs, tmp_path):
+        zarr.open_array(pairs[2][0])[3, 3, 3] = 255  # the network kills its process there
+        broken = [*pairs, (str(tmp_path / "absent.zarr"), str(tmp_path / "absent_out.zarr"))]
+        execution = package.Execution("processes", workers=2)
+        with pytest.raises(ItemsError, match="2 of 5 items failed") as caught:
+            package.run_many(broken, self.NULL, execution=execution)
+        outcomes = caught.value.outcomes
+        assert [bool(o.errors) for o in outcomes] == [False, False, True, False, True]
+        assert "died 3 times" in outcomes[2].errors[0]
+        assert "absent.zarr" in outcomes[4].errors[0]
+        assert all(package.verify(output) for n, (_, output) in enumerate(pairs) if n != 2)
+        zarr.open_array(pairs[2][0])[3, 3, 3] = 0
+        package.run_many(pairs, self.NULL, execution=execution)
+        assert all(package.verify(output) for _, output in pairs)
+
+    def test_any_executor_will_do(self, pairs, image):
+        with ThreadPoolExecutor(2) as pool:
+            execution = package.Execution(pool, workers=2)
+            done = package.run_many(pairs[:1], self.NULL, execution=execution)
+            one = package.run(*pairs[1], self.NULL, package.RunOptions(chunk="16,32,32"), execution=execution)
+        assert done[0].report.status == one.status == "complete"
+        assert len(one.parts) > 1

@@ -89,8 +89,8 @@ def compute(
     threads = lanes_for(workers.devices[0], workers.n_sharing)
     with open_executor(workers.kind, workers.n, scheduler=workers.scheduler, n_threads=threads) as (executor, at_once):
         if here:
-            job = functools.cache(lambda: open_job(prepared, sink, workers.devices[0], emit))
-            for one, outcome in run_parts(executor, lambda one: _sweep_share(job, ledger, one), shares):
+            job = functools.cache(lambda: open_job(prepared, sink, workers.devices[0], n_lanes=threads))
+            for one, outcome in run_parts(executor, lambda one: _sweep_share(job, ledger, one, emit=emit), shares):
                 keep(one.index, outcome)
         else:
             parts = Parts(plan, sink, workers, emit)
@@ -226,11 +226,12 @@ def _open_here(task: PartTask, sink: Sink) -> Job:
     return job
 
 
-def _sweep_share(open_: Callable[[], Job], ledger: Ledger, share: Share, call: str = "") -> dict[str, Any]:
+def _sweep_share(
+    open_: Callable[[], Job], ledger: Ledger, share: Share, call: str = "", emit: Emit = silent
+) -> dict[str, Any]:
     units = (share.units.start, share.units.stop)
-    with attempt(ledger, Attempt(share.index, share.count, units, call)) as mine:
-        job = open_()
-        job = replace(job, emit=mine.count_slabs(job.emit))
+    with attempt(ledger, Attempt(share.index, share.count, units, call), emit) as counting:
+        job = replace(open_(), emit=counting)
         tally, sweep = Tally(), sweep_as_vesuvius if job.plan.request.get("compat") else sweep_column
         for run in missing(job.plan.columns.runs(share.units), ledger.slabs()):
             if job.goes_on(run.column, run.slabs[0]):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 from weft.apps.execute import IN_MEMORY, Execution, check_output, execute, plan_of
+from weft.apps.items import Outcome, for_each
 from weft.apps.prepare import devices_of, fingerprint_of, prepare, reopen
 from weft.apps.workers import Workers
 from weft.backends import load_model
@@ -15,6 +18,7 @@ from weft.engine.plan import Plan
 from weft.engine.report import Report
 from weft.errors import RequestError
 from weft.stores import open_sink, open_volume
+from weft.stores.url import absolute, local_path
 
 
 def run(
@@ -63,11 +67,78 @@ def run(
     ('complete', (1, 40, 40, 40))
     """
     options, execution = options or RunOptions(), execution or Execution()
+    workers = Workers.of(execution, devices_of(options.device))
+    return _run((source, output, model), options, execution, workers, emit)
+
+
+def run_many(
+    items: Sequence[tuple[str, str]],
+    model: str,
+    options: RunOptions | None = None,
+    *,
+    execution: Execution | None = None,
+    emit: Emit = silent,
+) -> list[Outcome]:
+    """Segment several volumes, each into an output of its own; all workers share all of them.
+
+    Parameters
+    ----------
+    items
+        Pairs of input and output, URLs or paths.
+    model, options
+        As for :func:`run`.
+    execution
+        Where to compute it; ``num_parts`` are those of each item.
+    emit
+        Told of every event.
+
+    Returns
+    -------
+    list of Outcome
+        In the order of the items.
+
+    Raises
+    ------
+    ItemsError
+        If items failed; the others are complete.
+
+    Examples
+    --------
+    >>> import tempfile, numpy, zarr
+    >>> folder = tempfile.mkdtemp()
+    >>> for name in "ab":
+    ...     _ = zarr.save_array(f"{folder}/{name}.zarr", numpy.random.default_rng(0).random((20, 20, 20)))
+    >>> pairs = [(f"{folder}/{name}.zarr", f"{folder}/{name}_out.zarr") for name in "ab"]
+    >>> [done.report.status for done in run_many(pairs, "fake://null?patch=16,16,16")]
+    ['complete', 'complete']
+    """
+    options, execution = options or RunOptions(), execution or Execution()
+    workers = Workers.of(execution, devices_of(options.device))
+    if execution.overwrite:
+        for _, output in items:
+            open_sink(output).remove()
+    if workers.kind != "serial":  # whose working folder may be another
+        items = [(absolute(source), absolute(output)) for source, output in items]
+        model = absolute(model) if local_path(model).exists() else model
+    work = functools.partial(_run_item, model=model, options=options, command=execution.command)
+    return for_each(items, work, workers, num_parts=execution.num_parts, emit=emit)
+
+
+def _run_item(
+    item: tuple[str, str], share: tuple[int, int], workers: Workers, *, model: str, options: RunOptions, command: str
+) -> Report:
+    """One part of one volume."""
+    count, index = share if share[0] > 1 else (0, -1)
+    one = Execution("serial", num_parts=count, part_id=index, command=command)
+    return _run((*item, model), options, one, workers, silent)
+
+
+def _run(what: tuple[Any, Any, Any], options: RunOptions, execution: Execution, workers: Workers, emit: Emit) -> Report:
+    source, output, model = what
     sink = open_sink(output)
     check_output(sink, execution)
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
-    workers = Workers.of(execution, devices_of(options.device))
     records = None if execution.overwrite else sink.records
     n = workers.n_sharing
     prepared = prepare(volume, load_model(model), options, mask=mask, records=records, n_workers=n, emit=emit)

@@ -14,7 +14,18 @@ from weft.apps.execute import Execution
 from weft.cli import ink as ink_commands
 from weft.cli import scroll
 from weft.cli.flags import with_options
-from weft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, show_forecast, summary, table
+from weft.cli.show import (
+    LogJson,
+    Quiet,
+    ReportTo,
+    Verbose,
+    check_page,
+    command_line,
+    show_forecast,
+    show_status,
+    summary,
+    table,
+)
 from weft.engine.options import RunOptions
 from weft.errors import RequestError, WeftError
 from weft.version import __version__
@@ -207,6 +218,22 @@ def verify(
         print(json.dumps(found))
     elif not quiet:
         print(f"complete: {found['n_slabs']} slabs, {found['n_levels']} levels, plan {found['plan_digest'][:12]}")
+
+
+@app.command("status")
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run writes, or a folder of logits.")],
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say what is done, running and failed, and how long it will take; from anywhere that sees OUTPUT."""
+    from weft.apps.status import status as look
+
+    found = look(output)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        show_status(found)
 
 
 @app.command("report")

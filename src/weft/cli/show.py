@@ -15,6 +15,7 @@ from rich.table import Table
 
 from weft.errors import RequestError
 
+PART_STATES = ("done", "running", "failed", "stopped", "lost", "waiting")
 REDONE_SHOWN = 5
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
@@ -117,6 +118,26 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
     if made.notes:
         rows["notes"] = "\n".join(made.notes)
     table(rows | (more or {}))
+
+
+def show_status(found: Any) -> None:
+    """The state of a run, on standard output: one line for all, then the parts that are not simply done."""
+    share = found.n_slabs_done / max(1, found.n_slabs)
+    told = [f"{found.state}: {found.n_slabs_done} of {found.n_slabs} {found.unit} ({share:.0%})"]
+    if found.n_running:
+        told.append(f"{found.n_running} at work")
+    if found.voxels_per_s:
+        told.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
+    if found.seconds_left is not None and found.n_running:
+        told.append(f"{_duration(found.seconds_left)} left")
+    print(", ".join(told))
+    counts = [f"{n} {state}" for state in PART_STATES if (n := found.n_parts(state))]
+    if len(found.parts) > 1:
+        print(f"parts: {', '.join(counts)}")
+    rows = [p for p in found.parts if p.state not in ("done", "waiting")]
+    table(
+        {p.name: f"{p.state}, {p.n_slabs_done} of {p.n_slabs}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
+    )
 
 
 def _pixels(zyx: tuple[int, int, int]) -> str:

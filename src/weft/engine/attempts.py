@@ -14,11 +14,11 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from weft.engine.events import Emit, Event
+from weft.engine.events import Emit, Event, silent
 from weft.engine.ledger import Ledger
 from weft.geometry.columns import Columns
 
-BEAT_S = 10.0
+BEAT_S, SOON_S = 10.0, 1.0  # between signs of life: at most, and at least
 SILENT_S = 3.5 * BEAT_S  # without a sign of life for so long, a worker is lost
 RUNNING, DONE, FAILED, STOPPED, LOST = "running", "done", "failed", "stopped", "lost"
 LEVELS = -1  # in place of a part: the resolution levels
@@ -95,21 +95,15 @@ class Attempt:
         """The worker in words."""
         return f"{self.host}, process {self.pid}" + (f", {self.job}" if self.job else "")
 
-    def count_slabs(self, emit: Emit) -> Emit:
-        """An emit that counts slabs (of a staged part: layers of patches) before it passes events on."""
-
-        def counting(event: Event) -> None:
-            if event.kind in ("slab", "layer"):
-                self.n_slabs += 1
-                self.n_voxels += int(event.data.get("n_voxels", 0))
-            emit(event)
-
-        return counting
-
 
 @contextmanager
-def attempt(ledger: Ledger, mine: Attempt) -> Iterator[Attempt]:
+def attempt(ledger: Ledger, mine: Attempt, emit: Emit = silent) -> Iterator[Emit]:
     """Tell the ledger that this process works on a part, every ten seconds that it still does, and how it ended.
+
+    Yields
+    ------
+    Emit
+        ``emit``, but counting slabs (of a staged part: layers of patches) on their way.
 
     Raises
     ------
@@ -118,18 +112,28 @@ def attempt(ledger: Ledger, mine: Attempt) -> Iterator[Attempt]:
     """
     mine.host, mine.pid, mine.space, mine.job = platform.node(), os.getpid(), _process_space(), _job()
     mine.began = mine.beat = time.time()
-    key, ended = uuid.uuid4().hex, threading.Event()
+    key, news, ended = uuid.uuid4().hex, threading.Event(), threading.Event()
     ledger.put_attempt(key, asdict(mine))
 
     def beat() -> None:
-        while not ended.wait(BEAT_S):
+        while not ended.wait(SOON_S):
+            news.wait(BEAT_S)
+            news.clear()
+            mine.beat = time.time()
             with suppress(Exception):  # the next one may come through
-                ledger.put_attempt(key, asdict(mine) | {"beat": time.time()})
+                ledger.put_attempt(key, asdict(mine))
+
+    def counting(event: Event) -> None:
+        if event.kind in ("slab", "layer"):
+            mine.n_slabs += 1
+            mine.n_voxels += int(event.data.get("n_voxels", 0))
+            news.set()
+        emit(event)
 
     thread = threading.Thread(target=beat, daemon=True, name="weft-beat")
     thread.start()
     try:
-        yield mine
+        yield counting
         mine.outcome = DONE
     except Exception as error:
         mine.outcome, mine.error = FAILED, str(error) or type(error).__name__
@@ -139,6 +143,7 @@ def attempt(ledger: Ledger, mine: Attempt) -> Iterator[Attempt]:
         raise
     finally:
         ended.set()
+        news.set()
         thread.join(BEAT_S)
         mine.beat = time.time()
         with suppress(Exception):  # what matters is in the slabs

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from weft.errors import PlanMismatchError
 from weft.geometry.columns import Run
 from weft.image.protocols import Records
 
+READ_AT_ONCE = 16  # records, since each may be a request
 PLAN_KEY, REPORT_KEY = "plan.json", "report.json"
 
 
@@ -98,7 +100,8 @@ class Ledger:
 
     def attempts(self) -> list[dict[str, Any]]:
         """The states of all attempts."""
-        return [_load(self._records.get(key)) for key in self._records.keys("attempts/")]
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            return [_load(data) for data in pool.map(self._records.get, self._records.keys("attempts/"))]
 
     def cut_part(self, key: str, unit: int) -> None:
         """Let a part that is being computed end before a unit."""

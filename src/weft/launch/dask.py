@@ -84,7 +84,9 @@ def _client(scheduler: str) -> Iterator[Any]:
 def plain(error: Exception) -> Exception:
     """An error of Dask's own in our words; others as they are."""
     if type(error).__name__ == "KilledWorker":
-        return RunError(f"its Dask worker died {getattr(error, 'allowed_failures', 0) + 1} times (killed, out of memory?)")
+        return RunError(
+            f"its Dask worker died {getattr(error, 'allowed_failures', 0) + 1} times (killed, out of memory?)"
+        )
     if type(error).__name__ in ("FutureCancelledError", "CancelledError"):
         return RunError("the Dask scheduler was lost, or it dropped the part")
     return error

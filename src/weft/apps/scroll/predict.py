@@ -23,6 +23,7 @@ from weft.apps.scroll.options import (
 from weft.apps.scroll.source import open_source, with_scope
 from weft.apps.stored import records_of
 from weft.backends import load_model
+from weft.engine.attempts import Attempt, attempt
 from weft.engine.events import Emit, Event, silent
 from weft.engine.job import Tally
 from weft.engine.ledger import Ledger
@@ -105,8 +106,9 @@ def predict(
         )
     )
     tally = Tally()
-    job = replace(open_job(prepared, open_sink("memory://"), device, emit), ledger=ledger)
-    predict_part(job, columns, target, tally, part.part_id)
+    with attempt(ledger, Attempt(part.part_id, part.num_parts), emit) as counting:
+        job = replace(open_job(prepared, open_sink("memory://"), device, counting), ledger=ledger)
+        predict_part(job, columns, target, tally, part.part_id)
     report = _report(output_dir, prepared, (tally, n_layers, time.perf_counter() - started), device, command)
     ledger.put_report(f"parts/{part.part_id}-of-{part.num_parts}.json", report.to_dict())
     emit(Event("done", report.status, report.to_dict()))
