@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from weft.apps.execute import COMPLETE, plan_of
@@ -91,29 +91,23 @@ def status(output: str) -> Status:
     if stored := ledger.plan():
         return _of_logits(output, Plan.from_json(stored), ledger)
     plan, ledger = plan_of(open_sink(output))
-    columns = plan.columns
+    columns, report = plan.columns, ledger.report()
     done = {column * columns.n_slabs + slab for column, slab in ledger.slabs()}
-    attempts = _of_last_call([a for a in attempts_in(ledger) if a.index >= 0])
-    parts = []
-    for mine in _by_part(attempts):
-        units = range(*mine[-1].units)
-        parts.append(_part(mine, len(done.intersection(units)), len(units)))
-    if attempts and (count := attempts[-1].count):
-        begun = {a.index for a in attempts}
-        for i in sorted(set(range(count)) - begun):
-            units = columns.units(i, count)
-            n_done = len(done.intersection(units))
-            parts.append(
-                PartStatus(f"part {i} of {count}", DONE if n_done == len(units) else WAITING, n_done, len(units))
-            )
-    everybody = attempts_in(ledger)
-    report = ledger.report()
-    complete = len(done) == columns.n_units and report.get("status") == COMPLETE
-    if report.get("status") == FAILED and not any(a.state == RUNNING for a in everybody):
+    attempts = attempts_in(ledger)
+    last = _of_last_call([a for a in attempts if a.index >= 0])
+    if last and (count := last[-1].count):
+        units = [columns.units(i, count) for i in range(count)]
+        parts = _all_parts(last, [len(u) for u in units], [len(done.intersection(u)) for u in units])
+    else:
+        given = ((mine, range(*mine[-1].units)) for mine in _by_part(last).values())
+        parts = [_part(mine, len(done.intersection(units)), len(units)) for mine, units in given]
+    if report.get("status") == FAILED and not any(a.state == RUNNING for a in attempts):
         reasons = {f"part {n}": reason for n, reason in report.get("failures", {}).items()}
-        parts = [_failed(p, reasons[p.name]) if p.name in reasons and p.state != DONE else p for p in parts]
-    n_voxels = plan.region.n_voxels / columns.n_units
-    return _status(output, "slabs", (columns.n_units, len(done), n_voxels), everybody, parts, complete)
+        known = [p.name in reasons and p.state != DONE for p in parts]
+        parts = [replace(p, state=FAILED, error=reasons[p.name]) if k else p for p, k in zip(parts, known, strict=True)]
+    complete = len(done) == columns.n_units and report.get("status") == COMPLETE
+    counts = (columns.n_units, len(done), plan.region.n_voxels / columns.n_units)
+    return _status(output, "slabs", counts, attempts, parts, complete)
 
 
 def _of_logits(folder: str, plan: Plan, ledger: Ledger) -> Status:
@@ -122,16 +116,19 @@ def _of_logits(folder: str, plan: Plan, ledger: Ledger) -> Status:
     sizes = [sum(len(layers) for layers in tiles_of_part(plan, i, count)) for i in range(count)]
     done = [len(ledger.layers(i)) for i in range(count)]
     attempts = attempts_in(ledger)
-    tried = {mine[-1].index: mine for mine in _by_part(attempts)}
-    parts = []
-    for i in range(count):
-        if i in tried:
-            parts.append(_part(tried[i], done[i], sizes[i]))
+    parts, counts = _all_parts(attempts, sizes, done), (sum(sizes), sum(done), 0.0)
+    return _status(folder, "layers of patches", counts, attempts, parts, sum(done) == sum(sizes))
+
+
+def _all_parts(attempts: Sequence[Attempt], sizes: Sequence[int], done: Sequence[int]) -> list[PartStatus]:
+    """Parts 0 to N - 1, those that nobody has begun included."""
+    tried, parts = _by_part(attempts), []
+    for i, (size, n_done) in enumerate(zip(sizes, done, strict=True)):
+        if mine := tried.get(("", i, len(sizes))):
+            parts.append(_part(mine, n_done, size))
         else:
-            state = DONE if done[i] == sizes[i] else WAITING
-            parts.append(PartStatus(f"part {i} of {count}", state, done[i], sizes[i]))
-    complete = sum(done) == sum(sizes)
-    return _status(folder, "layers of patches", (sum(sizes), sum(done), 0), attempts, parts, complete)
+            parts.append(PartStatus(f"part {i} of {len(sizes)}", DONE if n_done == size else WAITING, n_done, size))
+    return parts
 
 
 def _of_last_call(attempts: Sequence[Attempt]) -> list[Attempt]:
@@ -139,11 +136,11 @@ def _of_last_call(attempts: Sequence[Attempt]) -> list[Attempt]:
     return [a for a in attempts if (a.call, a.count) == (attempts[-1].call, attempts[-1].count)]
 
 
-def _by_part(attempts: Sequence[Attempt]) -> list[list[Attempt]]:
+def _by_part(attempts: Sequence[Attempt]) -> dict[tuple[str, int, int], list[Attempt]]:
     parts: dict[tuple[str, int, int], list[Attempt]] = {}
-    for one in attempts:
+    for one in sorted(attempts, key=lambda a: (a.part, a.began)):
         parts.setdefault(one.part, []).append(one)
-    return [parts[key] for key in sorted(parts)]
+    return parts
 
 
 def _part(attempts: Sequence[Attempt], n_done: int, n_slabs: int) -> PartStatus:
@@ -151,10 +148,6 @@ def _part(attempts: Sequence[Attempt], n_done: int, n_slabs: int) -> PartStatus:
     last = next((a for a in attempts if a.state == RUNNING), attempts[-1])
     state = DONE if n_done == n_slabs or last.state == DONE else last.state
     return PartStatus(last.name, state, n_done, n_slabs, last.worker, last.error if state == FAILED else "")
-
-
-def _failed(part: PartStatus, reason: str) -> PartStatus:
-    return PartStatus(part.name, FAILED, part.n_slabs_done, part.n_slabs, part.worker, reason)
 
 
 def _status(
