@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 import weft
 from oracle import blended_logits, softmax
-from weft.apps.execute import open_job
+from weft.apps.parts import open_job
 from weft.apps.prepare import Prepared
 from weft.engine.budget import Budget
 from weft.engine.options import RunOptions

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import weft
-from weft.apps.execute import open_job
+from weft.apps.parts import open_job
 from weft.apps.prepare import Prepared
 from weft.engine.budget import Budget
 from weft.engine.job import Tally

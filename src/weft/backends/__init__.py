@@ -5,13 +5,13 @@ from __future__ import annotations
 import zipfile
 from dataclasses import replace
 from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from weft.backends.hub import SCHEMES, fetch
 from weft.errors import ModelError
 from weft.model.protocols import Model
+from weft.plugins import find_plugin
 
 DEMO = Path(__file__).parent / "demo"
 BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt"}
@@ -47,7 +47,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     if hasattr(source, "card") and hasattr(source, "open"):
         return source  # type: ignore[no-any-return]
     url = str(source)
-    if plugin := _plugin(url):
+    if plugin := find_plugin("weft.backends", url):
         return plugin(url)  # type: ignore[no-any-return]
     if url.startswith("fake://"):
         return _read("fake", url)
@@ -114,11 +114,3 @@ def _format_of(path: Path, url: str) -> str:
 
 def _read(backend: str, place: Any, **arguments: Any) -> Model:
     return import_module(f"weft.backends.{backend}").load(place, **arguments)  # type: ignore[no-any-return]
-
-
-def _plugin(url: str) -> Any:
-    found = [e for e in entry_points(group="weft.backends") if url.endswith(e.name) or url.startswith(e.name)]
-    if len(found) > 1:
-        owners = " and ".join(sorted(str(e.dist.name) if e.dist else e.value for e in found))
-        raise ModelError(f"{url}: the packages {owners} both claim {found[0].name!r}; uninstall one of them")
-    return found[0].load() if found else None

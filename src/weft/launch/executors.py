@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, wait
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
 from weft.errors import RequestError
 from weft.launch import dask
 from weft.launch.processes import WorkerPool, pool_number
+from weft.plugins import find_plugin
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -42,7 +43,7 @@ def require_executor(where: str | Executor, scheduler: str = "") -> None:
     """
     if where == "slurm":
         raise RequestError("--executor slurm: jobs are submitted whole: weft submit slurm -- COMMAND")
-    if isinstance(where, str) and where not in EXECUTORS:
+    if isinstance(where, str) and where not in EXECUTORS and not _plugin(where):
         raise RequestError(f"--executor {where!r} is unknown; use {', '.join(EXECUTORS)}, or weft submit slurm")
     if scheduler and where not in ("auto", "dask"):
         raise RequestError(f"--scheduler {scheduler} needs --executor dask")
@@ -57,7 +58,8 @@ def open_executor(
     Parameters
     ----------
     where
-        "serial", "processes", "dask", or any :class:`concurrent.futures.Executor`, which is left open.
+        "serial", "processes", "dask", the name of a plug-in (group ``weft.launchers``: called with the number of
+        workers, it gives a context with an executor), or any :class:`concurrent.futures.Executor`, which is left open.
     n_workers
         Worker processes to start; with an executor of the caller's: how many calls it takes at once.
     scheduler
@@ -67,6 +69,9 @@ def open_executor(
     """
     if isinstance(where, Executor):
         yield where, lambda: n_workers
+    elif plugin := _plugin(where):
+        with plugin(n_workers) as theirs:
+            yield theirs, lambda: n_workers
     elif where == "serial":
         yield SerialExecutor(), lambda: 1
     elif where == "dask" and scheduler:
@@ -83,6 +88,12 @@ def open_executor(
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()
+
+
+def _plugin(name: str) -> Callable[[int], AbstractContextManager[Executor]] | None:
+    """The launcher that another package brings: for a number of workers a context with an executor."""
+    found: Any = find_plugin("weft.launchers", name, name.__eq__) if name not in EXECUTORS else None
+    return found  # type: ignore[no-any-return]
 
 
 def worker_number() -> int:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from importlib import import_module
-from importlib.metadata import entry_points
 from typing import Any
 
 from weft.errors import RequestError, VolumeError
 from weft.image.info import OutputSpec
 from weft.image.protocols import Sink, Volume
+from weft.plugins import find_plugin
 from weft.remote import is_remote
 from weft.stores.url import local_path
 
@@ -142,8 +142,8 @@ def _load(place: str) -> Callable[..., Volume]:
 
 def _plugin(group: str, url: str) -> Any:
     """The installed plug-in for a suffix or scheme; a suffix that weft reads itself is not given away."""
-    found = [e for e in entry_points(group=group) if url.endswith(e.name) or url.startswith(e.name)]
-    if len(found) > 1:
-        owners = " and ".join(sorted(str(e.dist.name) if e.dist else e.value for e in found))
-        raise RequestError(f"{url}: the packages {owners} both claim {found[0].name!r}; uninstall one of them")
-    return found[0].load() if found and found[0].name not in FORMATS else None
+
+    def claims(name: str) -> bool:
+        return name not in FORMATS and (url.endswith(name) or url.startswith(name))
+
+    return find_plugin(group, url, claims)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from weft.testing.contracts import ModelContract, RecordsContract, SinkContract, VolumeContract
+from weft.testing.contracts import LauncherContract, ModelContract, RecordsContract, SinkContract, VolumeContract
 from weft.testing.phantom import Phantom, make_phantom
 from weft.testing.surface import InkPhantom, make_ink_phantom
 
 __all__ = [
     "InkPhantom",
+    "LauncherContract",
     "ModelContract",
     "Phantom",
     "RecordsContract",

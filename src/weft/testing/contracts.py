@@ -1,4 +1,4 @@
-"""What every volume, sink, record store and model must do: inherit, give one object, run pytest.
+"""What every volume, sink, record store, model and launcher must do: inherit, give one object, run pytest.
 
 class TestMyVolume(VolumeContract):
     array = np.arange(...)                      # what the volume holds, [C, Z, Y, X]
@@ -8,17 +8,24 @@ class TestMyVolume(VolumeContract):
 from __future__ import annotations
 
 from abc import abstractmethod
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
+from weft.apps.execute import Execution
+from weft.apps.run import run
+from weft.engine.options import RunOptions
+from weft.errors import RequestError
 from weft.geometry.box import Box
 from weft.image.info import Geometry, OutputSpec
 from weft.image.protocols import Records, Sink, Volume
 from weft.model.protocols import ForwardSetting, Model
+from weft.stores import open_sink
 
 
 def _check(condition: object, what: str) -> None:
@@ -201,3 +208,43 @@ class ModelContract:
         _check(len(card.digest) == 64, "the digest is no sha256")
         _check(min(card.n_inputs, card.n_classes) >= 1, "a model without inputs or classes")
         _check(len(card.class_names) in (0, card.n_classes), "names for other classes")
+
+
+class LauncherContract:
+    """A launcher: a context with an executor of two workers."""
+
+    @abstractmethod
+    def make(self) -> AbstractContextManager[Executor]:
+        """The context."""
+
+    def test_calls_get_their_own_results(self) -> None:
+        """Twenty calls, handed over at once."""
+        with self.make() as executor:
+            futures = [executor.submit(pow, n, 2) for n in range(20)]
+            _check([f.result(60) for f in futures] == [n * n for n in range(20)], "results were mixed up")
+
+    def test_an_error_comes_back_as_it_was(self) -> None:
+        """Type and words; and the executor goes on."""
+        with self.make() as executor:
+            error = executor.submit(_fail, "nothing lies there").exception(60)
+            _check(isinstance(error, RequestError) and str(error) == "nothing lies there", f"{error!r} came back")
+            _check(executor.submit(pow, 3, 2).result(60) == 9, "no call after one that failed")
+
+    def test_parts_give_the_bits_of_one_process(self, tmp_path: Path) -> None:
+        """A run on it, in several parts, writes what a serial run writes."""
+        image = np.random.default_rng(0).integers(0, 255, (100, 40, 40), dtype=np.uint8)
+        source, results = str(tmp_path / "in.zarr"), []
+        zarr.create_array(source, shape=image.shape, chunks=(16, 40, 40), dtype="uint8")[:] = image
+        options = RunOptions(chunk="16,32,32", runtime="torch")
+        with self.make() as executor:
+            for name, where in (("serial", "serial"), ("parts", executor)):
+                execution = Execution(where, workers=2, num_parts=4 if name == "parts" else 0)
+                run(source, str(tmp_path / f"{name}.zarr"), "fake://blur?patch=16,16,16", options, execution=execution)
+                sink = open_sink(str(tmp_path / f"{name}.zarr"))
+                sink.open()
+                results.append(sink.read(Box.of(image.shape)))
+        _check(np.array_equal(results[0], results[1]), "parts wrote other voxels than one process")
+
+
+def _fail(text: str) -> None:
+    raise RequestError(text)

@@ -1,0 +1,96 @@
+"""What handing parts to workers costs; renews its table in RESULTS.md.
+
+Usage: python benchmarks/launch.py [--work bench-work] [--rounds 3] [--shape 2048,1024,1024]
+
+A null network, so that nothing hides the launcher. The floor are two serial runs side by side, each with one part of
+two and one core. Every way is measured from the start of the command to its end, start of workers included; rounds are
+interleaved, the order within a round is shuffled, and the table holds medians.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import zarr
+from results import keep
+
+N = 2
+WAYS = {
+    "two serial runs side by side": [],
+    "processes": ["--executor", "processes", "--workers", str(N)],
+    "processes, 16 parts": ["--executor", "processes", "--workers", str(N), "--num-parts", str(8 * N)],
+    "dask": ["--executor", "dask", "--workers", str(N)],
+}
+
+
+def make(work: Path, shape: tuple[int, ...]) -> Path:
+    """A volume of noise, written once."""
+    place = work / f"noise-{'x'.join(map(str, shape))}.zarr"
+    if not place.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        noise = np.random.default_rng(0).integers(0, 255, (128, *shape[1:]), dtype=np.uint8)
+        array = zarr.create_array(str(place), shape=shape, chunks=(128, 128, 128), dtype="uint8", compressors=None)
+        for z in range(0, shape[0], 128):
+            array[z : z + 128] = noise[: shape[0] - z]
+    return place
+
+
+def measure(way: str, volume: Path) -> tuple[float, int]:
+    """Seconds of one run, and the patches that it computed."""
+    output = volume.parent / "launch.zarr"
+    for path in (output, Path(f"{output}.weft")):
+        shutil.rmtree(path, ignore_errors=True)
+    base = [sys.executable, "-m", "weft", "run", str(volume), str(output), "--model", "fake://null"]
+    base += ["--runtime", "torch", "--quiet"]
+    start = time.perf_counter()
+    if WAYS[way]:
+        subprocess.run([*base, *WAYS[way]], check=True)
+    else:
+        parts = [["--num-parts", str(N), "--part-id", str(i)] for i in range(N)]
+        runs = [subprocess.Popen(["taskset", "-c", str(i), *base, *part]) for i, part in enumerate(parts)]
+        codes = [run.wait() for run in runs]
+        if any(codes):
+            raise SystemExit(f"{way} failed")
+    seconds = time.perf_counter() - start
+    report = json.loads((Path(f"{output}.weft") / "report.json").read_text())
+    return seconds, report["tally"]["n_patches"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shape", default="2048,1024,1024")
+    options = parser.parse_args()
+    if (os.cpu_count() or 1) < N:
+        raise SystemExit(f"this measurement needs {N} cores")
+    volume = make(options.work, tuple(map(int, options.shape.split(","))))
+    seen: dict[str, list[tuple[float, int]]] = {way: [] for way in WAYS}
+    for _ in range(options.rounds):
+        for way in random.sample([*WAYS], len(WAYS)):
+            seen[way].append(measure(way, volume))
+            print(way, seen[way][-1], flush=True)
+    middle = {way: statistics.median(s for s, _ in runs) for way, runs in seen.items()}
+    floor = middle[next(iter(WAYS))]
+    rows = [
+        f"| {way} | {middle[way]:.1f} | {middle[way] / floor:.3f} | "
+        f"{', '.join(f'{s:.1f}' for s, _ in runs)} | {runs[0][1]} |"
+        for way, runs in seen.items()
+    ]
+    head = ["| way | seconds | ratio | all rounds | patches computed |", "|---|---|---|---|---|"]
+    size = options.shape.replace(",", " x ")
+    keep("launch", f"Volume {size}, null network, {N} workers.\n\n" + "\n".join([*head, *rows]))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Every launcher keeps the contract, also one that another package brings."""
+
+from __future__ import annotations
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from weft.apps.execute import Execution
+from weft.errors import RequestError
+from weft.launch import executors, open_executor
+from weft.launch.executors import SerialExecutor
+from weft.testing import LauncherContract
+
+
+@contextmanager
+def opened(name):
+    with open_executor(name, 2) as (executor, _):
+        yield executor
+
+
+class TestSerial(LauncherContract):
+    def make(self):
+        return SerialExecutor()
+
+
+class TestProcesses(LauncherContract):
+    def make(self):
+        return opened("processes")
+
+
+class TestDask(LauncherContract):
+    def make(self):
+        return opened("dask")
+
+
+class TestThreads(LauncherContract):
+    def make(self):
+        return ThreadPoolExecutor(2)
+
+
+class TestPoolOfTheStandardLibrary(LauncherContract):
+    def make(self):
+        return ProcessPoolExecutor(2, multiprocessing.get_context("spawn"))
+
+
+class TestPlugin(LauncherContract):
+    @pytest.fixture(autouse=True)
+    def _install(self, monkeypatch):
+        entry = EntryPoint("threads", "concurrent.futures:ThreadPoolExecutor", "weft.launchers")
+        monkeypatch.setattr("weft.plugins.entry_points", lambda group: [entry] if group == entry.group else [])
+
+    def make(self):
+        return opened("threads")
+
+
+def test_two_claims_to_a_name_are_refused(monkeypatch):
+    entries = [EntryPoint("mine", f"{m}:X", "weft.launchers") for m in ("one", "other")]
+    monkeypatch.setattr("weft.plugins.entry_points", lambda group: entries)
+    with pytest.raises(RequestError, match="one:X and other:X both claim 'mine'"):
+        Execution("mine")
+
+
+def test_a_name_that_nobody_knows_is_refused():
+    with pytest.raises(RequestError, match="'cloud' is unknown; use auto, serial, processes, dask"):
+        Execution("cloud")
+    assert "cloud" not in executors.EXECUTORS
