@@ -95,7 +95,7 @@ def compute(
         else:
             parts = Parts(plan, sink, workers, emit)
             tasks = [parts.task(one.units) for one in shares]
-            emit(Event("note", f"{len(tasks)} parts on {workers.n} workers"))
+            emit(Event("note", f"{len(tasks)} parts on {workers.n} workers; weft status {sink.url} shows them"))
             for task, outcome in run_parts(executor, run_part, tasks, at_once, parts.tick, parts.split):
                 keep(task.share.index, outcome)
     return results, failures
