@@ -107,9 +107,8 @@ def execute(prepared: Prepared, sink: Sink, workers: Workers, execution: Executi
     n_bytes = build_levels(sink, ledger, plan, emit) if status == COMPLETE else 0
     outcome = (status, done, n_bytes, time.perf_counter() - started)
     report = _report(plan, sink, parts, outcome, workers.devices[0], execution.command)
-    report = replace(
-        report, failures={str(n): str(e) for n, e in failures.items()}, redone=redone(ledger, plan.columns)
-    )
+    told = {str(n): str(error) for n, error in failures.items()}
+    report = replace(report, failures=told, redone=redone(ledger, plan.columns))
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
     if not execution.prepare:
         ledger.put_report(name, report.to_dict())
@@ -117,14 +116,14 @@ def execute(prepared: Prepared, sink: Sink, workers: Workers, execution: Executi
         ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())
     emit(Event("done", status, report.to_dict()))
     if failures:
+        if len(failures) == 1 and workers.kind == "serial":
+            raise failures.popitem()[1]
         raise _failure(failures, len(parts))
     return report
 
 
-def _failure(failures: dict[int, Exception], n_complete: int) -> Exception:
-    """What to raise where parts failed: the error of the only part, or one that names them all."""
-    if len(failures) == 1 and not n_complete:
-        return next(iter(failures.values()))
+def _failure(failures: dict[int, Exception], n_complete: int) -> RunError:
+    """An error that names the parts that failed."""
     reasons: dict[str, list[int]] = {}
     for n, error in sorted(failures.items()):
         reasons.setdefault(str(error).splitlines()[0] if str(error) else type(error).__name__, []).append(n)

@@ -22,6 +22,7 @@ from weft.viewer import pictures
 from weft.viewer.seams import SeamCheck, check_seams
 
 WINDOW, WHOLE = 256, 1600
+REDONE_SHOWN = 5
 HISTOGRAM_VOXELS = 1 << 26
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 
@@ -71,7 +72,7 @@ def render(sink: Sink, plan: Plan, report: Mapping[str, Any]) -> str:
         f"<h1>{escape(sink.url)}</h1>",
         _facts(_headline(plan, report)),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
-        *(f"<p class=note>{escape(n)}</p>" for n in plan.notes),
+        *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
         "<h2>Pictures</h2>",
         *(_surface(sink, seen, plan) if plan.spec.layout == "plane" else _pictures(seen, plan)),
         f"<h2>{'Label sizes' if plan.finish.output == 'labels' else 'Histogram'}</h2>",
