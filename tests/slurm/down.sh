@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Stops what up.sh FOLDER started, by the numbers of its processes, and the tasks that still run.
+set -uo pipefail
+home=$(cd "$1" && pwd)
+export SLURM_CONF="$home/slurm.conf"
+scancel --user=root 2>/dev/null && sleep 0.5
+for daemon in slurmd slurmctld munged; do
+  [ -f "$home/run/$daemon.pid" ] || continue
+  pid=$(cat "$home/run/$daemon.pid")
+  kill "$pid" 2>/dev/null
+  for _ in $(seq 100); do
+    kill -0 "$pid" 2>/dev/null || break
+    sleep 0.1
+  done
+done
+exit 0
