@@ -62,10 +62,13 @@ def slurm(
         print(slurm_jobs.printed(steps, scripts, slurmoptions.log_dir), end="")
         return
     ids = slurm_jobs.submit(scripts, slurmoptions.log_dir)
-    for step, job in zip(steps, ids, strict=True):
-        print(f"{step.name}: job {job}" + f", {step.n_parts} tasks" * bool(step.n_parts), flush=True)
-    if wait:
-        _follow(command, dict(zip(ids, steps, strict=True)), slurmoptions, quiet)
+    try:
+        for step, job in zip(steps, ids, strict=True):
+            print(f"{step.name}: job {job}" + f", {step.n_parts} tasks" * bool(step.n_parts), flush=True)
+        if wait:
+            _follow(command, dict(zip(ids, steps, strict=True)), slurmoptions, quiet)
+    except KeyboardInterrupt as error:
+        raise RunError(f"the jobs go on without this command. To end them: scancel {' '.join(ids)}") from error
 
 
 def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, quiet: bool) -> None:
@@ -83,16 +86,13 @@ def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, q
         done, total = _slabs(output) if output else (ended, len(states))
         listen(Event("progress", "slabs" if output else "tasks", {"n_done": done, "n_slabs": total}))
 
-    try:
-        with Listener(quiet) as listen:
-            states = slurm_jobs.follow(tasks, tick)
-    except KeyboardInterrupt as error:
-        raise RunError(f"the jobs go on without this command. To end them: scancel {' '.join(jobs)}") from error
+    with Listener(quiet) as listen:
+        states = slurm_jobs.follow(tasks, tick)
     failed = [f"{tasks[t]} (job {t}) {s}" for t, s in states.items() if s != slurm_jobs.COMPLETED]
     if failed:
         more = f" and {len(failed) - 6} more" if len(failed) > 6 else ""
         raise RunError(
-            f"{len(failed)} of {len(states)} tasks did not complete: {', '.join(failed[:6])}{more}.",
+            f"{len(failed)} of {len(states)} tasks did not complete: {', '.join(failed[:6])}{more}.\n"
             f"What they said is in {options.log_dir}. Submit the same command again: finished slabs are kept.",
         )
     done, total = _slabs(output)

@@ -97,7 +97,7 @@ def submit(scripts: Sequence[str], log_dir: str) -> list[str]:
             after = AFTER.format(ids[-1]).split() if ids else []
             ids.append(call(["sbatch", "--parsable", *after], one).strip().partition(";")[0])
             Path(log_dir).mkdir(parents=True, exist_ok=True)
-    except WeftError:
+    except (WeftError, KeyboardInterrupt):
         if ids:
             call(["scancel", *ids])
         raise
@@ -145,14 +145,16 @@ def _listed(jobs: set[str]) -> dict[str, str]:
 
 
 def _state(task: str, listed: Mapping[str, str], before: str) -> str:
-    """What is known of a task: a job that SLURM has forgotten ended as it was last seen to end, or nobody knows how.
+    """What is known of a task.
 
-    >>> _state("7_1", {"7_[0-3]": "CANCELLED"}, "PENDING"), _state("7", {}, "COMPLETED"), _state("7", {}, "RUNNING")
+    SLURM keeps no record of an array's task that was cancelled before it began, nor of a job that ended long ago.
+
+    >>> _state("7_1", {"7_0": "RUNNING"}, "PENDING"), _state("7", {}, "COMPLETED"), _state("7", {}, "RUNNING")
     ('CANCELLED', 'COMPLETED', 'UNKNOWN')
     """
-    if task in listed:
-        return listed[task]
-    if before in ENDED:
-        return before
+    if task in listed or before in ENDED:
+        return listed.get(task, before)
     job = task.partition("_")[0]
-    return next((state for name, state in listed.items() if name == job or name.startswith(f"{job}_[")), UNKNOWN)
+    siblings = {name: state for name, state in listed.items() if name.partition("_")[0] == job}
+    together = next((state for name, state in siblings.items() if name == job or "[" in name), "")
+    return together or ("CANCELLED" if siblings and before == PENDING else UNKNOWN)
