@@ -40,7 +40,7 @@ def container(tmp_path):
     weft.write_text(f'#!/bin/sh\nexec {sys.executable} -m weft "$@"\n')
     weft.chmod(0o755)
 
-    def start(spec: Mapping[str, Any], env: Mapping[str, str] = {}) -> subprocess.Popen[str]:  # noqa: B006
+    def start(spec: Mapping[str, Any], env: Mapping[str, str] = {}) -> subprocess.Popen[str]:
         variables = {**env, **{v["name"]: expanded(v["value"], env) for v in spec["env"]}}
         words = [*spec["command"], *(expanded(word, variables) for word in spec.get("args", []))]
         if "source" in spec:
@@ -175,10 +175,8 @@ def test_argo_has_everything_that_the_reference_has(weft, shared):
         assert spec[key] == theirs[key]
     assert spec["entrypoint"] == spec["templates"][0]["name"]
     ours = set(paths(made))
-    renamed = {"ink-detection-entrypoint": "weft-ink-run-entrypoint"}
     for path in paths(example):
-        for old, new in renamed.items():
-            path = path.replace(f"[{old}]", f"[{new}]")
+        path = path.replace("[ink-detection-entrypoint]", "[weft-ink-run-entrypoint]")  # noqa: PLW2901
         one_of = [path.replace("[run-ink-detection]", f"[{step}]") for step in ("infer", "reduce")]
         assert ours.intersection(one_of), path
     by_name = {t["name"]: t for t in spec["templates"]}
@@ -191,7 +189,7 @@ def test_argo_has_everything_that_the_reference_has(weft, shared):
     assert by_name["reduce"]["outputs"] == container["outputs"]
 
 
-def run_workflow(manifest: Mapping[str, Any], start, changes: Mapping[str, str] = {}) -> dict[str, str]:  # noqa: B006
+def run_workflow(manifest: Mapping[str, Any], start, changes: Mapping[str, str] = {}) -> dict[str, str]:
     """Run the steps of a manifest in their order, one pod at a time; the outputs of the workflow."""
     spec = manifest["spec"]
     templates = {t["name"]: t for t in spec["templates"]}
@@ -220,7 +218,9 @@ def run_workflow(manifest: Mapping[str, Any], start, changes: Mapping[str, str] 
             for output in template.get("outputs", {}).get("parameters", []):
                 text = Path(output["valueFrom"]["path"]).read_text()
                 known[f"steps.{step['name']}.outputs.parameters.{output['name']}"] = text
-    inputs = {p["name"]: known[f"workflow.parameters.{p['name']}"] for p in entry.get("inputs", {}).get("parameters", [])}
+    inputs = {
+        p["name"]: known[f"workflow.parameters.{p['name']}"] for p in entry.get("inputs", {}).get("parameters", [])
+    }
     found = {}
     for output in entry["outputs"]["parameters"]:
         source = output["valueFrom"]
@@ -269,7 +269,9 @@ def test_the_steps_of_any_command_write_its_output(weft, volume, container, tmp_
 def test_kubectl_gets_the_manifest_and_its_words_are_passed_on(weft, tmp_path):
     fake = tmp_path / "bin/kubectl"
     fake.parent.mkdir()
-    fake.write_text('#!/bin/sh\ncat > got.yaml; echo "$@"; if [ -e no ]; then echo "error: no such place" >&2; exit 1; fi')
+    fake.write_text(
+        '#!/bin/sh\ncat > got.yaml; echo "$@"; if [ -e no ]; then echo "error: no such place" >&2; exit 1; fi'
+    )
     fake.chmod(0o755)
     env = {"PATH": f"{fake.parent}:/usr/bin:/bin"}
     words = ["--name", "n", *IMAGE, "--", "blend", "s3://b/parts", "s3://b/m.zarr"]

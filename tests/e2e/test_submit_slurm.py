@@ -128,10 +128,10 @@ def test_ink_in_three_parts_gives_the_picture_of_one_run(weft, slurm, begin, tmp
 
 
 def test_odd_names_survive_and_the_printed_scripts_submit_themselves(weft, slurm, tmp_path, image):
-    odd = tmp_path / "it's a $HOME \"folder\" `x`"
+    odd = tmp_path / 'it\'s a $HOME "folder" `x`'
     odd.mkdir()
     zarr.create_array(str(odd / "in $1 \\ é.zarr"), shape=image.shape, chunks=image.shape, dtype="uint8")[:] = image
-    command = ["run", "in $1 \\ é.zarr", "o'$(x) \"y\".zarr", "--model", "fake://null?patch=24,24,24"]
+    command = ["run", "in $1 \\ é.zarr", 'o\'$(x) "y".zarr', "--model", "fake://null?patch=24,24,24"]
     command = [sys.executable, "-m", "weft", "submit", "slurm", "--num-parts", "1", "--dry-run", "--", *command]
     env = {**os.environ, **slurm}
     printed = subprocess.run(command, cwd=odd, env=env, check=True, capture_output=True, text=True).stdout
@@ -139,7 +139,7 @@ def test_odd_names_survive_and_the_printed_scripts_submit_themselves(weft, slurm
     last = re.search(r"reduce: job (\d+)", told.stdout)[1]
     until(lambda: state(slurm, last) in ("COMPLETED", "FAILED", "CANCELLED"))
     assert state(slurm, last) == "COMPLETED", [p.read_text() for p in (odd / "weft-logs").iterdir()]
-    weft("verify", odd / "o'$(x) \"y\".zarr")
+    weft("verify", odd / 'o\'$(x) "y".zarr')
 
 
 def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_the_jobs(weft, slurm, begin, volume):

@@ -93,7 +93,7 @@ def read(words: Sequence[str]) -> Command:
     context = command.make_context(name, rest)
     if check := getattr(command.callback, "options_of", None):
         check(context.params)
-    given = {}
+    given: dict[str, Given] = {}
     for parameter in command.params:
         source = context.get_parameter_source(parameter.name)
         if source is not None and source.name in GIVEN:
@@ -107,7 +107,7 @@ def _find(words: Sequence[str]) -> tuple[str, Any, list[str]]:
     from weft.cli.app import app
 
     command: Any = typer.main.get_command(app)
-    names, rest = [], [*words]
+    names, rest = list[str](), [*words]
     while hasattr(command, "commands"):
         if not rest or rest[0] not in command.commands:
             raise RequestError(f"COMMAND: weft has no command {' '.join([*names, *rest[:1]])!r}; see weft --help")
@@ -121,6 +121,4 @@ def _given(parameter: Any, value: Any, asked: bool) -> Given:
     flag, text = names[0], str(value)
     if isinstance(value, bool):
         flag, text = flag if value else next(iter(parameter.secondary_opts), ""), ""
-    return Given(
-        parameter.name, flag, text, getattr(parameter, "help", None) or "", str(parameter.envvar or ""), asked
-    )
+    return Given(parameter.name, flag, text, getattr(parameter, "help", None) or "", str(parameter.envvar or ""), asked)

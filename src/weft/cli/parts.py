@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from weft.apps.ink.names import prepared_at
-from weft.apps.ink.options import InkPartOptions, LayerOptions
+from weft.apps.ink.options import InkPartOptions, LayerOptions, PictureOptions
 from weft.cli.command import Command, Given, knows, line
 from weft.errors import RequestError
 from weft.launch.steps import PART, Step
@@ -52,7 +52,9 @@ def ready(command: Command, n_parts: int) -> tuple[Command, int]:
     if command.name == "pipeline" and "compat" in given:
         problems.append("COMMAND: --compat runs the stages one by one; submit weft predict, blend and finalize")
     if "overwrite" in given and command.name not in PREPARED:
-        problems.append(f"COMMAND: --overwrite would delete what other parts wrote; delete the output of {command.name}")
+        problems.append(
+            f"COMMAND: --overwrite would delete what other parts wrote; delete the output of {command.name}"
+        )
     if command.name.startswith("ink"):
         given = _placed(given)
         problems += _ink_problems(command.name, given)
@@ -84,10 +86,9 @@ def _ink_problems(name: str, given: Mapping[str, Given]) -> list[str]:
     problems = []
     if not {"s3_path", "surface_volume_zarr"} & set(given):
         problems.append("COMMAND: S3_PATH is missing: set it, or give the segment as INPUT")
-    picture = given.get("output_path")
-    direct = picture is not None and picture.value.endswith(".zarr")
+    picture = PictureOptions(output_path=given["output_path"].value if "output_path" in given else "")
     prepared = "surface_volume_zarr" in given or not prepares(name, given)
-    if "zarr_output_dir" not in given and not (direct and prepared):
+    if "zarr_output_dir" not in given and not (_is_zarr(picture.output_path) and prepared):
         problems.append(SHARED_DIR)
     return problems
 
@@ -126,6 +127,8 @@ def steps_of(command: Command, n_parts: int, number: str = "", surface: tuple[st
 
     Parameters
     ----------
+    command, n_parts
+        What is divided, and into how many parts.
     number
         How ``n_parts`` is written; default: as a number.
     surface

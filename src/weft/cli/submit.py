@@ -75,7 +75,7 @@ def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, q
     """Wait for jobs and show how far they are."""
     from weft.cli.progress import Listener
 
-    tasks = {}
+    tasks: dict[str, str] = {}
     for job, step in jobs.items():
         several = {f"{job}_{n}": f"{step.name} {n}" for n in range(step.n_parts)}
         tasks |= several or {job: step.name}

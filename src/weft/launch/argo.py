@@ -133,7 +133,7 @@ def _inputs(body: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _look(flow: Flow, options: PodOptions) -> dict[str, Any]:
-    """The step before all others: can the model be opened?"""
+    """The step before all others, which fails where the model cannot be opened."""
     line, variables = flow.look
     body = {
         "image": options.image,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -121,12 +122,8 @@ def as_yaml(manifest: Mapping[str, Any]) -> str:
     """A manifest as text."""
     import yaml
 
-    class Plain(yaml.SafeDumper):
-        def ignore_aliases(self, data: Any) -> bool:
-            """Write what occurs twice, twice."""
-            return True
-
-    return str(yaml.dump(manifest, Dumper=Plain, sort_keys=False, width=110, allow_unicode=True))
+    apart = json.loads(json.dumps(manifest))  # what occurs twice is written twice, not referred to
+    return str(yaml.safe_dump(apart, sort_keys=False, width=110, allow_unicode=True))
 
 
 def apply(text: str) -> str:

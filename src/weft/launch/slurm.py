@@ -115,6 +115,8 @@ def follow(
         Ids (``7``, ``8_0``) and what they are called.
     tick
         Told of the states after every look.
+    every_s
+        Seconds between looks.
 
     Raises
     ------

@@ -34,10 +34,10 @@ class Step:
     n_parts: int = 0
 
     def shell(self, part: str = "", program: Sequence[str] = ("weft",)) -> str:
-        """The step as a line of shell; ``part`` is put in as it is.
+        r"""The step as a line of shell; ``part`` is put in as it is.
 
         >>> Step("parts", ("run", "a b.zarr", "--part-id", PART), 2).shell('"$I"')
-        "weft run 'a b.zarr' --part-id \\"$I\\""
+        "weft run 'a b.zarr' --part-id \"$I\""
         """
         return " ".join(part if w == PART else shlex.quote(w) for w in (*program, *self.arguments))
 
