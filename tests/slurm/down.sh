@@ -4,13 +4,16 @@ set -uo pipefail
 home=$(cd "$1" && pwd)
 export SLURM_CONF="$home/slurm.conf"
 scancel --user=root 2>/dev/null && sleep 0.5
-for daemon in slurmd slurmctld munged; do
-  [ -f "$home/run/$daemon.pid" ] || continue
-  pid=$(cat "$home/run/$daemon.pid")
-  kill "$pid" 2>/dev/null
-  for _ in $(seq 100); do
-    kill -0 "$pid" 2>/dev/null || break
-    sleep 0.1
+for daemons in "slurmctld slurmd" munged; do
+  pids=$(for daemon in $daemons; do cat "$home/run/$daemon.pid" 2>/dev/null; done)
+  [ -n "$pids" ] || continue
+  # shellcheck disable=SC2086
+  kill $pids 2>/dev/null
+  for pid in $pids; do
+    for _ in $(seq 100); do
+      kill -0 "$pid" 2>/dev/null || break
+      sleep 0.1
+    done
   done
 done
 exit 0

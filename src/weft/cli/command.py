@@ -26,8 +26,8 @@ class Given:
         "--output-path"; "" for a positional word.
     value
         "" for a switch.
-    help, env
-        Its help line; the environment variable that may stand for it.
+    help
+        Its help line.
     asked
         Whether it stands on the command line.
     """
@@ -36,7 +36,6 @@ class Given:
     flag: str
     value: str
     help: str = ""
-    env: str = ""
     asked: bool = True
 
     def words(self) -> tuple[str, ...]:
@@ -75,7 +74,7 @@ def knows(name: str) -> set[str]:
     return {p.name for p in _find(name.split())[1].params}
 
 
-def read(words: Sequence[str]) -> Command:
+def read(words: list[str]) -> Command:
     """Read COMMAND; nothing of it is run.
 
     Raises
@@ -86,7 +85,7 @@ def read(words: Sequence[str]) -> Command:
     """
     from weft.cli.ink import with_step
 
-    words = with_step(list(words[1:] if words[:1] == ("weft",) else words))
+    words = with_step(list(words[1:] if words[:1] == ["weft"] else words))
     if not words:
         raise RequestError("COMMAND is missing: write it after --, for example -- run INPUT OUTPUT --model M")
     name, command, rest = _find(words)
@@ -121,4 +120,4 @@ def _given(parameter: Any, value: Any, asked: bool) -> Given:
     flag, text = names[0], str(value)
     if isinstance(value, bool):
         flag, text = flag if value else next(iter(parameter.secondary_opts), ""), ""
-    return Given(parameter.name, flag, text, getattr(parameter, "help", None) or "", str(parameter.envvar or ""), asked)
+    return Given(parameter.name, flag, text, getattr(parameter, "help", None) or "", asked)

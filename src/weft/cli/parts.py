@@ -21,6 +21,7 @@ NEEDED = {
 }
 PREPARED = ("run", "predict", "pipeline", "ink run")
 OUTPUT = {"run": "target", "predict": "output_dir", "pipeline": "output"}
+LEAST_PARTS_OF_INK = 2  # one part is no part: weft ink infer makes the picture at once
 WHOLE = ("run", "pipeline")  # their OUTPUT must be complete in the end
 SET_HERE = {"part_id": "--part-id", "executor": "--executor", "prepare": "--prepare"}
 UNDIVIDED = {
@@ -62,7 +63,7 @@ def ready(command: Command, n_parts: int) -> tuple[Command, int]:
     problems += [f"COMMAND: {label} is missing" for name, label in needed.items() if name not in given]
     if "num_parts" in given:
         n_parts = int(given["num_parts"].value)
-    if n_parts < (2 if command.name.startswith("ink") else 1):
+    if n_parts < (LEAST_PARTS_OF_INK if command.name.startswith("ink") else 1):
         problems.append(f"--num-parts {n_parts} divides nothing")
     if problems:
         raise RequestError(*problems[:3])

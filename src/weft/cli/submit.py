@@ -15,7 +15,7 @@ from weft.apps.ink.picture import RESULT_NOTE
 from weft.apps.ink.prepare import PATH_NOTE
 from weft.cli.command import Command, read
 from weft.cli.flags import with_options
-from weft.cli.parts import WHOLE, output_of, prepares, ready, steps_of, surface_of
+from weft.cli.parts import LEAST_PARTS_OF_INK, WHOLE, output_of, prepares, ready, steps_of, surface_of
 from weft.cli.show import Quiet, Verbose
 from weft.engine.events import Event
 from weft.errors import IncompleteError, RequestError, RunError, WeftError
@@ -53,7 +53,7 @@ def slurm(
     slurmoptions: Any = None,
 ) -> None:
     """Array job for SLURM. Submit the same command again to continue: finished slabs are kept."""
-    command, n_parts = ready(read(tuple(words)), slurmoptions.num_parts)
+    command, n_parts = ready(read(words), slurmoptions.num_parts)
     surface = (surface_of(command),) * 2 if prepares(command.name, command.given) else ("", "")
     steps = steps_of(command, n_parts, surface=surface)
     program = ("weft",) if slurmoptions.setup else (sys.executable, "-m", "weft")
@@ -88,15 +88,17 @@ def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, q
 
     with Listener(quiet) as listen:
         states = slurm_jobs.follow(tasks, tick)
-    failed = [f"{tasks[t]} (job {t}) {s}" for t, s in states.items() if s != slurm_jobs.COMPLETED]
+    done, total = _slabs(output)
+    whole = 0 < total == done
+    forgiven = {slurm_jobs.COMPLETED} | ({slurm_jobs.UNKNOWN} if whole else set())
+    failed = [f"{tasks[t]} (job {t}) {s}" for t, s in states.items() if s not in forgiven]
     if failed:
         more = f" and {len(failed) - 6} more" if len(failed) > 6 else ""
         raise RunError(
             f"{len(failed)} of {len(states)} tasks did not complete: {', '.join(failed[:6])}{more}.\n"
-            f"What they said is in {options.log_dir}. Submit the same command again: finished slabs are kept.",
+            f"What they said is in {options.log_dir}. Submit the same command again: finished slabs are kept."
         )
-    done, total = _slabs(output)
-    if command.name in WHOLE and (done < total or not total):
+    if command.name in WHOLE and not whole:
         raise IncompleteError(f"{output}: {done} of {total} slabs are there, although all tasks completed")
     print(f"complete: {output or f'{len(states)} tasks'}")
 
@@ -116,7 +118,7 @@ def kubernetes(
     words: Words, dry_run: DryRun = False, verbose: Verbose = False, podoptions: Any = None, joboptions: Any = None
 ) -> None:
     """Indexed Job for Kubernetes, a pod a part."""
-    command, n_parts = ready(read(tuple(words)), podoptions.num_parts)
+    command, n_parts = ready(read(words), podoptions.num_parts)
     if command.name == "ink run":
         raise RequestError(
             "weft ink run has steps that follow each other, which a Job has not: weft submit argo, "
@@ -144,7 +146,7 @@ def argo(
     podoptions: Any = None,
 ) -> None:
     """WorkflowTemplate for Argo: look at the model, prepare, a pod a part, reduce."""
-    command, n_parts = ready(read(tuple(words)), podoptions.num_parts)
+    command, n_parts = ready(read(words), podoptions.num_parts)
     if braces := [g.value for g in command.given.values() if "{{" in g.value]:
         raise RequestError(f"COMMAND: {braces[0]!r} would be read as a variable by Argo")
     _warn(command, podoptions)
@@ -159,7 +161,8 @@ def _flow(name: str, command: Command, n_parts: int) -> Flow:
     names = {n: (g.flag.removeprefix("--") or n).replace("_", "-") for n, g in given.items() if g.value}
     names = {n: label for n, label in names.items() if n not in HERE}
     parameters = [Parameter(label, given[n].value, given[n].help) for n, label in names.items()]
-    parameters.append(Parameter(NUM_PARTS, str(n_parts), "Parts that the work is divided into; a part is a pod."))
+    least = LEAST_PARTS_OF_INK if ink else 1
+    parameters.append(Parameter(NUM_PARTS, str(n_parts), f"Parts that the work is divided into, {least} or more."))
     told = command.with_values({n: taken(label) for n, label in names.items()})
     variables = {env: taken(names[n]) for n, env in INK_VARIABLES.items() if n in names} if ink else {}
     bare = Command(command.name, {n: g for n, g in told.given.items() if not (ink and n in INK_VARIABLES)})

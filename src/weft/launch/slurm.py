@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import shlex
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from weft.engine.options import option
 from weft.errors import RequestError, RunError, WeftError
-from weft.launch.steps import Step, call
+from weft.launch.steps import Step, call, require
 
-COMPLETED, PENDING, UNKNOWN = "COMPLETED", "PENDING", "UNKNOWN"
-ENDED = {COMPLETED, "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
-ENDED |= {"PREEMPTED", UNKNOWN}
-EVERY_S, PATIENCE = 3.0, 20
+COMPLETED, PENDING, CANCELLED = "COMPLETED", "PENDING", "CANCELLED"
+UNKNOWN = "UNKNOWN"  # SLURM has forgotten the job
+ENDED = {COMPLETED, CANCELLED, UNKNOWN, "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "BOOT_FAIL", "DEADLINE"}
+ENDED.add("PREEMPTED")
+LEAST_S, MOST_S, SHARE = 2.0, 30.0, 0.02  # of a wait until now, between two looks
+PATIENCE = 20  # looks without an answer
 AFTER = "--dependency=afterok:{} --kill-on-invalid-dep=yes"
 TASK = '"$SLURM_ARRAY_TASK_ID"'
 NAME = re.compile(r"[\w.-]+")
@@ -39,9 +41,9 @@ class SlurmOptions:
     setup: str = option("", "Shell line before weft, such as 'source venv/bin/activate'; default: this very Python.")
 
     def __post_init__(self) -> None:
-        numbers = {"num-parts": (self.num_parts, 1), "cpus": (self.cpus, 0), "gpus": (self.gpus, 0)}
-        numbers["at-once"] = (self.at_once, 0)
-        problems = [f"--{k} {n} is below {least}" for k, (n, least) in numbers.items() if n < least]
+        least = {"num_parts": 1, "cpus": 0, "gpus": 0, "at_once": 0}
+        given = {name: getattr(self, name) for name in least}
+        problems = [f"--{k.replace('_', '-')} {n} is below {least[k]}" for k, n in given.items() if n < least[k]]
         if not NAME.fullmatch(self.name):
             problems.append(f"--name {self.name!r} is no name for a job; use letters, digits, - and _")
         if not self.log_dir:
@@ -68,7 +70,7 @@ def script(step: Step, options: SlurmOptions, folder: str, program: Sequence[str
     }
     lines = ["#!/bin/bash", "#SBATCH --requeue"]
     lines += [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in wanted.items() if value]
-    lines += [options.setup] if options.setup else []
+    lines += ["set -e", options.setup] if options.setup else []
     return "\n".join([*lines, f"exec {step.shell(TASK, program)}", ""])
 
 
@@ -91,12 +93,13 @@ def submit(scripts: Sequence[str], log_dir: str) -> list[str]:
     RequestError, RunError
         If sbatch is missing or refuses; what was submitted before is cancelled.
     """
+    require("sbatch")
+    Path(log_dir).mkdir(parents=True, exist_ok=True)
     ids: list[str] = []
     try:
         for one in scripts:
             after = AFTER.format(ids[-1]).split() if ids else []
             ids.append(call(["sbatch", "--parsable", *after], one).strip().partition(";")[0])
-            Path(log_dir).mkdir(parents=True, exist_ok=True)
     except (WeftError, KeyboardInterrupt):
         if ids:
             call(["scancel", *ids])
@@ -104,19 +107,15 @@ def submit(scripts: Sequence[str], log_dir: str) -> list[str]:
     return ids
 
 
-def follow(
-    tasks: Mapping[str, str], tick: Callable[[Mapping[str, str]], None], every_s: float = EVERY_S
-) -> dict[str, str]:
+def follow(tasks: Iterable[str], tick: Callable[[Mapping[str, str]], None]) -> dict[str, str]:
     """Wait until all tasks have ended; their states. A task that is requeued is pending again.
 
     Parameters
     ----------
     tasks
-        Ids (``7``, ``8_0``) and what they are called.
+        Their ids: ``7``, ``8_0``.
     tick
         Told of the states after every look.
-    every_s
-        Seconds between looks.
 
     Raises
     ------
@@ -124,11 +123,12 @@ def follow(
         If SLURM does not answer any more.
     """
     states = dict.fromkeys(tasks, PENDING)
-    failures = 0
-    while any(s not in ENDED for s in states.values()):
-        time.sleep(every_s)
+    jobs = sorted({t.partition("_")[0] for t in states})
+    begun, failures = time.monotonic(), 0
+    while not ENDED.issuperset(states.values()):
+        time.sleep(min(MOST_S, max(LEAST_S, SHARE * (time.monotonic() - begun))))
         try:
-            listed = _listed({t.partition("_")[0] for t in tasks})
+            listed = _listed(jobs)
             failures = 0
         except RunError:
             failures += 1
@@ -140,9 +140,14 @@ def follow(
     return states
 
 
-def _listed(jobs: set[str]) -> dict[str, str]:
+def _listed(jobs: Sequence[str]) -> dict[str, str]:
     """States by task, as SLURM lists them now."""
-    lines = call(["squeue", "-h", "-r", "-t", "all", "-j", ",".join(sorted(jobs)), "-o", "%i %T"]).splitlines()
+    try:
+        lines = call(["squeue", "-h", "-r", "-t", "all", "-j", ",".join(jobs), "-o", "%i %T"]).splitlines()
+    except RunError as error:
+        if "Invalid job id" in str(error):  # all of them ended long ago
+            return {}
+        raise
     return dict(line.split(maxsplit=1) for line in lines)
 
 
@@ -159,4 +164,4 @@ def _state(task: str, listed: Mapping[str, str], before: str) -> str:
     job = task.partition("_")[0]
     siblings = {name: state for name, state in listed.items() if name.partition("_")[0] == job}
     together = next((state for name, state in siblings.items() if name == job or "[" in name), "")
-    return together or ("CANCELLED" if siblings and before == PENDING else UNKNOWN)
+    return together or (CANCELLED if siblings and before == PENDING else UNKNOWN)

@@ -34,12 +34,24 @@ class Step:
     n_parts: int = 0
 
     def shell(self, part: str = "", program: Sequence[str] = ("weft",)) -> str:
-        r"""The step as a line of shell; ``part`` is put in as it is.
+        """The step as a line of shell; ``part`` is put in as it is.
 
-        >>> Step("parts", ("run", "a b.zarr", "--part-id", PART), 2).shell('"$I"')
-        "weft run 'a b.zarr' --part-id \"$I\""
+        >>> print(Step("parts", ("run", "a b.zarr", "--part-id", PART), 2).shell('"$I"'))
+        weft run 'a b.zarr' --part-id "$I"
         """
         return " ".join(part if w == PART else shlex.quote(w) for w in (*program, *self.arguments))
+
+
+def require(program: str) -> None:
+    """Refuse to go on without a program of a scheduler.
+
+    Raises
+    ------
+    RequestError
+        If it is not installed.
+    """
+    if not shutil.which(program):
+        raise RequestError(f"{program} is not on this machine; --dry-run prints what it would be given")
 
 
 def call(words: Sequence[str], text: str = "") -> str:
@@ -52,8 +64,7 @@ def call(words: Sequence[str], text: str = "") -> str:
     RunError
         If it refuses, in its own words.
     """
-    if not shutil.which(words[0]):
-        raise RequestError(f"{words[0]} is not on this machine; --dry-run prints what it would be given")
+    require(words[0])
     done = subprocess.run([*words], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
         said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]

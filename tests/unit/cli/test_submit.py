@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from weft.apps.scroll.options import PartOptions
 from weft.cli.app import execute
 from weft.cli.command import read
 from weft.cli.parts import ready, steps_of, surface_of
@@ -23,7 +24,7 @@ def no_environment(monkeypatch):
 
 
 def steps(*words: str, n_parts: int = 4) -> dict[str, tuple[str, ...]]:
-    return {s.name: s.arguments for s in steps_of(*ready(read(words), n_parts))}
+    return {s.name: s.arguments for s in steps_of(*ready(read([*words]), n_parts))}
 
 
 def test_steps_of_a_run():
@@ -40,6 +41,9 @@ def test_steps_of_a_run():
 
 
 def test_steps_of_the_stages():
+    PartOptions(num_parts=4, overwrite=True, prepare=True)
+    with pytest.raises(RequestError):
+        PartOptions(num_parts=4, overwrite=True)
     made = steps("predict", "--output-dir", "p", "--model-path", "m", "--input-dir", "v", "--overwrite")
     assert [*made] == ["prepare", "parts"]
     assert made["prepare"][-4:] == ("--num-parts", "4", "--overwrite", "--prepare")
