@@ -107,7 +107,10 @@ def test_the_job_of_every_command_is_valid(weft, tmp_path):
     assert job["metadata"]["name"] == "night-run"
     done = weft("submit", "kubernetes", *IMAGE, "--claim", "d=/dat", "--dry-run", "--", *commands[0])
     assert "warning: OUTPUT /data/out.zarr is on the disk of each pod" in done.stderr
-    assert "# Run before the job: weft run /data/in.zarr /data/out.zarr --model 'fake://blur?" in done.stdout
+    assert (
+        "# Best run before the job, on a machine like its pods: weft run /data/in.zarr /data/out.zarr --model 'fake://blur?"
+        in done.stdout
+    )
     assert done.stdout.splitlines()[0].endswith(" --prepare")
 
 
@@ -118,7 +121,9 @@ def test_an_emulated_kubelet_runs_every_index_and_one_twice(weft, volume, contai
     printed_by = weft("submit", "kubernetes", *IMAGE, "--num-parts", 3, "--dry-run", "--", *run, f"{BLUR}&delay=25")
     job = yaml.safe_load(printed_by.stdout)
     spec = job["spec"]["template"]["spec"]["containers"][0]
-    before = re.search(r"^# Run before the job: weft (.*)$", printed_by.stdout, re.M)[1]
+    before = re.search(r"^# Best run before the job, on a machine like its pods: weft (.*)$", printed_by.stdout, re.M)[
+        1
+    ]
     subprocess.run(["sh", "-c", f"exec {sys.executable} -m weft {before}"], cwd=tmp_path, check=True)
     records = tmp_path / "o $(HOME) $x.zarr.weft/slabs"
     indexes = [*range(job["spec"]["completions"])]

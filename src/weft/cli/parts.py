@@ -19,7 +19,7 @@ NEEDED = {
     "ink run": {"model": "MODEL", "start_layer": "START_LAYER", "end_layer": "END_LAYER"},
     "ink infer": {"model": "MODEL", "start_layer": "START_LAYER", "end_layer": "END_LAYER"},
 }
-PREPARED = ("run", "predict", "pipeline", "ink run")
+PREPARED = ("run", "predict", "pipeline")
 OUTPUT = {"run": "target", "predict": "output_dir", "pipeline": "output"}
 LEAST_PARTS_OF_INK = 2  # one part is no part: weft ink infer makes the picture at once
 WHOLE = ("run", "pipeline")  # their OUTPUT must be complete in the end
@@ -52,14 +52,12 @@ def ready(command: Command, n_parts: int) -> tuple[Command, int]:
     given.pop("hf_token", None)  # stays in the environment
     if command.name == "pipeline" and "compat" in given:
         problems.append("COMMAND: --compat runs the stages one by one; submit weft predict, blend and finalize")
-    if "overwrite" in given and command.name not in PREPARED:
-        problems.append(
-            f"COMMAND: --overwrite would delete what other parts wrote; delete the output of {command.name}"
-        )
     if command.name.startswith("ink"):
         given = _placed(given)
         problems += _ink_problems(command.name, given)
-    needed = {} if "plan" in given else NEEDED[command.name]
+    if "overwrite" in given and not (command.name in PREPARED or prepares(command.name, given)):
+        problems.append("COMMAND: --overwrite would delete what other parts wrote; delete the old output yourself")
+    needed = {"source": "OUTPUT"} if "plan" in given else NEEDED[command.name]
     problems += [f"COMMAND: {label} is missing" for name, label in needed.items() if name not in given]
     if "num_parts" in given:
         n_parts = int(given["num_parts"].value)

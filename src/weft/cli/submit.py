@@ -17,7 +17,7 @@ from weft.cli.command import Command, read
 from weft.cli.flags import with_options
 from weft.cli.parts import LEAST_PARTS_OF_INK, WHOLE, output_of, prepares, ready, steps_of, surface_of
 from weft.cli.show import Quiet, Verbose
-from weft.engine.events import Event
+from weft.engine.events import Emit, Event
 from weft.errors import IncompleteError, RequestError, RunError, WeftError
 from weft.launch import slurm as slurm_jobs
 from weft.launch.argo import NUM_PARTS, Flow, Parameter, taken, workflow_template
@@ -53,6 +53,8 @@ def slurm(
     slurmoptions: Any = None,
 ) -> None:
     """Array job for SLURM. Submit the same command again to continue: finished slabs are kept."""
+    from weft.cli.progress import Listener
+
     command, n_parts = ready(read(words), slurmoptions.num_parts)
     surface = (surface_of(command),) * 2 if prepares(command.name, command.given) else ("", "")
     steps = steps_of(command, n_parts, surface=surface)
@@ -66,15 +68,14 @@ def slurm(
         for step, job in zip(steps, ids, strict=True):
             print(f"{step.name}: job {job}" + f", {step.n_parts} tasks" * bool(step.n_parts), flush=True)
         if wait:
-            _follow(command, dict(zip(ids, steps, strict=True)), slurmoptions, quiet)
+            with Listener(quiet) as listen:
+                _follow(command, dict(zip(ids, steps, strict=True)), slurmoptions, listen)
     except KeyboardInterrupt as error:
         raise RunError(f"the jobs go on without this command. To end them: scancel {' '.join(ids)}") from error
 
 
-def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, quiet: bool) -> None:
+def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, emit: Emit) -> None:
     """Wait for jobs and show how far they are."""
-    from weft.cli.progress import Listener
-
     tasks: dict[str, str] = {}
     for job, step in jobs.items():
         several = {f"{job}_{n}": f"{step.name} {n}" for n in range(step.n_parts)}
@@ -84,10 +85,9 @@ def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, q
     def tick(states: Mapping[str, str]) -> None:
         ended = sum(s in slurm_jobs.ENDED for s in states.values())
         done, total = _slabs(output) if output else (ended, len(states))
-        listen(Event("progress", "slabs" if output else "tasks", {"n_done": done, "n_slabs": total}))
+        emit(Event("progress", "slabs" if output else "tasks", {"n_done": done, "n_slabs": total}))
 
-    with Listener(quiet) as listen:
-        states = slurm_jobs.follow(tasks, tick)
+    states = slurm_jobs.follow(tasks, tick)
     done, total = _slabs(output)
     whole = 0 < total == done
     forgiven = {slurm_jobs.COMPLETED} | ({slurm_jobs.UNKNOWN} if whole else set())
@@ -126,7 +126,10 @@ def kubernetes(
         )
     steps = steps_of(command, n_parts)
     at = next(n for n, step in enumerate(steps) if step.n_parts)
-    notes = [*_noted("Run before the job", steps[:at]), *_noted("Run when the job is complete", steps[at + 1 :])]
+    notes = [
+        *_noted("Best run before the job, on a machine like its pods", steps[:at]),
+        *_noted("Run when the job is complete", steps[at + 1 :]),
+    ]
     _warn(command, podoptions)
     manifest = indexed_job(_name(command, podoptions), steps[at], podoptions, joboptions)
     _give("".join(f"# {one}\n" for one in notes), manifest, dry_run, notes)

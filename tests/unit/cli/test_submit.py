@@ -99,6 +99,8 @@ REFUSED = [
     (["ink", "run", "seg", *DIR], "MODEL is missing"),
     (["ink", "run", "seg", *INK, *DIR, "--num-parts", "1"], "--num-parts 1 divides nothing"),
     (["ink", "infer", "v.zarr", *INK, *DIR, "--overwrite"], "--overwrite would delete"),
+    (["ink", "run", "v.zarr", *INK, *DIR, "--overwrite"], "--overwrite would delete"),
+    (["run", "--plan", "a.zarr"], "OUTPUT is missing"),
     (["ink", "run", "seg", "o.jpg", *INK, *DIR], "o.jpg"),
 ]
 
