@@ -28,7 +28,7 @@ FLAGS = ["--model", f"{BLUR}&delay=25", *CHUNK]
 
 @pytest.fixture
 def volume(tmp_path: Path, image: np.ndarray) -> Path:
-    deep = np.tile(image, (3, 1, 1))
+    deep = np.tile(image, (2, 1, 1))
     zarr.create_array(str(tmp_path / "in.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
     return tmp_path / "in.zarr"
 
