@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from servers import s3  # noqa: F401 - a fixture
+from slurm_cluster import slurm  # noqa: F401 - a fixture
 
 settings.register_profile("weft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("weft")

@@ -5,6 +5,8 @@ null     one 1 x 1 x 1 convolution: the engine's own cost
 blur     two 3 x 3 x 3 convolutions with InstanceNorm, fixed random weights: the tiling matters
 kill     like null, but the process dies (SIGKILL) when a patch holds ``value`` and FILE does not exist
 =======  ====================================================================================================
+
+``delay=50`` makes every forward pass 50 ms longer.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import time
 from pathlib import Path
 from urllib.parse import parse_qsl, urlparse
 
@@ -28,14 +31,17 @@ def load(url: str) -> TorchModel:
     try:
         z, y, x = (int(n) for n in query.get("patch", "64,64,64").split(","))
         n_inputs, n_classes = int(query.get("inputs", 1)), int(query.get("classes", 2))
+        delay_ms = int(query.get("delay", 0))
     except ValueError as error:
-        raise ModelError(f"{url}: patch=z,y,x, inputs and classes must be whole numbers") from error
+        raise ModelError(f"{url}: patch=z,y,x, inputs, classes and delay must be whole numbers") from error
     makers = {"null": _null, "blur": _blur, "kill": _null}
     if name not in makers:
         raise ModelError(f"{url}: unknown fake; use one of {', '.join(makers)}")
     module = makers[name](n_inputs, n_classes)
     if name == "kill":
         module = _Kill(module, float(query.get("value", 255)), query.get("file", ""))
+    if delay_ms:
+        module = _Slow(module, delay_ms / 1000)
     card = ModelCard(
         path=url,
         format="fake",
@@ -49,7 +55,7 @@ def load(url: str) -> TorchModel:
     return TorchModel(
         card,
         [module.eval().requires_grad_(False)],
-        ("torch",) if name == "kill" else ("torch", "jit", "openvino", "compile"),
+        ("torch",) if name == "kill" or delay_ms else ("torch", "jit", "openvino", "compile"),
     )
 
 
@@ -85,4 +91,14 @@ class _Kill(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if bool((x == self.value).any()) and not (self.file and Path(self.file).exists()):
             os.kill(os.getpid(), signal.SIGKILL)
+        return self.inner(x)  # type: ignore[no-any-return]
+
+
+class _Slow(torch.nn.Module):
+    def __init__(self, inner: torch.nn.Module, seconds: float) -> None:
+        super().__init__()
+        self.inner, self.seconds = inner, seconds
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.seconds)
         return self.inner(x)  # type: ignore[no-any-return]

@@ -12,7 +12,7 @@ import typer
 
 from weft.apps.execute import Execution
 from weft.cli import ink as ink_commands
-from weft.cli import scroll
+from weft.cli import scroll, submit
 from weft.cli.flags import with_options
 from weft.cli.show import (
     LogJson,
@@ -176,18 +176,32 @@ def plan(
 def info(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A volume or a model.")],
     level: Annotated[int, typer.Option(help="Resolution level of a multi-scale volume.")] = 0,
+    as_model: Annotated[bool, typer.Option("--as-model", help="PATH is a model, whatever it looks like.")] = False,
+    layers: Annotated[int, typer.Option(help="PATH is an ink model, or a key of one, for this many layers.")] = 0,
+    model_type: Annotated[str, typer.Option(help="With --layers: as for weft ink.")] = "auto",
+    models: Annotated[str, typer.Option(help="With --layers: table of models (TOML) in place of weft's.")] = "",
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="With --layers: as for weft ink.")] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
     """Describe a volume or a model."""
     from dataclasses import asdict
 
+    from weft.apps.ink.names import find_model
+    from weft.apps.ink.options import InkModelOptions
     from weft.backends import load_model, looks_like_a_model
     from weft.stores import open_volume
 
     if not path:
         raise RequestError("PATH is empty; give a volume or a model")
-    found = asdict(load_model(path).card if looks_like_a_model(path) else open_volume(path, level=level).info)
+    if layers:
+        place = find_model(InkModelOptions(model=path, models=models))
+        described: Any = load_model(place, model_type=model_type, n_layers=layers, trust_code=trust_code).card
+    elif as_model or looks_like_a_model(path):
+        described = load_model(path).card
+    else:
+        described = open_volume(path, level=level).info
+    found = asdict(described)
     if as_json:
         print(json.dumps(found, indent=1, default=str))
     else:
@@ -268,3 +282,4 @@ def demo(
 
 app.registered_commands += scroll.app.registered_commands
 app.add_typer(ink_commands.app, name="ink", rich_help_panel=ink_commands.PANEL)
+app.add_typer(submit.app, name="submit", rich_help_panel=submit.PANEL)

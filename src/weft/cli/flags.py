@@ -21,12 +21,15 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
             p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in _names(classes)
         ]
 
-        def command(**values: Any) -> None:
-            made = {
-                name: cls(**{f.name: values.pop(f.name) for f in fields(cls) if f.metadata})
+        def options_of(values: dict[str, Any]) -> dict[str, Any]:
+            return {
+                name: cls(**{f.name: values[f.name] for f in fields(cls) if f.metadata})
                 for name, cls in zip(_names(classes), classes, strict=True)
             }
-            function(**values, **made)
+
+        def command(**values: Any) -> None:
+            taken = {f.name for cls in classes for f in fields(cls) if f.metadata}
+            function(**{k: v for k, v in values.items() if k not in taken}, **options_of(values))
 
         flags = [
             _flag(f, get_type_hints(cls)[f.name], cls.__name__) for cls in classes for f in fields(cls) if f.metadata
@@ -35,6 +38,7 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
         command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
         command.__doc__ = function.__doc__
         command.__name__ = function.__name__
+        command.options_of = options_of  # type: ignore[attr-defined]
         return command
 
     return decorate
@@ -66,6 +70,9 @@ def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
         "InkPartOptions": "Which part",
         "WorkerOptions": "Who computes it",
         "PictureOptions": "Where the result goes",
+        "SlurmOptions": "What SLURM is asked for",
+        "PodOptions": "What a pod is",
+        "JobOptions": "How the job is run",
     }
     info = typer.Option(
         default,
@@ -73,6 +80,7 @@ def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
         help=f.metadata.get("help", ""),
         envvar=f.metadata.get("env"),
         rich_help_panel=titles.get(panel, panel),
-        show_default=default not in (None, "", -1),
+        show_default=default not in (None, "", -1, ()),
     )
+    hint = list[str] if hint == tuple[str, ...] else hint  # an option that may be given several times
     return inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=info, annotation=hint)

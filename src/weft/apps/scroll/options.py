@@ -94,7 +94,7 @@ class PartOptions:
     prepare: bool = option(False, "Only store the plan, for the parts to follow; compute nothing.")
 
     def __post_init__(self) -> None:
-        check(part_problems(self.num_parts, self.part_id, self.overwrite))
+        check(part_problems(self.num_parts, self.part_id, self.overwrite and not self.prepare))
 
     @property
     def share(self) -> dict[str, int]:

@@ -1,0 +1,164 @@
+"""``weft submit slurm`` on a real SLURM: the same bits as without, whatever happens to the tasks."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from e2e.test_same_bits import digest
+from slurm_cluster import ask
+from surfaces import small_checkpoint, waves, write_layers
+
+pytestmark = [pytest.mark.slurm, pytest.mark.slow]
+
+BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
+CHUNK = ["--chunk", "8,64,64", "--runtime", "torch"]
+FLAGS = ["--model", f"{BLUR}&delay=25", *CHUNK]
+
+
+@pytest.fixture
+def volume(tmp_path: Path, image: np.ndarray) -> Path:
+    deep = np.tile(image, (2, 1, 1))
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
+    return tmp_path / "in.zarr"
+
+
+@pytest.fixture
+def begin(tmp_path, slurm):
+    """Start ``weft submit slurm --wait`` in the folder of the test; the process and the ids of its jobs."""
+    begun: list[subprocess.Popen[str]] = []
+
+    def call(*words: object) -> tuple[subprocess.Popen[str], dict[str, str]]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "weft", "submit", "slurm", "--wait", *map(str, words)],
+            cwd=tmp_path,
+            env={**os.environ, **slurm},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        begun.append(process)
+        jobs = {}
+        while "reduce" not in jobs:
+            line = process.stdout.readline()
+            assert line, process.stderr.read()
+            name, job = re.match(r"(\w+): job (\d+)", line).groups()
+            jobs[name] = job
+        return process, jobs
+
+    yield call
+    for process in begun:
+        process.kill()
+        process.communicate()
+
+
+def until(true: Callable[[], object], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, "it did not happen"
+        time.sleep(0.05)
+
+
+def state(slurm, task: str) -> str:
+    return ask(slurm, "squeue", "-h", "-r", "-t", "all", "-j", task, "-o", "%T").strip()
+
+
+def n_slabs(output: Path) -> int:
+    return len(list(Path(f"{output}.weft/slabs").glob("*.json")))
+
+
+def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(weft, slurm, begin, volume, tmp_path):
+    process, jobs = begin("--at-once", 2, "--gpus", 1, "--", "run", volume, "o.zarr", *FLAGS, "--num-parts", 4)
+    task = f"{jobs['parts']}_0"
+    until(lambda: n_slabs(tmp_path / "o.zarr") >= 1 and state(slurm, task) == "RUNNING")
+    ask(slurm, "scontrol", "requeue", task)
+    until(lambda: state(slurm, task) == "PENDING")
+    ask(slurm, "scontrol", "update", f"jobid={task}", "starttime=now")
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "complete: o.zarr" in out
+    said = (tmp_path / f"weft-logs/weft-parts-{jobs['parts']}_0.log").read_text()
+    assert "DUE TO JOB REQUEUE" in said
+    assert said.count("result: o.zarr") == 1, "the first of the two runs did not come to its end"
+    weft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
+    assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
+    weft("verify", "o.zarr")
+
+
+def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(weft, slurm, begin, volume, tmp_path):
+    words = ("--name", "nightly", "--log-dir", "told/here", "--", "weft", "run", volume, "o.zarr", *FLAGS)
+    process, jobs = begin("--num-parts", 3, "--at-once", 1, *words)
+    until(lambda: n_slabs(tmp_path / "o.zarr") >= 1)
+    ask(slurm, "scancel", f"{jobs['parts']}_1")
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert f"2 of 5 tasks did not complete: parts 1 (job {jobs['parts']}_1) CANCELLED, reduce" in err
+    assert "told/here" in err
+    assert err.count("\n") <= 3
+    weft("verify", "o.zarr", code=1)
+    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft/slabs").glob("*.json")}
+    assert kept
+    process, _ = begin("--num-parts", 2, *words)
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    assert kept.items() <= {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft/slabs").glob("*.json")}.items()
+    weft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
+    assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
+
+
+def test_ink_in_three_parts_gives_the_picture_of_one_run(weft, slurm, begin, tmp_path):
+    small_checkpoint(tmp_path / "net.ckpt")
+    write_layers(tmp_path / "seg", waves(5, 700, 150))
+    ink = ["ink", "run", "seg", "--model", "net.ckpt", "--start-layer", 0, "--end-layer", 5, "--stride", 16]
+    ink += ["--runtime", "torch", "--batch-size", 16, "--runtime-dir", "notes"]
+    process, jobs = begin("--num-parts", 3, "--", *ink, "out.png", "--zarr-output-dir", "shared")
+    assert [*jobs] == ["prepare", "infer", "reduce"]
+    assert process.wait(timeout=120) == 0, process.stderr.read()
+    weft(*ink, "whole.png", "--zarr-output-dir", "other")
+    assert (tmp_path / "out.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
+
+
+def test_odd_names_survive_and_the_printed_scripts_submit_themselves(weft, slurm, tmp_path, image):
+    odd = tmp_path / 'it\'s a $HOME "folder" `x`'
+    odd.mkdir()
+    zarr.create_array(str(odd / "in $1 \\ é.zarr"), shape=image.shape, chunks=image.shape, dtype="uint8")[:] = image
+    command = ["run", "in $1 \\ é.zarr", 'o\'$(x) "y".zarr', "--model", "fake://null?patch=24,24,24"]
+    command = [sys.executable, "-m", "weft", "submit", "slurm", "--num-parts", "1", "--dry-run", "--", *command]
+    env = {**os.environ, **slurm}
+    printed = subprocess.run(command, cwd=odd, env=env, check=True, capture_output=True, text=True).stdout
+    told = subprocess.run(["bash", "-eu"], input=printed, cwd=odd, env=env, check=True, capture_output=True, text=True)
+    last = re.search(r"reduce: job (\d+)", told.stdout)[1]
+    until(lambda: state(slurm, last) in ("COMPLETED", "FAILED", "CANCELLED"))
+    assert state(slurm, last) == "COMPLETED", [p.read_text() for p in (odd / "weft-logs").iterdir()]
+    weft("verify", odd / 'o\'$(x) "y".zarr')
+
+
+def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_the_jobs(weft, slurm, begin, volume):
+    done = weft("submit", "slurm", "--wait", "--", "run", "none.zarr", "o.zarr", *FLAGS, code=1, **slurm)
+    assert "10 of 10 tasks did not complete: prepare (job" in done.stderr
+    assert done.stderr.count("\n") <= 3
+    process, jobs = begin("--", "run", volume, "o.zarr", *FLAGS)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=30)
+    assert process.returncode == 1
+    assert "the jobs go on" in err
+    assert state(slurm, jobs["reduce"]) == "PENDING"
+    ask(slurm, *re.search(r"scancel [\d ]+", err)[0].split())
+    until(lambda: state(slurm, jobs["reduce"]) == "CANCELLED")
+
+
+def test_what_sbatch_refuses_is_told_in_its_words_and_nothing_stays_submitted(weft, slurm, volume):
+    before = sorted(ask(slurm, "squeue", "-h", "-t", "all", "-o", "%A").split())
+    done = weft("submit", "slurm", "--partition", "moon", "--", "run", volume, "o.zarr", *FLAGS, code=1, **slurm)
+    assert "invalid partition specified: moon" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert sorted(ask(slurm, "squeue", "-h", "-t", "all", "-o", "%A").split()) == before
