@@ -18,6 +18,7 @@ import zarr
 from e2e.test_same_bits import digest
 from slurm_cluster import ask
 from surfaces import small_checkpoint, waves, write_layers
+from weft.apps.status import status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -77,13 +78,45 @@ def n_slabs(output: Path) -> int:
     return len(list(Path(f"{output}.weft/slabs").glob("*.json")))
 
 
+RIGHT = {
+    ("PENDING", "waiting"),
+    ("PENDING", "stopped"),
+    ("RUNNING", "waiting"),  # Python is starting
+    ("RUNNING", "stopped"),  # the same, after a requeue
+    ("RUNNING", "running"),
+    ("RUNNING", "done"),  # the report is being written
+    ("COMPLETED", "done"),
+}
+
+
+def look(slurm, job: str, output: Path) -> list[tuple[str, str]]:
+    """What SLURM and ``weft status`` say of each task, where SLURM says the same before and after."""
+    words = ("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%K %T")
+    before = ask(slurm, *words)
+    parts = status(str(output)).parts
+    if ask(slurm, *words) != before:
+        return []
+    states = dict(line.split() for line in before.splitlines())
+    for part in parts:
+        number = part.name.split()[1]
+        assert not part.worker or part.worker.endswith(f"slurm {job}_{number}")
+    return [(states[part.name.split()[1]], part.state) for part in parts]
+
+
 def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(weft, slurm, begin, volume, tmp_path):
     process, jobs = begin("--at-once", 2, "--gpus", 1, "--", "run", volume, "o.zarr", *FLAGS, "--num-parts", 4)
     task = f"{jobs['parts']}_0"
     until(lambda: n_slabs(tmp_path / "o.zarr") >= 1 and state(slurm, task) == "RUNNING")
+    seen = set(look(slurm, jobs["parts"], tmp_path / "o.zarr"))
     ask(slurm, "scontrol", "requeue", task)
     until(lambda: state(slurm, task) == "PENDING")
+    seen |= set(look(slurm, jobs["parts"], tmp_path / "o.zarr"))
     ask(slurm, "scontrol", "update", f"jobid={task}", "starttime=now")
+    while process.poll() is None:
+        seen |= set(look(slurm, jobs["parts"], tmp_path / "o.zarr"))
+    assert {("RUNNING", "running"), ("PENDING", "stopped"), ("COMPLETED", "done")} <= seen
+    assert seen <= RIGHT, "weft status and SLURM disagree"
+    assert status(tmp_path / "o.zarr").state == "complete"
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "complete: o.zarr" in out

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from weft.apps.execute import COMPLETE, plan_of
@@ -79,7 +80,7 @@ class Status:
         return sum(part.state == state for part in self.parts)
 
 
-def status(output: str) -> Status:
+def status(output: str | Path) -> Status:
     """The state of a run, wherever it runs: OUTPUT of a run, or a folder of logits.
 
     Raises
@@ -87,6 +88,7 @@ def status(output: str) -> Status:
     RequestError
         If no run was begun there.
     """
+    output = str(output)
     ledger = Ledger(records_at(records_of(output)))
     if stored := ledger.plan():
         return _of_logits(output, Plan.from_json(stored), ledger)
