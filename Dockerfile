@@ -12,7 +12,7 @@ RUN python -m pip install --no-cache-dir --root-user-action=ignore uv
 WORKDIR /build
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
-RUN uv pip install --system --no-cache --torch-backend="$TORCH_BACKEND" ".[em,ink,onnx,openvino,s3,hub]" \
+RUN uv pip install --system --no-cache --torch-backend="$TORCH_BACKEND" ".[all]" \
     && rm -rf /build/*
 
 RUN useradd --create-home --uid 1000 weft

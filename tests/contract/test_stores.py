@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
 import h5py
 import numpy as np
 import tifffile
@@ -100,6 +103,24 @@ class TestOmeZarrSink(SinkContract):
 
     def reopen(self, sink, tmp_path):
         return self.make(tmp_path)
+
+    def test_attributes_survive_another_workers_create(self, tmp_path):
+        for n in range(20):
+            one, other = (self.make(tmp_path / str(n)) for _ in range(2))
+            ready = threading.Barrier(2)
+
+            def create(sink, attributes, ready=ready):
+                ready.wait()
+                sink.create(self.spec)
+                if attributes:
+                    sink.set_attributes(attributes)
+
+            with ThreadPoolExecutor(2) as pool:
+                futures = [pool.submit(create, one, {"weft": n}), pool.submit(create, other, {})]
+            assert [f.result() for f in futures] == [None, None]
+            attributes = zarr.open_group(str(tmp_path / str(n) / "o.zarr"), mode="r").attrs
+            assert attributes["weft"] == n
+            assert "ome" in attributes
 
 
 class TestMemorySink(SinkContract):

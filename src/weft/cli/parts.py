@@ -23,7 +23,7 @@ PREPARED = ("run", "predict", "pipeline")
 OUTPUT = {"run": "target", "predict": "output_dir", "pipeline": "output"}
 LEAST_PARTS_OF_INK = 2  # one part is no part: weft ink infer makes the picture at once
 WHOLE = ("run", "pipeline")  # their OUTPUT must be complete in the end
-SET_HERE = {"part_id": "--part-id", "executor": "--executor", "prepare": "--prepare"}
+SET_HERE = {"part_id": "--part-id", "executor": "--executor", "scheduler": "--scheduler", "prepare": "--prepare"}
 UNDIVIDED = {
     "estimate": "--estimate computes nothing that could be divided",
     "staged": "--staged: submit weft predict, blend and finalize, one after the other",

@@ -61,9 +61,8 @@ class OmeZarrSink:
 
         shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
         try:
-            group = zarr.open_group(self._store, mode="a", zarr_format=3)
-            if "ome" not in group.attrs:
-                group.attrs.update({"ome": _metadata(spec, len(shapes))})
+            _create_group(self._store, {"ome": _metadata(spec, len(shapes))})
+            group = zarr.open_group(self._store, mode="r+", zarr_format=3)
             self._levels = [_array(group, str(i), spec, shape) for i, shape in enumerate(shapes)]
         except OSError as error:
             raise write_error(self.url, error) from error
@@ -218,9 +217,28 @@ def halve(fine: NDArray[Any], how: str) -> NDArray[Any]:
     return np.asarray(total.astype(fine.dtype))
 
 
+def _create_group(store: Any, attributes: dict[str, Any]) -> None:
+    """Make a group where there is none; one worker of several is the first, and what it writes stays."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.group import GroupMetadata
+    from zarr.core.sync import sync
+
+    metadata = GroupMetadata(attributes=attributes, zarr_format=3)
+    for key, data in metadata.to_buffer_dict(default_buffer_prototype()).items():
+        sync(store.set_if_not_exists(key, data))
+
+
 def _array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:
-    if name in group:
+    """The array of a level; another worker may make it at the same time."""
+    from zarr.errors import ContainsArrayError
+
+    try:
+        return group[name] if name in group else _new_array(group, name, spec, shape)
+    except ContainsArrayError:
         return group[name]
+
+
+def _new_array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:
     chunk = tuple(min(c, _ceil(n, 16)) for c, n in zip(spec.chunk_zyx, shape, strict=True))
     shard = tuple(
         min(s // c, math.ceil(n / k)) * k

@@ -7,6 +7,7 @@ class TestMyVolume(VolumeContract):
 
 from __future__ import annotations
 
+import threading
 from abc import abstractmethod
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import AbstractContextManager
@@ -114,6 +115,21 @@ class SinkContract:
         again = self.reopen(sink, tmp_path)
         again.create(self.spec)
         _check(np.array_equal(again.read(Box.of(self.spec.shape_zyx)), values), "create destroyed voxels")
+
+    def test_many_may_create_at_once(self, tmp_path: Path) -> None:
+        """Eight workers make the output at the same moment, and all of them can work with it."""
+        first = self.make(tmp_path)
+        sinks = [first, *(self.reopen(first, tmp_path) for _ in range(7))]
+        ready = threading.Barrier(len(sinks))
+
+        def create(sink: Sink) -> int:
+            ready.wait()
+            sink.create(self.spec)
+            return sink.n_levels()
+
+        with ThreadPoolExecutor(len(sinks)) as pool:
+            levels = set(pool.map(create, sinks))
+        _check(len(levels) == 1 and levels.pop() >= 1, "workers see different levels")
 
     def test_levels_halve(self, tmp_path: Path) -> None:
         """Each level is half of the one above, rounded up, and holds its mean within rounding."""
