@@ -1,6 +1,6 @@
 """What handing parts to workers costs; renews its table in RESULTS.md.
 
-Usage: python benchmarks/launch.py [--work bench-work] [--rounds 3] [--shape 2048,1024,1024]
+Usage: python benchmarks/launch.py [--work bench-work] [--rounds 2] [--shape 4096,1024,1024]
 
 A null network, so that nothing hides the launcher. The floor are two serial runs side by side, each with one part of
 two and one core. Every way is measured from the start of the command to its end, start of workers included; rounds are
@@ -69,8 +69,8 @@ def measure(way: str, volume: Path) -> tuple[float, int]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--shape", default="2048,1024,1024")
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--shape", default="4096,1024,1024")
     options = parser.parse_args()
     if (os.cpu_count() or 1) < N:
         raise SystemExit(f"this measurement needs {N} cores")

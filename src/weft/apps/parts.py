@@ -29,7 +29,7 @@ from weft.stores.url import absolute, local_path
 from weft.version import __version__
 
 PARTS_A_WORKER = 8
-REPEATED = 1.05  # patches that may be computed for the sake of more parts / patches without
+REPEATED = 1.02  # patches that may be computed for the sake of more parts / patches without
 FEWEST_TO_SPLIT = 2  # slabs
 
 
@@ -105,7 +105,7 @@ def share_out(plan: Plan, share: tuple[int, int], workers: Workers) -> list[Shar
     """The parts that are handed out first.
 
     For several workers there are eight parts for each, so that a slow or lost one costs little. Where that would
-    compute over 5 % of the patches once more, since columns are cut, there are fewer; a worker that has nothing left to
+    compute over 2 % of the patches once more, since columns are cut, there are fewer; a worker that has nothing left to
     do then gets half of what another one has (:meth:`Parts.split`).
     """
     count, index = share

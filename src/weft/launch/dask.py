@@ -25,6 +25,8 @@ def own_cluster(n_workers: int, n_threads: int) -> Iterator[Executor]:
         "distributed.scheduler.allowed-failures": TRIES - 1,
         "distributed.nanny.pre-spawn-environ": ALLOCATOR,
         "distributed.worker.daemon": False,
+        "distributed.worker.profile.enabled": False,  # a sample of all threads every 10 ms
+        "distributed.admin.tick.interval": "1s",
     }
     with (
         dask.config.set(settings),
