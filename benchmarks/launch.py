@@ -28,7 +28,6 @@ N = 2
 WAYS = {
     "two serial runs side by side": [],
     "processes": ["--executor", "processes", "--workers", str(N)],
-    "processes, 16 parts": ["--executor", "processes", "--workers", str(N), "--num-parts", str(8 * N)],
     "dask": ["--executor", "dask", "--workers", str(N)],
 }
 
