@@ -19,6 +19,7 @@ import zarr
 
 import weft as package
 from e2e.test_same_bits import digest
+from surfaces import small_checkpoint, waves, write_layers
 from weft.apps.items import ItemsError
 
 BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "mirroring"]
@@ -210,3 +211,19 @@ class TestManyVolumes:
             one = package.run(*pairs[1], self.NULL, package.RunOptions(chunk="16,32,32"), execution=execution)
         assert done[0].report.status == one.status == "complete"
         assert len(one.parts) > 1
+
+
+def test_the_stages_of_scroll_and_ink_run_on_dask_too(weft, tmp_path, image):
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
+    dask = ["--executor", "dask"]
+    scroll = ["pipeline", "--input", "in.zarr", "--model", BLUR[1], "--chunk-size", "16,64,64", "--output"]
+    weft(*scroll, "one.zarr")
+    weft(*scroll, "dask.zarr", *dask, "--num-workers", 2)
+    assert digest(tmp_path / "dask.zarr") == digest(tmp_path / "one.zarr")
+    small_checkpoint(tmp_path / "net.ckpt")
+    write_layers(tmp_path / "seg", waves(5, 700, 150))
+    ink = ["ink", "run", "seg", "--model", "net.ckpt", "--start-layer", 0, "--end-layer", 5, "--stride", 16]
+    ink += ["--runtime", "torch", "--runtime-dir", "notes", "--zarr-output-dir"]
+    weft(*ink, "a", "one.png")
+    weft(*ink, "b", "dask.png", *dask, "--workers", 2)
+    assert (tmp_path / "one.png").read_bytes() == (tmp_path / "dask.png").read_bytes()

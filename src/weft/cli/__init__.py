@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline", "ink")
 
@@ -13,7 +14,17 @@ def main() -> None:
     _tune_allocator()
     from weft.cli.app import execute
 
-    sys.exit(execute(sys.argv[1:]))
+    _leave(execute(sys.argv[1:]))
+
+
+def _leave(code: int) -> None:
+    """End the process; where the S3 client was used, without the interpreter's own end, in which its threads crash."""
+    if "obstore" not in sys.modules:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
 
 
 def _tune_allocator() -> None:

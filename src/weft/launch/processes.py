@@ -160,6 +160,7 @@ def _work(calls: Connection, parent: int, number: int) -> None:
             calls.send(_answer(call))
     except (EOFError, KeyboardInterrupt):
         pass
+    os._exit(0)  # the threads of an S3 client may crash in the interpreter's own end
 
 
 def _answer(call: Call) -> tuple[bool, Any]:
