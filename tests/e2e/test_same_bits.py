@@ -119,18 +119,6 @@ def _slabs(records: Path) -> dict[str, str]:
     return {p.name: p.read_text() for p in (records / "slabs").glob("*.json")}
 
 
-def test_a_dead_worker_is_an_error_and_the_rest_is_kept(weft, volume, tmp_path, image):
-    model = f"fake://kill?patch=24,24,24&value={int(image.max())}&file={tmp_path / 'calm'}"
-    flags = ["--model", model, "--chunk", "16,32,32", "--executor", "processes", "--workers", 2]
-    broken = weft("run", volume, "o.zarr", *flags, code=1)
-    assert "a worker process died" in broken.stderr
-    assert "Run the same command again" in broken.stderr
-    weft("verify", "o.zarr", code=1)
-    (tmp_path / "calm").touch()
-    weft("run", volume, "o.zarr", *flags)
-    weft("verify", "o.zarr")
-
-
 def test_repeat_from_the_plan_inside_an_output(weft, volume, tmp_path):
     weft("run", volume, "a.zarr", *FLAGS, "--output", "labels", "--bbox", "10:60,:,20:90")
     weft("run", "--plan", "a.zarr", "b.zarr")
