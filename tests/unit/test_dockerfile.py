@@ -70,7 +70,7 @@ def test_arguments_extras_user_and_entry_point(steps):
             assert set(re.findall(r"\$\{?(\w+)", line)) <= declared, line
     extras = set(re.search(r"\.\[([\w,]+)\]", " ".join(lines))[1].split(","))
     assert extras <= set(project["optional-dependencies"])
-    assert {"s3", "hub", "ink", "em"} <= extras
+    assert extras == {"all"}
     users = [rest for name, rest in steps if name == "USER"]
     assert users
     assert users[-1] not in ("root", "0")

@@ -240,7 +240,7 @@ def status(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say what is done, running and failed, and how long it will take; from anywhere that sees OUTPUT."""
+    """Say from anywhere what is done, running and failed, and the time left."""
     from weft.apps.status import status as look
 
     found = look(output)
@@ -256,7 +256,7 @@ def report(
     to: Annotated[str, typer.Option("--to", help="File to write; default: OUTPUT.weft/report.html.")] = "",
     verbose: Verbose = False,
 ) -> None:
-    """Write report.html: pictures, histogram, seam check, times, provenance."""
+    """Write report.html: pictures, histogram, seam check, times, origin."""
     from weft.viewer.page import save_report
 
     print(save_report(output, to))

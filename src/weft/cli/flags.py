@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import MISSING, Field, fields
+from types import UnionType
 from typing import Any, get_type_hints
 
 import typer
@@ -52,7 +53,7 @@ def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
     flag = "--" + f.name.replace("_", "-")
     names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [*f.metadata.get("names", (flag,))]
     default = None if f.default is MISSING else f.default
-    hint = hint if isinstance(hint, type) else type(default)  # of the types that Python allows, the one of a flag
+    hint = type(default) if isinstance(hint, UnionType) else hint  # of the types that Python takes, a flag's
     titles = {
         "RunOptions": "What to compute",
         "Execution": "Where to compute it",

@@ -33,7 +33,7 @@ INK_VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_L
 INK_LOOK = {"model_type": "--model-type", "models": "--models"}
 HERE = {"runtime_dir", "overwrite", "num_parts"}  # decide on the manifest itself, and are no parameters of it
 app = typer.Typer(
-    help="Run the parts of a command on a cluster: weft submit slurm -- run INPUT OUTPUT --model M.",
+    help="Run the parts of a command on a cluster: weft submit slurm -- COMMAND.",
     no_args_is_help=True,
 )
 
