@@ -271,7 +271,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Segment a fresh phantom with the small network that weft brings, and score it."""
+    """Segment a fresh phantom with the small network of weft, and score it."""
     from weft.cli.demo import run_demo, run_ink_demo
     from weft.cli.progress import Listener
 
