@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -53,7 +54,8 @@ def n_slabs(output: Path) -> int:
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "weft", *map(str, arguments)]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, cwd=folder, text=True, start_new_session=True, **pipes)
 
 
 def wait_for_slabs(run: subprocess.Popen[str], output: Path, n: int) -> None:
@@ -143,12 +145,18 @@ def test_two_processes_on_the_same_part_do_no_harm(weft, deep, serial, tmp_path)
     assert "part 0 of 2 was begun 2 times" in redone
 
 
-def test_ctrl_c_ends_the_workers_and_the_same_command_goes_on(weft, deep, serial, tmp_path):
-    flags = [*BLUR, "--workers", 2]
+@pytest.mark.parametrize("how", ["SIGTERM", "two Ctrl-C", "two Ctrl-C with dask"])
+def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(weft, deep, serial, tmp_path, how):
+    flags = [*BLUR, "--workers", 2, *(["--executor", "dask"] if "dask" in how else [])]
     run = start(tmp_path, "run", deep, "o.zarr", *flags)
     wait_for_slabs(run, tmp_path / "o.zarr", 3)
     children = psutil.Process(run.pid).children(recursive=True)
-    run.send_signal(signal.SIGTERM)
+    if how == "SIGTERM":
+        run.send_signal(signal.SIGTERM)
+    else:
+        for _ in range(2):
+            os.killpg(run.pid, signal.SIGINT)
+            time.sleep(0.3)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 1
     assert "Run the same command again" in err
@@ -227,3 +235,16 @@ def test_the_stages_of_scroll_and_ink_run_on_dask_too(weft, tmp_path, image):
     weft(*ink, "a", "one.png")
     weft(*ink, "b", "dask.png", *dask, "--workers", 2)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "dask.png").read_bytes()
+
+
+def test_an_executor_that_breaks_is_an_error_in_words(deep, tmp_path):
+    array = np.minimum(zarr.open_array(str(deep))[:], 250)
+    array[20, 40, 40] = 255
+    zarr.save_array(str(tmp_path / "in.zarr"), array)
+    model = "fake://kill?patch=24,24,24&value=255"
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        execution = package.Execution(pool, workers=2, num_parts=6)
+        options = package.RunOptions(chunk="16,64,64", runtime="torch")
+        with pytest.raises(package.WeftError, match="parts failed"):
+            package.run(str(tmp_path / "in.zarr"), str(tmp_path / "o.zarr"), model, options, execution=execution)
+    assert report(tmp_path / "o.zarr")["status"] == "failed"

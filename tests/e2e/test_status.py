@@ -15,7 +15,7 @@ import pytest
 import zarr
 
 from e2e.test_launch import n_slabs, start, wait_for_slabs
-from servers import environment
+from servers import environment, faulty
 
 FLAGS = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "mirroring"]
 
@@ -116,7 +116,7 @@ def test_on_s3_and_for_folders_of_logits(weft, deep, tmp_path, s3):
     env = environment(s3)
     weft("run", deep, "s3://bucket/o.zarr", *FLAGS, "--num-parts", 2, "--part-id", 1, **env)
     found = look(weft, "s3://bucket/o.zarr", **env)
-    assert (found["state"], states(found)) == ("stopped", ["waiting", "done"])
+    assert (found["state"], states(found)) == ("waiting", ["waiting", "done"])
     flags = ["--model_path", FLAGS[1], "--input_dir", deep, "--output_dir", "parts", "--disable_tta", "--num_parts", 2]
     weft("predict", *flags, "--part_id", 0)
     found = look(weft, "parts")
@@ -125,3 +125,20 @@ def test_on_s3_and_for_folders_of_logits(weft, deep, tmp_path, s3):
     assert 0 < found["n_slabs_done"] < found["n_slabs"]
     weft("predict", *flags, "--part_id", 1)
     assert look(weft, "parts")["state"] == "complete"
+
+
+@pytest.mark.parametrize("name", ["picture.png", "folder", "absent.zarr", "absent"])
+def test_what_is_no_run_is_refused(weft, tmp_path, name):
+    (tmp_path / "picture.png").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    told = weft("status", name, code=2).stderr
+    assert name in told
+    assert "write" not in told
+    assert len(told.splitlines()) == 1
+
+
+def test_a_server_that_does_not_answer_is_told_in_few_lines(weft, s3):
+    with faulty(s3["AWS_ENDPOINT_URL"], refuse=1.0, reset=0.0) as (url, _):
+        told = weft("status", "s3://bucket/none.zarr", code=1, **environment(s3) | {"AWS_ENDPOINT_URL": url}).stderr
+    assert "none.zarr" in told
+    assert len(told.splitlines()) <= 3

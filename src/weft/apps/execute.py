@@ -128,9 +128,11 @@ def _failure(failures: dict[int, Exception], n_complete: int) -> RunError:
     for n, error in sorted(failures.items()):
         reasons.setdefault(str(error).splitlines()[0] if str(error) else type(error).__name__, []).append(n)
     told = [f"part {', '.join(map(str, numbers))}: {reason}" for reason, numbers in [*reasons.items()][:2]]
+    others = "The others are complete. " if n_complete else ""
     return RunError(
-        f"{len(failures)} of {len(failures) + n_complete} parts failed and were set aside; {'; '.join(told)}.\n"
-        "The others are complete. See report.json beside the output, and run the same command again for the rest."
+        f"{len(failures)} of {len(failures) + n_complete} parts failed and were set aside; "
+        f"{'; '.join(told).rstrip('.')}.\n"
+        f"{others}See report.json beside the output, and run the same command again for the rest."
     )
 
 

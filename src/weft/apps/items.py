@@ -32,13 +32,18 @@ class ItemsError(RunError):
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         failed = [o for o in outcomes if o.errors]
-        told = "; ".join(f"{o.item}: {o.errors[0].splitlines()[0]}" for o in failed[:3])
+        told = "; ".join(f"{_name(o.item)}: {o.errors[0].splitlines()[0]}" for o in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         super().__init__(
             f"{len(failed)} of {len(outcomes)} items failed: {told}{more}.\n"
             "The others are complete. Run the same again for those that are not."
         )
         self.outcomes = outcomes
+
+
+def _name(item: Any) -> str:
+    """An item in words: a pair of input and output by its input."""
+    return str(item[0] if isinstance(item, tuple) and item else item)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +95,7 @@ def for_each(
             n_done, one = n_done + 1, outcomes[task.n]
             if isinstance(result, Exception):
                 outcomes[task.n] = replace(one, errors=(*one.errors, str(result) or type(result).__name__))
-                emit(Event("warning", f"{task.item}: {result}"))
+                emit(Event("warning", f"{_name(task.item)}: {result}"))
             elif one.report is None or one.report.n_slabs_done <= result.n_slabs_done:
                 outcomes[task.n] = replace(one, report=result)
             emit(Event("progress", "parts of items", {"n_done": n_done, "n_slabs": len(tasks)}))

@@ -20,7 +20,7 @@ from weft.engine.ledger import Ledger, missing
 from weft.engine.plan import Plan
 from weft.engine.report import peak_memory_bytes
 from weft.engine.sweep import sweep as sweep_column
-from weft.errors import RequestError
+from weft.errors import RequestError, RunError
 from weft.image.protocols import Sink
 from weft.launch import open_executor, run_parts, worker_number, worker_threads
 from weft.model.protocols import Predictor
@@ -95,7 +95,9 @@ def compute(
         else:
             parts = Parts(plan, sink, workers, emit)
             tasks = [parts.task(one.units) for one in shares]
-            emit(Event("note", f"{len(tasks)} parts on {workers.n} workers; weft status {sink.url} shows them"))
+            if workers.scheduler and not at_once():
+                emit(Event("note", f"no worker has come to {workers.scheduler} yet; the run waits for the first"))
+            emit(Event("note", f"parts: {len(tasks)}, workers: {workers.n}; weft status {sink.url} shows them"))
             for task, outcome in run_parts(executor, run_part, tasks, at_once, parts.tick, parts.split):
                 keep(task.share.index, outcome)
     return results, failures
@@ -158,7 +160,10 @@ class Parts:
         if len(units) < FEWEST_TO_SPLIT:
             return None
         middle, given = units[(len(units) + 1) // 2], self._units[task.share.index]
-        self._ledger.cut_part(task.key, middle)
+        try:
+            self._ledger.cut_part(task.key, middle)
+        except RunError:  # no reason to end what goes on well
+            return None
         self._units[task.share.index] = range(given.start, middle)
         return self.task(range(middle, given.stop))
 

@@ -10,10 +10,11 @@ from typing import Any
 
 from weft.apps.execute import COMPLETE, plan_of
 from weft.apps.stored import records_of
-from weft.engine.attempts import DONE, FAILED, RUNNING, STOPPED, Attempt, attempts_in
+from weft.engine.attempts import DONE, FAILED, LOST, RUNNING, STOPPED, Attempt, attempts_in
 from weft.engine.ledger import Ledger
 from weft.engine.plan import Plan
 from weft.engine.staged import tiles_of_part
+from weft.errors import RequestError
 from weft.stores import open_sink
 from weft.stores.url import records_at
 
@@ -41,8 +42,8 @@ class Status:
     output
         Where the result lies.
     state
-        "complete", "running", "failed" (nobody is at work, and parts failed), "stopped" (nobody is at work), or
-        "waiting" (nobody was yet).
+        "complete", "running", "failed" (nobody is at work, and parts failed), "stopped" (nobody is at work, and parts
+        were stopped or lost), or "waiting" (for somebody to go on with what is left).
     unit
         What is counted: "slabs", or for a folder of logits "layers of patches".
     n_slabs, n_slabs_done
@@ -92,6 +93,8 @@ def status(output: str | Path) -> Status:
     ledger = Ledger(records_at(records_of(output)))
     if stored := ledger.plan():
         return _of_logits(output, Plan.from_json(stored), ledger)
+    if not output.rstrip("/").endswith(".zarr"):
+        raise RequestError(f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of weft predict")
     plan, ledger = plan_of(open_sink(output))
     columns, report = plan.columns, ledger.report()
     done = {column * columns.n_slabs + slab for column, slab in ledger.slabs()}
@@ -172,7 +175,7 @@ def _status(
     elif FAILED in states:
         state = FAILED
     else:
-        state = STOPPED if attempts and states - {WAITING} else WAITING
+        state = STOPPED if states & {STOPPED, LOST} else WAITING
     return Status(
         output=output,
         state=state,

@@ -28,6 +28,7 @@ from weft.cli.show import (
 )
 from weft.engine.options import RunOptions
 from weft.errors import RequestError, WeftError
+from weft.stores.url import first_line
 from weft.version import __version__
 
 app = typer.Typer(
@@ -63,6 +64,7 @@ def execute(arguments: list[str]) -> int:
             traceback.print_exc()
         return code
     if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only spoil the end
         print(f"weft: interrupted. {AGAIN}", file=sys.stderr)
         return 1
     return code
@@ -77,8 +79,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
             return f"interrupted. {AGAIN}", 1
         case MemoryError():
             return "out of memory. Run the same command with --overwrite and a smaller --memory.", 1
-        case OSError():
-            return str(error), 1
+        case Exception() if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):
+            return first_line(error), 1  # a server's tells all that led to it
         case _ if isinstance(error, USAGE):
             text = error.format_message()
             return text and f"{text} See weft --help, or weft COMMAND --help.", 2
@@ -271,7 +273,7 @@ def demo(
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Segment a fresh phantom with the small network of weft, and score it."""
+    """Segment a fresh phantom with a small network, and score it."""
     from weft.cli.demo import run_demo, run_ink_demo
     from weft.cli.progress import Listener
 

@@ -159,6 +159,6 @@ def _ink_steps(
             known["surface_volume_zarr"] = Given("surface_volume_zarr", "--surface-volume-zarr", at)
         return line(name, known.values())
 
-    first = [Step("prepare", (*words("ink prepare", surface[0]), *overwrite))] if surface[1] else []
+    first = [Step("prepare", (*words("ink prepare", surface[0]), *overwrite), on_gpu=False)] if surface[1] else []
     infer = Step("infer", (*words("ink infer", surface[1]), *share[0]), share[1])
-    return [*first, infer, Step("reduce", words("ink reduce", surface[1]))]
+    return [*first, infer, Step("reduce", words("ink reduce", surface[1]), on_gpu=False)]

@@ -129,6 +129,7 @@ def kubernetes(
     notes = [
         *_noted("Best run before the job, on a machine like its pods", steps[:at]),
         *_noted("Run when the job is complete", steps[at + 1 :]),
+        f"To submit it again: kubectl delete job {_name(command, podoptions)} first; finished slabs are kept",
     ]
     _warn(command, podoptions)
     manifest = indexed_job(_name(command, podoptions), steps[at], podoptions, joboptions)

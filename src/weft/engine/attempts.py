@@ -170,7 +170,9 @@ def redone(ledger: Ledger, columns: Columns) -> tuple[str, ...]:
 
 
 def _n_written(one: Attempt, records: Sequence[Mapping[str, Any]]) -> int:
-    return sum((r.get("host"), r.get("pid")) == (one.host, one.pid) for r in records)
+    """Of these slabs, those that a worker wrote in the time of an attempt; both times are its own clock's."""
+    mine = (r for r in records if (r.get("host"), r.get("pid")) == (one.host, one.pid))
+    return sum(one.began <= r.get("at", 0.0) <= (one.beat if one.outcome != RUNNING else time.time()) for r in mine)
 
 
 def _process_space() -> str:

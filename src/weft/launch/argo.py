@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from weft.launch.pods import PodOptions, container, environment, metadata, volumes
+from weft.launch.pods import PodOptions, container, environment, metadata, security, volumes
 from weft.launch.steps import Step
 
 PART_ID, NUM_PARTS = "part-id", "num-parts"
@@ -99,6 +99,7 @@ def workflow_template(flow: Flow, options: PodOptions, arch: str) -> dict[str, A
             },
             "nodeSelector": {"kubernetes.io/arch": arch},
             **account,
+            **security(options),
             "retryStrategy": RETRY,
             "templates": [{"name": entry, "steps": steps, **_result(flow, told)}, *templates],
         },
@@ -147,6 +148,7 @@ def _look(flow: Flow, options: PodOptions) -> dict[str, Any]:
 
 
 def _task(flow: Flow, step: Step, options: PodOptions) -> dict[str, Any]:
+    options = options if step.on_gpu else replace(options, gpus=0)
     body = container(step.arguments, options, taken(PART_ID), flow.variables)
     notes = {}
     if note := flow.notes.get(step.name):

@@ -7,11 +7,11 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from weft.errors import RequestError, RunError
-from weft.launch.processes import ALLOCATOR, TRIES
+from weft.launch.processes import ALLOCATOR, TRIES, undisturbed
 
 CONNECT_S = 10
 OWN, GPU = "part", "GPU"  # resources: the first is what our own workers offer, the second what GPU workers usually do
@@ -28,21 +28,26 @@ def own_cluster(n_workers: int, n_threads: int) -> Iterator[Executor]:
         "distributed.worker.profile.enabled": False,  # a sample of all threads every 10 ms
         "distributed.admin.tick.interval": "1s",
     }
-    with (
-        dask.config.set(settings),
-        distributed.LocalCluster(
-            n_workers=n_workers,
-            threads_per_worker=n_threads,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address=None,
-            resources={OWN: 1},
-            memory_limit=0,
-            silence_logs=logging.CRITICAL,
-        ) as cluster,
-        distributed.Client(cluster) as client,
-    ):
-        yield client.get_executor(resources={OWN: 1}, retries=TRIES - 1, pure=False)
+    with ExitStack() as opened:
+        with undisturbed():  # workers ignore Ctrl-C, which reaches the whole group, too
+            opened.enter_context(dask.config.set(settings))
+            cluster = distributed.LocalCluster(
+                n_workers=n_workers,
+                threads_per_worker=n_threads,
+                processes=True,
+                host="127.0.0.1",
+                dashboard_address="127.0.0.1:0",
+                resources={OWN: 1},
+                memory_limit=0,
+                silence_logs=logging.CRITICAL,
+            )
+            client = distributed.Client(cluster)
+        try:
+            yield client.get_executor(resources={OWN: 1}, retries=TRIES - 1, pure=False)
+        finally:
+            with undisturbed():
+                client.close()
+                cluster.close()
 
 
 @contextmanager

@@ -128,10 +128,9 @@ def run_parts(
         while left or running:
             while left and len(running) < max(1, at_once()):
                 task = left.popleft()
-                future = executor.submit(function, task)
-                running[future] = task
+                running[_submit(executor, function, task)] = task
             while not left and 0 < len(running) < at_once() and (further := more(running.values())) is not None:
-                running[executor.submit(function, further)] = further
+                running[_submit(executor, function, further)] = further
             ended, _ = wait(running, timeout=TICK_S, return_when=FIRST_COMPLETED)
             tick()
             for future in ended:
@@ -139,6 +138,16 @@ def run_parts(
     finally:
         for future in running:
             future.cancel()
+
+
+def _submit(executor: Executor, function: Callable[[T], R], task: T) -> Future[R]:
+    """A call handed over; where the executor takes none any more, a call that failed."""
+    try:
+        return executor.submit(function, task)
+    except Exception as error:  # noqa: BLE001 - an executor of the caller's may have broken
+        refused: Future[R] = Future()
+        refused.set_exception(error)
+        return refused
 
 
 def _outcome(future: Future[Any]) -> Any:

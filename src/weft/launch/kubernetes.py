@@ -7,7 +7,7 @@ from typing import Any
 
 from weft.engine.options import option
 from weft.errors import RequestError
-from weft.launch.pods import PodOptions, container, metadata, volumes
+from weft.launch.pods import PodOptions, container, metadata, security, volumes
 from weft.launch.steps import Step
 
 INDEX = "$(JOB_COMPLETION_INDEX)"
@@ -36,6 +36,7 @@ def indexed_job(name: str, step: Step, options: PodOptions, how: JobOptions) -> 
     pod = {
         "restartPolicy": "Never",
         **account,
+        **security(options),
         **options.selector,
         "containers": [{"name": "weft", **container(step.arguments, options, INDEX)}],
         "volumes": volumes(options),

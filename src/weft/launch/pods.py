@@ -14,6 +14,7 @@ from weft.launch.steps import PART, call
 
 QUANTITY = re.compile(r"\d+(\.\d+)?([kMGTP]i?|m)?")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
+USER_ID = 1000  # of the user in the Dockerfile
 GPU = "nvidia.com/gpu"
 SHM = {"name": "shm", "mountPath": "/dev/shm"}
 
@@ -116,6 +117,11 @@ def volumes(options: PodOptions) -> list[dict[str, Any]]:
     """Shared memory, and the claims."""
     claims = [{"name": n, "persistentVolumeClaim": {"claimName": n}} for n in _pairs(options.claim)]
     return [{"name": SHM["name"], "emptyDir": {"medium": "Memory", "sizeLimit": options.shm}}, *claims]
+
+
+def security(options: PodOptions) -> dict[str, Any]:
+    """Where there are claims: the group of the image's user owns them, so that it may write there."""
+    return {"securityContext": {"fsGroup": USER_ID}} if options.claim else {}
 
 
 def as_yaml(manifest: Mapping[str, Any]) -> str:

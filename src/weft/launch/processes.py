@@ -8,10 +8,11 @@ import pickle
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -69,13 +70,13 @@ class WorkerPool(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the workers: after the calls that are queued, or with ``cancel_futures`` at once."""
         self._stopped = cancel_futures
-        for worker in self._workers if cancel_futures else ():
-            if worker:
-                worker.terminate()
-        for _ in self._threads:
-            self._calls.put(None)
-        for thread in self._threads if wait else ():
-            thread.join()
+        with undisturbed():
+            if cancel_futures:
+                end_all([w for w in self._workers if w])
+            for _ in self._threads:
+                self._calls.put(None)
+            for thread in self._threads if wait else ():
+                thread.join()
 
     def _serve(self, number: int) -> None:
         """One thread a worker: hand it calls until there are no more."""
@@ -141,11 +142,32 @@ class _Worker:
             self._pipe.send(None)
         self._process.join()
 
-    def terminate(self) -> None:
-        """Make the process end: asked first, killed after a while."""
-        self._process.terminate()
-        self._process.join(ENDING_S)
-        self._process.kill()
+    @property
+    def process(self) -> BaseProcess:
+        """The process."""
+        return self._process
+
+
+def end_all(workers: Sequence[_Worker]) -> None:
+    """Make processes end: all of them asked at once, those killed that do not after a while."""
+    for worker in workers:
+        worker.process.terminate()
+    for worker in workers:
+        worker.process.join(ENDING_S)
+        worker.process.kill()
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Without Ctrl-C: for work that must come to its end, and for starting processes that it is not to reach."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _work(calls: Connection, parent: int, number: int) -> None:

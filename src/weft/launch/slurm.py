@@ -66,7 +66,7 @@ def script(step: Step, options: SlurmOptions, folder: str, program: Sequence[str
         "time": options.time,
         "cpus-per-task": options.cpus,
         "mem": options.memory,
-        "gres": options.gpus and f"gpu:{options.gpus}",
+        "gres": options.gpus and step.on_gpu and f"gpu:{options.gpus}",
     }
     lines = ["#!/bin/bash", "#SBATCH --requeue"]
     lines += [f"#SBATCH --{name}={shlex.quote(str(value))}" for name, value in wanted.items() if value]

@@ -27,11 +27,14 @@ class Step:
         The words after ``weft``, without any quoting; ``PART`` stands for the number of the part.
     n_parts
         0: a single task.
+    on_gpu
+        Whether it runs the network, or must be where the network will run, so that it needs the GPU of the parts.
     """
 
     name: str
     arguments: tuple[str, ...]
     n_parts: int = 0
+    on_gpu: bool = True
 
     def shell(self, part: str = "", program: Sequence[str] = ("weft",)) -> str:
         """The step as a line of shell; ``part`` is put in as it is.

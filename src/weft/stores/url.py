@@ -57,7 +57,7 @@ class LocalRecords:
         """The record, or None."""
         try:
             return (self._folder / key).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def put(self, key: str, data: bytes) -> None:
