@@ -23,7 +23,7 @@ from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
 from weft.apps.items import ItemsError
 
-BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "mirroring"]
+BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "rotation"]
 
 
 @pytest.fixture(scope="module")
