@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import marshal
 import multiprocessing
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ import pytest
 
 from weft.apps.execute import Execution
 from weft.errors import RequestError
-from weft.launch import executors, open_executor
+from weft.launch import open_executor
 from weft.launch.executors import SerialExecutor
 from weft.testing import LauncherContract
 
@@ -67,4 +68,9 @@ def test_two_claims_to_a_name_are_refused(monkeypatch):
 def test_a_name_that_nobody_knows_is_refused():
     with pytest.raises(RequestError, match="'cloud' is unknown; use auto, serial, processes, dask"):
         Execution("cloud")
-    assert "cloud" not in executors.EXECUTORS
+
+
+def test_an_error_about_the_end_of_a_file_is_no_death_of_the_worker():
+    with opened("processes") as pool:
+        assert isinstance(pool.submit(marshal.loads, b"").exception(60), EOFError)
+        assert pool.submit(pow, 3, 2).result(60) == 9

@@ -8,10 +8,9 @@ from typing import Any
 
 from weft.apps.workers import Workers
 from weft.engine.events import Emit, Event, silent
-from weft.engine.job import lanes_for
 from weft.engine.report import Report
 from weft.errors import RunError
-from weft.launch import open_executor, run_parts, worker_number
+from weft.launch import run_parts, worker_number
 
 Work = Callable[[Any, tuple[int, int], Workers], Report]
 """``work(item, (number of parts, part), workers)``: does one part of an item where it is called, and continues what an
@@ -89,8 +88,7 @@ def for_each(
     tasks = [ItemTask(n, item, (count, i), work, alone) for n, item in enumerate(items) for i in range(count)]
     outcomes, n_done = [Outcome(item) for item in items], 0
     emit(Event("begin", data={"n_slabs": len(tasks), "n_done": 0, "unit": "parts of items"}))
-    threads = lanes_for(workers.devices[0], workers.n_sharing)
-    with open_executor(workers.kind, workers.n, scheduler=workers.scheduler, n_threads=threads) as (executor, at_once):
+    with workers.open() as (executor, at_once):
         for task, result in run_parts(executor, ItemTask.__call__, tasks, at_once):
             n_done, one = n_done + 1, outcomes[task.n]
             if isinstance(result, Exception):

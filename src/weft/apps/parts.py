@@ -22,7 +22,7 @@ from weft.engine.report import peak_memory_bytes
 from weft.engine.sweep import sweep as sweep_column
 from weft.errors import RequestError, RunError
 from weft.image.protocols import Sink
-from weft.launch import open_executor, run_parts, worker_number, worker_threads
+from weft.launch import run_parts, worker_number, worker_threads
 from weft.model.protocols import Predictor
 from weft.stores import open_sink
 from weft.stores.url import absolute, local_path
@@ -86,10 +86,9 @@ def compute(
         if len(shares) > 1:
             emit(Event("warning", f"part {index} is set aside: {outcome}"))
 
-    threads = lanes_for(workers.devices[0], workers.n_sharing)
-    with open_executor(workers.kind, workers.n, scheduler=workers.scheduler, n_threads=threads) as (executor, at_once):
+    with workers.open() as (executor, at_once):
         if here:
-            job = functools.cache(lambda: open_job(prepared, sink, workers.devices[0], n_lanes=threads))
+            job = functools.cache(lambda: open_job(prepared, sink, workers.devices[0], n_lanes=workers.n_threads))
             for one, outcome in run_parts(executor, lambda one: _sweep_share(job, ledger, one, emit=emit), shares):
                 keep(one.index, outcome)
         else:
@@ -153,8 +152,7 @@ class Parts:
 
     def split(self, running: Collection[PartTask]) -> PartTask | None:
         """Half of what the worker that is furthest behind has left; None where that is less than a slab."""
-        n_slabs = self._plan.columns.n_slabs
-        done = {column * n_slabs + slab for column, slab in self._ledger.slabs()}
+        done = {self._plan.columns.unit(*slab) for slab in self._ledger.slabs()}
         left = [(task, [u for u in self._units[task.share.index] if u not in done]) for task in running]
         task, units = max(left, key=lambda item: len(item[1]))
         if len(units) < FEWEST_TO_SPLIT:
@@ -209,11 +207,11 @@ def run_part(task: PartTask) -> dict[str, Any]:
         raise RequestError(f"the worker has weft {__version__}, the run is of {task.version}; install the same")
     with _one_at_a_time:
         sink = open_sink(task.output, layout=task.plan.spec.layout)
-        ledger, n_slabs = Ledger(sink.records), task.plan.columns.n_slabs
+        ledger = Ledger(sink.records)
 
         def goes_on(column: int, slab: int) -> bool:
             end = ledger.cut_of(task.key)
-            return end is None or column * n_slabs + slab < end
+            return end is None or task.plan.columns.unit(column, slab) < end
 
         return _sweep_share(lambda: replace(_open_here(task, sink), goes_on=goes_on), ledger, task.share, task.call)
 

@@ -19,6 +19,7 @@ from weft.stores import open_sink
 from weft.stores.url import records_at
 
 WAITING = "waiting"
+STATES = (DONE, RUNNING, FAILED, STOPPED, LOST, WAITING)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ def status(output: str | Path) -> Status:
         raise RequestError(f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of weft predict")
     plan, ledger = plan_of(open_sink(output))
     columns, report = plan.columns, ledger.report()
-    done = {column * columns.n_slabs + slab for column, slab in ledger.slabs()}
+    done = {columns.unit(*slab) for slab in ledger.slabs()}
     attempts = attempts_in(ledger)
     last = _of_last_call([a for a in attempts if a.index >= 0])
     if last and (count := last[-1].count):

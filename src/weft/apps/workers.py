@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from weft.engine.job import n_cores
+from weft.engine.job import lanes_for, n_cores
 from weft.engine.options import option
 from weft.errors import RequestError
-from weft.launch import require_executor
+from weft.launch import open_executor, require_executor
 from weft.launch.dask import count_workers, require_dask
 
 
@@ -89,3 +90,12 @@ class Workers:
             require_dask()
         n = options.workers or (len(devices) if devices[0] != "cpu" else n_cores())
         return cls(kind, n, n, tuple(devices))
+
+    @property
+    def n_threads(self) -> int:
+        """Forward passes at once in each of them."""
+        return lanes_for(self.devices[0], self.n_sharing)
+
+    def open(self) -> AbstractContextManager[tuple[Executor, Callable[[], int]]]:
+        """Their executor, and how many parts it takes at once; see :func:`weft.launch.open_executor`."""
+        return open_executor(self.kind, self.n, scheduler=self.scheduler, n_threads=self.n_threads)

@@ -13,10 +13,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from weft.engine.report import REDONE_SHOWN
 from weft.errors import RequestError
-
-PART_STATES = ("done", "running", "failed", "stopped", "lost", "waiting")
-REDONE_SHOWN = 5
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
@@ -122,6 +120,9 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
 
 def show_status(found: Any) -> None:
     """The state of a run, on standard output: one line for all, then the parts that are not simply done."""
+    from weft.apps.status import STATES, WAITING
+    from weft.engine.attempts import DONE
+
     share = found.n_slabs_done / max(1, found.n_slabs)
     told = [f"{found.state}: {found.n_slabs_done} of {found.n_slabs} {found.unit} ({share:.0%})"]
     if found.n_running:
@@ -131,10 +132,10 @@ def show_status(found: Any) -> None:
     if found.seconds_left is not None and found.n_running:
         told.append(f"{_duration(found.seconds_left)} left")
     print(", ".join(told))
-    counts = [f"{n} {state}" for state in PART_STATES if (n := found.n_parts(state))]
+    counts = [f"{n} {state}" for state in STATES if (n := found.n_parts(state))]
     if len(found.parts) > 1:
         print(f"parts: {', '.join(counts)}")
-    rows = [p for p in found.parts if p.state not in ("done", "waiting")]
+    rows = [p for p in found.parts if p.state not in (DONE, WAITING)]
     table(
         {p.name: f"{p.state}, {p.n_slabs_done} of {p.n_slabs}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
     )

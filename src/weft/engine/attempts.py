@@ -47,7 +47,7 @@ class Attempt:
         "running" behind; see :attr:`state`.
     error
         Why it failed.
-    n_slabs, n_voxels
+    n_slabs
         What it finished so far.
     """
 
@@ -64,7 +64,6 @@ class Attempt:
     outcome: str = RUNNING
     error: str = ""
     n_slabs: int = 0
-    n_voxels: int = 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Attempt:
@@ -126,7 +125,6 @@ def attempt(ledger: Ledger, mine: Attempt, emit: Emit = silent) -> Iterator[Emit
     def counting(event: Event) -> None:
         if event.kind in ("slab", "layer"):
             mine.n_slabs += 1
-            mine.n_voxels += int(event.data.get("n_voxels", 0))
             news.set()
         emit(event)
 

@@ -14,6 +14,8 @@ from typing import Any
 from weft.engine.job import Tally, n_cores
 from weft.version import __version__
 
+REDONE_SHOWN = 5  # lines of a report's ``redone`` that are shown to a person
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

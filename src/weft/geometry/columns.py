@@ -100,6 +100,10 @@ class Columns:
             raise RequestError(f"--part-id {index} with --num-parts {count}: use 0 to {max(count, 1) - 1}")
         return range(index * self.n_units // count, (index + 1) * self.n_units // count)
 
+    def unit(self, column: int, slab: int) -> int:
+        """The number of a unit, columns outermost."""
+        return column * self.n_slabs + slab
+
     def runs(self, units: range) -> Iterator[Run]:
         """Consecutive units as runs of slabs, columns outermost."""
         lo = units.start

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from weft.launch.executors import (
-    EXECUTORS,
     open_executor,
     require_executor,
     run_parts,
@@ -11,4 +10,4 @@ from weft.launch.executors import (
     worker_threads,
 )
 
-__all__ = ["EXECUTORS", "open_executor", "require_executor", "run_parts", "worker_number", "worker_threads"]
+__all__ = ["open_executor", "require_executor", "run_parts", "worker_number", "worker_threads"]

@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
@@ -45,6 +44,10 @@ def pool_number() -> int:
     return _number
 
 
+class _WorkerDiedError(Exception):
+    """The process ended before it had answered."""
+
+
 class WorkerPool(Executor):
     """Spawned processes, each with one call at a time.
 
@@ -72,7 +75,7 @@ class WorkerPool(Executor):
         self._stopped = cancel_futures
         with undisturbed():
             if cancel_futures:
-                end_all([w for w in self._workers if w])
+                _end_all([w for w in self._workers if w])
             for _ in self._threads:
                 self._calls.put(None)
             for thread in self._threads if wait else ():
@@ -97,7 +100,7 @@ class WorkerPool(Executor):
             worker = self._workers[number] = self._workers[number] or _Worker(number)
             try:
                 return worker.call(call)
-            except EOFError:
+            except _WorkerDiedError:
                 self._workers[number] = None
                 if self._stopped or not left:
                     raise RunError(f"its worker process died {TRIES - left} times, {worker.epitaph()}") from None
@@ -113,25 +116,25 @@ class _Worker:
     def __init__(self, number: int) -> None:
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
-        self._process = context.Process(target=_work, args=(theirs, os.getpid(), number))
-        self._process.start()
+        self.process = context.Process(target=_work, args=(theirs, os.getpid(), number))
+        self.process.start()
         theirs.close()
 
     def call(self, call: Call) -> Any:
-        """The result of a call; EOFError where the process died."""
+        """The result of a call, or its error."""
         try:
             self._pipe.send(call)
             good, value = self._pipe.recv()
         except (ConnectionError, EOFError) as error:
-            raise EOFError from error
+            raise _WorkerDiedError from error
         if good:
             return value
         raise value
 
     def epitaph(self) -> str:
         """How the process ended."""
-        self._process.join(ENDING_S)
-        code = self._process.exitcode
+        self.process.join(ENDING_S)
+        code = self.process.exitcode
         if code is None or code >= 0:
             return f"at last with exit code {code}"
         return f"at last by {signal.Signals(-code).name}" + (" (out of memory?)" if code == -signal.SIGKILL else "")
@@ -140,15 +143,10 @@ class _Worker:
         """Let the process end."""
         with suppress(OSError):  # it may have ended
             self._pipe.send(None)
-        self._process.join()
-
-    @property
-    def process(self) -> BaseProcess:
-        """The process."""
-        return self._process
+        self.process.join()
 
 
-def end_all(workers: Sequence[_Worker]) -> None:
+def _end_all(workers: Sequence[_Worker]) -> None:
     """Make processes end: all of them asked at once, those killed that do not after a while."""
     for worker in workers:
         worker.process.terminate()

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from weft.apps.execute import plan_of
 from weft.apps.prepare import open_input
 from weft.engine.plan import Plan
+from weft.engine.report import REDONE_SHOWN
 from weft.errors import IncompleteError, RequestError, WeftError
 from weft.geometry.box import Box
 from weft.image.protocols import Sink
@@ -22,7 +23,6 @@ from weft.viewer import pictures
 from weft.viewer.seams import SeamCheck, check_seams
 
 WINDOW, WHOLE = 256, 1600
-REDONE_SHOWN = 5
 HISTOGRAM_VOXELS = 1 << 26
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 
