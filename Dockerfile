@@ -1,4 +1,4 @@
-# weft as a container: docker build -t weft . ; docker run --rm -v "$PWD:/data" weft run /data/in.zarr /data/out.zarr -m M
+# voxweft as a container: docker build -t voxweft . ; docker run --rm -v "$PWD:/data" voxweft run /data/in.zarr /data/out.zarr -m M
 #
 # For GPUs: --build-arg TORCH_BACKEND=cu128, or a base image with CUDA, --build-arg BASE_IMAGE=..., which must have
 # Python 3.11 or later and pip; TORCH_BACKEND=auto takes what fits the GPU of the machine that builds.
@@ -15,7 +15,7 @@ COPY src ./src
 RUN uv pip install --system --no-cache --torch-backend="$TORCH_BACKEND" ".[all]" \
     && rm -rf /build/*
 
-RUN useradd --create-home --uid 1000 weft
-USER weft
-WORKDIR /home/weft
-ENTRYPOINT ["weft"]
+RUN useradd --create-home --uid 1000 voxweft
+USER voxweft
+WORKDIR /home/voxweft
+ENTRYPOINT ["voxweft"]

@@ -5,7 +5,7 @@ class 1 as zarr. Imports and the reading of weights are not timed; everything fr
 voxel written is.
 
     floor        forward passes of all patches on one resident tensor, one read of the input, one write of the output
-    weft         weft.run
+    voxweft         voxweft.run
     monai        monai.inferers.sliding_window_inference
     nnunet       nnunetv2 nnUNetPredictor.predict_sliding_window_return_logits
     three_stage  per-patch logits to disk, blend, finalize
@@ -49,11 +49,11 @@ def gaussian() -> np.ndarray:
 
 
 def load(model: str, runtime: str, n_lanes: int) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
-    """The network as a plain module (for the peers) and through weft's runtime (for the floor)."""
-    import weft
-    from weft.model import ForwardSetting
+    """The network as a plain module (for the peers) and through voxweft's runtime (for the floor)."""
+    import voxweft
+    from voxweft.model import ForwardSetting
 
-    found = weft.load_model(model)
+    found = voxweft.load_model(model)
     module = found._modules[0]
     return module, found.open(ForwardSetting(runtime, "cpu", "fp32", 1, (PATCH,) * 3, n_lanes))
 
@@ -99,11 +99,11 @@ def floor(job: SimpleNamespace) -> None:
     write(job.output, volume)
 
 
-def weft(job: SimpleNamespace) -> None:
-    import weft
+def voxweft(job: SimpleNamespace) -> None:
+    import voxweft
 
-    options = weft.RunOptions(runtime=job.runtime, pyramid=False, normalization="auto" if job.normalize else "none")
-    report = weft.run(job.input, job.output, job.loaded, options)
+    options = voxweft.RunOptions(runtime=job.runtime, pyramid=False, normalization="auto" if job.normalize else "none")
+    report = voxweft.run(job.input, job.output, job.loaded, options)
     job.extra = {"stages": report.tally["seconds"]}
 
 
@@ -181,7 +181,7 @@ def three_stage(job: SimpleNamespace) -> None:
     shutil.rmtree(folder)
 
 
-CONTESTANTS = {f.__name__: f for f in (floor, weft, monai, nnunet, three_stage)}
+CONTESTANTS = {f.__name__: f for f in (floor, voxweft, monai, nnunet, three_stage)}
 
 
 def main() -> None:
@@ -198,21 +198,21 @@ def main() -> None:
     cores = len(os.sched_getaffinity(0))
     torch.set_num_threads(cores)
     shutil.rmtree(args.output, ignore_errors=True)
-    shutil.rmtree(args.output + ".weft", ignore_errors=True)
+    shutil.rmtree(args.output + ".voxweft", ignore_errors=True)
     job = SimpleNamespace(**vars(args), normalize=not args.model.startswith("fake://"), lanes=cores, extra={})
-    if args.name == "weft":
-        import weft.apps.run
-        import weft.stores.ome_zarr
-        import weft.stores.zarr
+    if args.name == "voxweft":
+        import voxweft.apps.run
+        import voxweft.stores.ome_zarr
+        import voxweft.stores.zarr
 
-        job.loaded = weft.apps.run.load_model(args.model)
+        job.loaded = voxweft.apps.run.load_model(args.model)
     elif args.name != "floor":
         __import__(
             {"monai": "monai.inferers", "nnunet": "nnunetv2.inference.predict_from_raw_data"}.get(args.name, "json")
         )
-    if args.name != "weft":
+    if args.name != "voxweft":
         job.module, job.predictor = load(args.model, args.runtime, cores)
-    from weft.engine.report import peak_memory_bytes
+    from voxweft.engine.report import peak_memory_bytes
 
     wall, cpu = time.perf_counter(), time.process_time()
     CONTESTANTS[args.name](job)

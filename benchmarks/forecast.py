@@ -1,4 +1,4 @@
-"""What `weft plan` says against what `weft run` then takes, on three workloads; renews its table in RESULTS.md.
+"""What `voxweft plan` says against what `voxweft run` then takes, on three workloads; renews its table in RESULTS.md.
 
 Usage: python benchmarks/forecast.py [--shared ../shared] [--work bench-work]
 """
@@ -19,9 +19,9 @@ PAIR = ("forecast", "measured")
 HERE = Path(__file__).resolve().parent
 
 
-def weft(*arguments: object) -> str:
+def voxweft(*arguments: object) -> str:
     return subprocess.run(
-        [sys.executable, "-m", "weft", *map(str, arguments)], check=True, capture_output=True, text=True
+        [sys.executable, "-m", "voxweft", *map(str, arguments)], check=True, capture_output=True, text=True
     ).stdout
 
 
@@ -31,7 +31,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
-    weft("demo", args.work / "demo", "--quiet")
+    voxweft("demo", args.work / "demo", "--quiet")
     jobs = {
         "FIB-SEM 250^3, real network": (
             args.shared / "data/em_fibsem_medulla/raw.tif",
@@ -49,14 +49,14 @@ def main() -> None:
     columns = ["workload"] + [f"{what}: {which}" for what in ("time, s", "memory, GB", "written, MB") for which in PAIR]
     lines = [f"| {' | '.join(columns)} |", "|---|---|---|---|---|---|---|"]
     for name, (source, flags) in jobs.items():
-        told = json.loads(weft("plan", source, *flags, "--json"))["forecast"]
+        told = json.loads(voxweft("plan", source, *flags, "--json"))["forecast"]
         output = args.work / "forecast.zarr"
         shutil.rmtree(output, ignore_errors=True)
-        shutil.rmtree(f"{output}.weft", ignore_errors=True)
+        shutil.rmtree(f"{output}.voxweft", ignore_errors=True)
         start = time.perf_counter()
-        weft("run", source, output, *flags, "--quiet")
+        voxweft("run", source, output, *flags, "--quiet")
         took = time.perf_counter() - start
-        found = json.loads(Path(f"{output}.weft/report.json").read_text())
+        found = json.loads(Path(f"{output}.voxweft/report.json").read_text())
         lines.append(
             f"| {name} | {told['seconds']:.1f} | {took:.1f} | {told['memory_bytes'] / 1e9:.2f} | "
             f"{found['peak_memory_bytes'] / 1e9:.2f} | {told['bytes_written'] / 1e6:.0f} | "

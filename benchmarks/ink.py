@@ -1,8 +1,8 @@
-"""Ink: weft against a plain loop, and its memory against the height of the canvas; renews its tables in RESULTS.md.
+"""Ink: voxweft against a plain loop, and its memory against the height of the canvas; renews its tables in RESULTS.md.
 
 Usage: python benchmarks/ink.py [--work bench-work] [--rounds 3] [--side 2048]
 
-A surface volume [26, side, side] of the ink phantom of ``weft.testing``, tile 64, stride 16, a TimeSformer (dim 64,
+A surface volume [26, side, side] of the ink phantom of ``voxweft.testing``, tile 64, stride 16, a TimeSformer (dim 64,
 depth 3, 4 heads) with random weights. The plain loop is what a careful script does: the whole volume in memory, tiles
 in batches through the same network in the same runtime, a Hann window, sums and weights as float32 canvases, one
 division, one PNG. Every run is a process of its own, from its start to the written PNG, rounds are interleaved, and the
@@ -27,9 +27,9 @@ import numpy as np
 import torch
 from results import keep
 
-from weft.launch.processes import ALLOCATOR
-from weft.nets.timesformer import TimeSformer, TimeSformerSize
-from weft.testing.surface import make_ink_phantom
+from voxweft.launch.processes import ALLOCATOR
+from voxweft.nets.timesformer import TimeSformer, TimeSformerSize
+from voxweft.testing.surface import make_ink_phantom
 
 DEPTH, TILE, STRIDE = 26, 64, 16
 SIZE = TimeSformerSize(
@@ -60,7 +60,7 @@ def make(work: Path, height: int, side: int) -> tuple[Path, Path]:
 
 def network(checkpoint: str, runtime: str, batch: int) -> Callable[[torch.Tensor], torch.Tensor]:
     """The network on all cores, as a script would run it."""
-    from weft.backends import load_model
+    from voxweft.backends import load_model
 
     module = load_model(checkpoint)._modules[0]
     if runtime == "torch":
@@ -98,9 +98,9 @@ def loop(volume: str, checkpoint: str, out: str, runtime: str, batch: int) -> No
     Image.fromarray(result.numpy()).save(out)
 
 
-def weft(volume: str, checkpoint: str, out: str, runtime: str, batch: int) -> None:
+def voxweft(volume: str, checkpoint: str, out: str, runtime: str, batch: int) -> None:
     """The command, in this process."""
-    from weft.cli.app import execute
+    from voxweft.cli.app import execute
 
     arguments = ["ink", "infer", volume, out, "--model", checkpoint, "--start-layer", "0", "--end-layer", str(DEPTH)]
     arguments += ["--stride", str(STRIDE), "--quiet", "--overwrite", "--runtime-dir", str(Path(out).parent)]
@@ -130,13 +130,13 @@ def main() -> None:
     options = parser.parse_args()
     if options.way:
         way, volume, net, out, runtime, batch, told = options.way
-        {"loop": loop, "weft": weft}[way](volume, net, out, runtime, int(batch))
+        {"loop": loop, "voxweft": voxweft}[way](volume, net, out, runtime, int(batch))
         status = Path("/proc/self/status").read_text()
         Path(told).write_text(str(int(status.partition("VmHWM:")[2].split()[0]) * 1024))
         return
     volume, net = make(options.work, options.side, options.side)
-    jobs = [("loop", "torch", 16), ("weft", "torch", 16), ("loop", "openvino", 16), ("weft", "openvino", 16)]
-    jobs += [("weft", "auto", 256)]
+    jobs = [("loop", "torch", 16), ("voxweft", "torch", 16), ("loop", "openvino", 16), ("voxweft", "openvino", 16)]
+    jobs += [("voxweft", "auto", 256)]
     seen: dict[tuple[str, str, int], list[dict[str, float]]] = {job: [] for job in jobs}
     chance = random.Random(0)
     for _ in range(options.rounds):
@@ -144,16 +144,16 @@ def main() -> None:
             seen[job].append(measure(job[0], volume, net, *job[1:]))
             print(*job, seen[job][-1], flush=True)
     middle = {j: {k: statistics.median(r[k] for r in rows) for k in rows[0]} for j, rows in seen.items()}
-    lines = ["| way | runtime | time, s | weft / plain loop | peak memory, GB |", "|---|---|---|---|---|"]
+    lines = ["| way | runtime | time, s | voxweft / plain loop | peak memory, GB |", "|---|---|---|---|---|"]
     for job, row in middle.items():
-        plain = middle.get(("loop", job[1], job[2])) if job[0] == "weft" else None
+        plain = middle.get(("loop", job[1], job[2])) if job[0] == "voxweft" else None
         ratio = f"{row['seconds'] / plain['seconds']:.2f}" if plain else ""
         lines.append(f"| {job[0]} | {job[1]} | {row['seconds']:.1f} | {ratio} | {row['peak'] / 1e9:.2f} |")
     keep("ink", "\n".join(lines))
-    rows = ["| rows of the canvas | plain loop, GB | weft, GB |", "|---|---|---|"]
+    rows = ["| rows of the canvas | plain loop, GB | voxweft, GB |", "|---|---|---|"]
     for height in (1024, 4096, 16384):
         tall, net = make(options.work, height, 512)
-        peaks = [measure(way, tall, net, "openvino", 16)["peak"] / 1e9 for way in ("loop", "weft")]
+        peaks = [measure(way, tall, net, "openvino", 16)["peak"] / 1e9 for way in ("loop", "voxweft")]
         rows.append(f"| {height} | {peaks[0]:.2f} | {peaks[1]:.2f} |")
         print(rows[-1], flush=True)
     keep("ink memory", "\n".join(rows))

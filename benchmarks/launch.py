@@ -47,9 +47,9 @@ def make(work: Path, shape: tuple[int, ...]) -> Path:
 def measure(way: str, volume: Path) -> tuple[float, int]:
     """Seconds of one run, and the patches that it computed."""
     output = volume.parent / "launch.zarr"
-    for path in (output, Path(f"{output}.weft")):
+    for path in (output, Path(f"{output}.voxweft")):
         shutil.rmtree(path, ignore_errors=True)
-    base = [sys.executable, "-m", "weft", "run", str(volume), str(output), "--model", "fake://null"]
+    base = [sys.executable, "-m", "voxweft", "run", str(volume), str(output), "--model", "fake://null"]
     base += ["--runtime", "torch", "--quiet"]
     start = time.perf_counter()
     if WAYS[way]:
@@ -61,7 +61,7 @@ def measure(way: str, volume: Path) -> tuple[float, int]:
         if any(codes):
             raise SystemExit(f"{way} failed")
     seconds = time.perf_counter() - start
-    report = json.loads((Path(f"{output}.weft") / "report.json").read_text())
+    report = json.loads((Path(f"{output}.voxweft") / "report.json").read_text())
     return seconds, report["tally"]["n_patches"]
 
 

@@ -1,4 +1,4 @@
-"""Peak memory of `weft run` over 1024 x 1024 x Z with two classes and patch 64; renews its table in RESULTS.md.
+"""Peak memory of `voxweft run` over 1024 x 1024 x Z with two classes and patch 64; renews its table in RESULTS.md.
 
 Usage: python benchmarks/memory.py [--shared ../shared] [--work bench-work]
 """
@@ -36,9 +36,9 @@ def main() -> None:
         )
         for z in range(0, depth, 64):
             made[z : z + 64] = layer
-        command = [sys.executable, "-m", "weft", "run", source, output, "--model", model, "--overwrite", "--quiet"]
+        command = [sys.executable, "-m", "voxweft", "run", source, output, "--model", model, "--overwrite", "--quiet"]
         subprocess.run([*map(str, command), "--runtime", "torch", *flags], check=True)
-        found = json.loads(Path(f"{output}.weft/report.json").read_text())
+        found = json.loads(Path(f"{output}.voxweft/report.json").read_text())
         name = "null" if model == null else "nnunet_fibsem_membrane, overlap 0"
         lines.append(f"| {name} | {depth} | {found['peak_memory_bytes'] / 1e9:.3f} | {found['elapsed_s']:.0f} |")
         shutil.rmtree(source)

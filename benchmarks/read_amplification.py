@@ -3,7 +3,7 @@
 Usage: python benchmarks/read_amplification.py
 
 The scroll of 24,297 x 7,593 x 7,593 voxels (uint8, chunks of 128^3, patches of 192^3) is not there and need not be:
-the boxes that a run would read are counted chunk by chunk. Beside it stands what `weft plan` says of the same plan.
+the boxes that a run would read are counted chunk by chunk. Beside it stands what `voxweft plan` says of the same plan.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ import math
 import numpy as np
 from results import keep
 
-from weft.apps.scroll.options import StageOptions
-from weft.engine.budget import Budget
-from weft.engine.plan import Plan, make_plan
-from weft.engine.reader import layers
-from weft.engine.staged import reach_of, tiles_of_part
-from weft.errors import RequestError
-from weft.geometry.box import Box
-from weft.image.info import VolumeInfo
-from weft.model.card import ModelCard
+from voxweft.apps.scroll.options import StageOptions
+from voxweft.engine.budget import Budget
+from voxweft.engine.plan import Plan, make_plan
+from voxweft.engine.reader import layers
+from voxweft.engine.staged import reach_of, tiles_of_part
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
+from voxweft.image.info import VolumeInfo
+from voxweft.model.card import ModelCard
 
 SHAPE, CHUNK, PATCH = (24297, 7593, 7593), (128, 128, 128), (192, 192, 192)
 
@@ -43,7 +43,7 @@ def main() -> None:
     card = ModelCard("surface", "nnU-Net v2", "", PATCH)
     whole = Box.of(SHAPE)
     lines = [
-        "| stage | buffers, GB | columns | column y x | chunks decoded / chunks, counted | as `weft plan` says |",
+        "| stage | buffers, GB | columns | column y x | chunks decoded / chunks, counted | as `voxweft plan` says |",
         "|---|---|---|---|---|---|",
     ]
     for stage, output in (("pipeline (fused)", "probability"), ("predict", "patches")):

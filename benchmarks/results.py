@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from weft.engine.report import processor
+from voxweft.engine.report import processor
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
 

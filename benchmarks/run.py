@@ -1,4 +1,4 @@
-"""Measure weft, its floor and its peers in interleaved rounds and renew their tables in RESULTS.md.
+"""Measure voxweft, its floor and its peers in interleaved rounds and renew their tables in RESULTS.md.
 
 Usage: python benchmarks/run.py --peers .venvs/peers/bin/python --shared ../shared [--rounds 5] [--work /tmp/bench]
 
@@ -25,10 +25,10 @@ import torch
 import zarr
 from results import keep
 
-from weft.launch.processes import ALLOCATOR
+from voxweft.launch.processes import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
-OURS, PEERS = ("floor", "weft"), ("monai", "nnunet", "three_stage")
+OURS, PEERS = ("floor", "voxweft"), ("monai", "nnunet", "three_stage")
 NULL = "fake://null?patch=64,64,64"
 
 
@@ -89,9 +89,9 @@ def null_network(peers: str, rounds: int, work: Path) -> str:
     rows |= {name: (peers, name, job) for name in PEERS if peers}
     found = interleaved(rows, rounds, work)
     base = found["floor"]["cpu_s"]
-    over = found["weft"]["cpu_s"] - base
+    over = found["voxweft"]["cpu_s"] - base
     lines = [
-        "| engine | CPU s | beyond the floor, s | ns a voxel | weft / this | peak memory, GB | intermediate files, GB |"
+        "| engine | CPU s | beyond the floor, s | ns a voxel | voxweft / this | peak memory, GB | intermediates, GB |"
     ]
     lines += ["|---|---|---|---|---|---|---|"]
     for name, row in found.items():
@@ -115,12 +115,12 @@ def real_network(peers: str, rounds: int, work: Path, model: Path) -> str:
     }
     rows |= {name: (peers, name, job) for name in PEERS if peers}
     found = interleaved(rows, rounds, work)
-    auto = found["weft, auto"]["wall_s"]
-    lines = ["| engine | wall s | CPU s | CPU / floor of the same runtime | this / weft auto | peak memory, GB |"]
+    auto = found["voxweft, auto"]["wall_s"]
+    lines = ["| engine | wall s | CPU s | CPU / floor of the same runtime | this / voxweft auto | peak memory, GB |"]
     lines += ["|---|---|---|---|---|---|"]
     for name, row in found.items():
         own = found.get(f"floor, {name.partition(', ')[2]}")
-        ratio = f"{row['cpu_s'] / own['cpu_s']:.3f}" if own and name.startswith("weft") else ""
+        ratio = f"{row['cpu_s'] / own['cpu_s']:.3f}" if own and name.startswith("voxweft") else ""
         lines.append(
             f"| {name} | {row['wall_s']:.2f} | {row['cpu_s']:.2f} | {ratio} | {row['wall_s'] / auto:.2f} | "
             f"{row['peak_bytes'] / 1e9:.2f} |"
@@ -147,7 +147,7 @@ def exactness(work: Path, model: Path) -> str:
     inner = (slice(16, -16),) * 3
     lines = ["| engine | largest difference, levels | voxels off by more than one level | largest 16 voxels inside |"]
     lines += ["|---|---|---|---|"]
-    for name in ("weft", *PEERS):
+    for name in ("voxweft", *PEERS):
         path = work / f"{name}.zarr"
         if not path.exists():
             continue

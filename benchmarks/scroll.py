@@ -1,4 +1,4 @@
-"""weft's fused and staged scroll pipeline, and the reference's three commands; renews its tables in RESULTS.md.
+"""voxweft's fused and staged scroll pipeline, and the reference's three commands; renews its tables in RESULTS.md.
 
 Usage: python benchmarks/scroll.py [--reference .venvs/vesuvius/bin/python] [--shared ../shared] [--work bench-work]
 
@@ -24,7 +24,7 @@ import zarr
 from results import keep
 from run import prepare
 
-from weft.launch.processes import ALLOCATOR
+from voxweft.launch.processes import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
 COUNTED = """
@@ -36,7 +36,7 @@ def told():
     json.dump({"written": int(io["wchar"]), "peak": peak}, open(TOLD, "w"))
 atexit.register(told)
 """
-WEFT = "from weft.cli.app import execute; sys.exit(execute(ARGUMENTS))"
+VOXWEFT = "from voxweft.cli.app import execute; sys.exit(execute(ARGUMENTS))"
 
 
 def command(python: str, code: str, arguments: list[str], work: Path, tuned: bool) -> dict[str, float]:
@@ -64,7 +64,7 @@ def size_of(folder: Path) -> int:
 
 def fused(job: dict[str, str], work: Path) -> list[dict[str, float]]:
     arguments = ["pipeline", "--input", job["input"], "--model", job["model"], "--output", f"{work}/final.zarr"]
-    return [command(sys.executable, WEFT, [*arguments, *job["flags"].split()], work, tuned=True)]
+    return [command(sys.executable, VOXWEFT, [*arguments, *job["flags"].split()], work, tuned=True)]
 
 
 def staged(job: dict[str, str], work: Path) -> list[dict[str, float]]:
@@ -74,7 +74,7 @@ def staged(job: dict[str, str], work: Path) -> list[dict[str, float]]:
         ["finalize", f"{work}/merged.zarr", f"{work}/final.zarr", "--chunk-size", "128,128,128"],
     ]
     stages[0] += job["flags"].split()
-    return [command(sys.executable, WEFT, [*stage, "--quiet"], work, tuned=True) for stage in stages]
+    return [command(sys.executable, VOXWEFT, [*stage, "--quiet"], work, tuned=True) for stage in stages]
 
 
 def reference(job: dict[str, str], work: Path) -> list[dict[str, float]]:

@@ -1,6 +1,6 @@
-"""Train the small network of ``weft demo`` on phantoms and write it as an nnU-Net v2 folder.
+"""Train the small network of ``voxweft demo`` on phantoms and write it as an nnU-Net v2 folder.
 
-Usage: python scripts/train_demo.py [--steps 900] [--threads 2] [--to src/weft/backends/demo]
+Usage: python scripts/train_demo.py [--steps 900] [--threads 2] [--to src/voxweft/backends/demo]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weft.backends.nnunet import build
-from weft.testing.phantom import make_phantom
+from voxweft.backends.nnunet import build
+from voxweft.testing.phantom import make_phantom
 
 PATCH = 64
 HERE = Path(__file__).resolve().parent.parent
@@ -59,12 +59,12 @@ DATASET = {
     "numTraining": 12,
     "file_ending": ".tif",
 }
-README = """# The network of `weft demo`
+README = """# The network of `voxweft demo`
 
 PlainConvUNet, {parameters} parameters, patch 64 x 64 x 64, one input, two classes (background, membrane), trained by
-`scripts/train_demo.py` ({steps} steps, {minutes:.0f} minutes) on 12 phantoms of `weft.testing.phantom` with 160 voxels
-a side, seeds 100 to 111. Dice on the unseen phantom 99: {dice:.3f} (patches side by side, without overlap).
-It knows phantoms only. Licence: that of weft.
+`scripts/train_demo.py` ({steps} steps, {minutes:.0f} minutes) on 12 phantoms of `voxweft.testing.phantom` with 160
+voxels a side, seeds 100 to 111. Dice on the unseen phantom 99: {dice:.3f} (patches side by side, without overlap).
+It knows phantoms only. Licence: that of voxweft.
 """
 
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--steps", type=int, default=900)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--to", type=Path, default=HERE / "src/weft/backends/demo")
+    parser.add_argument("--to", type=Path, default=HERE / "src/voxweft/backends/demo")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
     torch.manual_seed(0)

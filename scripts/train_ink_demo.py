@@ -1,6 +1,6 @@
-"""Train the small ink network of ``weft demo --ink`` on phantoms and write it as a checkpoint.
+"""Train the small ink network of ``voxweft demo --ink`` on phantoms and write it as a checkpoint.
 
-Usage: python scripts/train_ink_demo.py [--minutes 5] [--threads 1] [--to src/weft/backends/demo/ink.ckpt]
+Usage: python scripts/train_ink_demo.py [--minutes 5] [--threads 1] [--to src/voxweft/backends/demo/ink.ckpt]
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from weft.nets.timesformer import TimeSformer, TimeSformerSize
-from weft.testing.surface import make_ink_phantom
+from voxweft.nets.timesformer import TimeSformer, TimeSformerSize
+from voxweft.testing.surface import make_ink_phantom
 
 HERE = Path(__file__).resolve().parent.parent
 SIZE = TimeSformerSize(
@@ -47,7 +47,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--minutes", type=float, default=5)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--to", type=Path, default=HERE / "src/weft/backends/demo/ink.ckpt")
+    parser.add_argument("--to", type=Path, default=HERE / "src/voxweft/backends/demo/ink.ckpt")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, settings
 from servers import s3  # noqa: F401 - a fixture
 from slurm_cluster import slurm  # noqa: F401 - a fixture
 
-settings.register_profile("weft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("weft")
+settings.register_profile("voxweft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("voxweft")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
-Weft = Callable[..., subprocess.CompletedProcess[str]]
+Voxweft = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="session")
@@ -31,12 +31,12 @@ def shared() -> Path:
 
 
 @pytest.fixture
-def weft(tmp_path: Path) -> Weft:
+def voxweft(tmp_path: Path) -> Voxweft:
     """The installed command, run in a folder of its own; fails on another exit code than the one expected."""
 
     def call(*arguments: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            [sys.executable, "-m", "weft", *map(str, arguments)],
+            [sys.executable, "-m", "voxweft", *map(str, arguments)],
             capture_output=True,
             text=True,
             cwd=tmp_path,

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from weft.nets.resnet3d import InkResNet3d, ResNet3dSize
-from weft.nets.timesformer import TimeSformer, TimeSformerSize
+from voxweft.nets.resnet3d import InkResNet3d, ResNet3dSize
+from voxweft.nets.timesformer import TimeSformer, TimeSformerSize
 
 SIZE = TimeSformerSize(
     dim=16, image_size=32, patch_size=8, num_frames=5, num_classes=16, depth=2, heads=2, dim_head=8, channels=1

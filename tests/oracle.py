@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from weft.engine.plan import Plan
-from weft.geometry.box import Box
-from weft.geometry.window import WINDOWS
-from weft.image.protocols import Volume
-from weft.model.protocols import ForwardSetting, Model
-from weft.ops.augment import views
+from voxweft.engine.plan import Plan
+from voxweft.geometry.box import Box
+from voxweft.geometry.window import WINDOWS
+from voxweft.image.protocols import Volume
+from voxweft.model.protocols import ForwardSetting, Model
+from voxweft.ops.augment import views
 
 
 def blended_logits(plan: Plan, volume: Volume, model: Model) -> tuple[np.ndarray, np.ndarray]:

@@ -10,11 +10,11 @@ from importlib.metadata import EntryPoint
 
 import pytest
 
-from weft.apps.execute import Execution
-from weft.errors import RequestError
-from weft.launch import open_executor
-from weft.launch.executors import SerialExecutor
-from weft.testing import LauncherContract
+from voxweft.apps.execute import Execution
+from voxweft.errors import RequestError
+from voxweft.launch import open_executor
+from voxweft.launch.executors import SerialExecutor
+from voxweft.testing import LauncherContract
 
 
 @contextmanager
@@ -51,16 +51,16 @@ class TestPoolOfTheStandardLibrary(LauncherContract):
 class TestPlugin(LauncherContract):
     @pytest.fixture(autouse=True)
     def _install(self, monkeypatch):
-        entry = EntryPoint("threads", "concurrent.futures:ThreadPoolExecutor", "weft.launchers")
-        monkeypatch.setattr("weft.plugins.entry_points", lambda group: [entry] if group == entry.group else [])
+        entry = EntryPoint("threads", "concurrent.futures:ThreadPoolExecutor", "voxweft.launchers")
+        monkeypatch.setattr("voxweft.plugins.entry_points", lambda group: [entry] if group == entry.group else [])
 
     def make(self):
         return opened("threads")
 
 
 def test_two_claims_to_a_name_are_refused(monkeypatch):
-    entries = [EntryPoint("mine", f"{m}:X", "weft.launchers") for m in ("one", "other")]
-    monkeypatch.setattr("weft.plugins.entry_points", lambda group: entries)
+    entries = [EntryPoint("mine", f"{m}:X", "voxweft.launchers") for m in ("one", "other")]
+    monkeypatch.setattr("voxweft.plugins.entry_points", lambda group: entries)
     with pytest.raises(RequestError, match="one:X and other:X both claim 'mine'"):
         Execution("mine")
 

@@ -9,10 +9,10 @@ import warnings
 import pytest
 import torch
 
-import weft
+import voxweft
 from inknets import lightning, small_timesformer
-from weft.errors import ModelError
-from weft.testing import ModelContract
+from voxweft.errors import ModelError
+from voxweft.testing import ModelContract
 
 
 def small_net(n_inputs: int = 1, n_classes: int = 3) -> torch.nn.Module:
@@ -24,7 +24,7 @@ def small_net(n_inputs: int = 1, n_classes: int = 3) -> torch.nn.Module:
 
 class TestFake(ModelContract):
     def make(self, tmp_path):
-        return weft.load_model("fake://blur?patch=16,16,16&classes=3")
+        return voxweft.load_model("fake://blur?patch=16,16,16&classes=3")
 
 
 class TestNnunet(ModelContract):
@@ -35,7 +35,7 @@ class TestNnunet(ModelContract):
         self.folder = shared / "golden/scroll/model_c2_p32"
 
     def make(self, tmp_path):
-        return weft.load_model(self.folder)
+        return voxweft.load_model(self.folder)
 
 
 class TestTorchScript(ModelContract):
@@ -43,14 +43,14 @@ class TestTorchScript(ModelContract):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.jit.save(torch.jit.trace(small_net(2), torch.zeros(1, 2, 16, 16, 16)), str(tmp_path / "net.pt"))
-        return weft.load_model(tmp_path / "net.pt")
+        return voxweft.load_model(tmp_path / "net.pt")
 
 
 class TestExported(ModelContract):
     def make(self, tmp_path):
         program = torch.export.export(small_net(), (torch.zeros(1, 1, 16, 16, 16),))
         torch.export.save(program, tmp_path / "net.pt2")
-        return weft.load_model(tmp_path / "net.pt2")
+        return voxweft.load_model(tmp_path / "net.pt2")
 
 
 class TestOnnx(ModelContract):
@@ -61,7 +61,7 @@ class TestOnnx(ModelContract):
         self.file = shared / "models/onnx_ct_bone/model.onnx"
 
     def make(self, tmp_path):
-        return weft.load_model(self.file)
+        return voxweft.load_model(self.file)
 
     def test_the_window_of_its_metadata_is_the_normalization(self, tmp_path):
         (scheme,) = self.make(tmp_path).card.normalization
@@ -73,7 +73,7 @@ class TestInk(ModelContract):
 
     def make(self, tmp_path):
         state = small_timesformer().state_dict()
-        return weft.load_model(lightning(tmp_path / "net.ckpt", state, num_frames=5, image_size=32))
+        return voxweft.load_model(lightning(tmp_path / "net.ckpt", state, num_frames=5, image_size=32))
 
 
 def test_a_sidecar_says_what_the_file_does_not(tmp_path):
@@ -84,7 +84,7 @@ def test_a_sidecar_says_what_the_file_does_not(tmp_path):
     (tmp_path / "net.json").write_text(
         json.dumps({"patch_size": [16, 16, 16], "normalization": "instance_zscore", "class_names": ["a", "b", "c"]})
     )
-    card = weft.load_model(tmp_path / "net.pt").card
+    card = voxweft.load_model(tmp_path / "net.pt").card
     assert (card.patch_zyx, card.normalization[0].scheme, card.class_names) == (
         (16, 16, 16),
         "instance_zscore",
@@ -92,7 +92,7 @@ def test_a_sidecar_says_what_the_file_does_not(tmp_path):
     )
     (tmp_path / "net.json").write_text('{"patchsize": 3}')
     with pytest.raises(ModelError, match="patchsize"):
-        weft.load_model(tmp_path / "net.pt")
+        voxweft.load_model(tmp_path / "net.pt")
 
 
 def test_a_two_dimensional_network_is_refused(tmp_path):
@@ -100,11 +100,11 @@ def test_a_two_dimensional_network_is_refused(tmp_path):
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 9, 9)), str(tmp_path / "flat.pt"))
     with pytest.raises(ModelError, match="2-D"):
-        weft.load_model(tmp_path / "flat.pt")
+        voxweft.load_model(tmp_path / "flat.pt")
 
 
 def test_folds_are_averaged_and_one_can_be_chosen(shared, tmp_path):
-    from weft.model import ForwardSetting
+    from voxweft.model import ForwardSetting
 
     folder = tmp_path / "model"
     shutil.copytree(shared / "golden/scroll/model_c2_p32", folder)
@@ -116,14 +116,16 @@ def test_folds_are_averaged_and_one_can_be_chosen(shared, tmp_path):
     torch.save(state, checkpoint)
     setting = ForwardSetting("torch", "cpu", "fp32", 1, (32, 32, 32))
     batch = torch.randn(1, 1, 32, 32, 32)
-    one, other, both = (weft.load_model(p).open(setting)(batch) for p in (folder / "fold_0", folder / "fold_1", folder))
-    assert weft.load_model(folder).card.n_folds == 2
+    one, other, both = (
+        voxweft.load_model(p).open(setting)(batch) for p in (folder / "fold_0", folder / "fold_1", folder)
+    )
+    assert voxweft.load_model(folder).card.n_folds == 2
     assert torch.allclose((one + other) / 2, both, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["nnunet_fibsem_membrane", "nnunet_t1_tissue"])
 def test_real_folders_load_and_describe_themselves(shared, name):
-    card = weft.load_model(shared / "models" / name).card
+    card = voxweft.load_model(shared / "models" / name).card
     assert card.format == "nnU-Net v2"
     assert card.class_names[0] == "background"
     assert card.patch_zyx

@@ -10,10 +10,10 @@ import numpy as np
 import tifffile
 import zarr
 
-import weft
-from weft.stores.memory import MemoryRecords, MemorySink
-from weft.stores.url import LocalRecords
-from weft.testing import RecordsContract, SinkContract, VolumeContract
+import voxweft
+from voxweft.stores.memory import MemoryRecords, MemorySink
+from voxweft.stores.url import LocalRecords
+from voxweft.testing import RecordsContract, SinkContract, VolumeContract
 
 RNG = np.random.default_rng(1)
 CUBE = RNG.integers(0, 60000, (1, 21, 33, 45)).astype(np.uint16)
@@ -24,7 +24,7 @@ class TestMemory(VolumeContract):
     array = CUBE
 
     def make(self, tmp_path):
-        return weft.open_volume(CUBE[0])
+        return voxweft.open_volume(CUBE[0])
 
 
 class TestZarr2(VolumeContract):
@@ -40,7 +40,7 @@ class TestZarr2(VolumeContract):
             overwrite=True,
         )
         made[:] = CUBE[0]
-        return weft.open_volume(tmp_path / "v.zarr")
+        return voxweft.open_volume(tmp_path / "v.zarr")
 
 
 class TestShardedZarr3(VolumeContract):
@@ -56,7 +56,7 @@ class TestShardedZarr3(VolumeContract):
             overwrite=True,
         )
         made[:] = MANY
-        return weft.open_volume(tmp_path / "v.zarr")
+        return voxweft.open_volume(tmp_path / "v.zarr")
 
 
 class TestTiff(VolumeContract):
@@ -64,7 +64,7 @@ class TestTiff(VolumeContract):
 
     def make(self, tmp_path):
         tifffile.imwrite(tmp_path / "v.tif", CUBE[0], compression="zlib")
-        return weft.open_volume(tmp_path / "v.tif")
+        return voxweft.open_volume(tmp_path / "v.tif")
 
 
 class TestImageJTiff(VolumeContract):
@@ -72,7 +72,7 @@ class TestImageJTiff(VolumeContract):
 
     def make(self, tmp_path):
         tifffile.imwrite(tmp_path / "v.tif", CUBE[0], imagej=True, metadata={"spacing": 3.0, "unit": "um"})
-        return weft.open_volume(tmp_path / "v.tif")
+        return voxweft.open_volume(tmp_path / "v.tif")
 
 
 class TestTiffFolder(VolumeContract):
@@ -82,7 +82,7 @@ class TestTiffFolder(VolumeContract):
         (tmp_path / "planes").mkdir(exist_ok=True)
         for z, plane in enumerate(CUBE[0]):
             tifffile.imwrite(tmp_path / "planes" / f"scan2_{z}.tif", plane)  # 10 comes after 9
-        return weft.open_volume(tmp_path / "planes")
+        return voxweft.open_volume(tmp_path / "planes")
 
 
 class TestHdf5(VolumeContract):
@@ -92,12 +92,12 @@ class TestHdf5(VolumeContract):
         with h5py.File(tmp_path / "v.h5", "w") as file:
             file.create_dataset("volumes/raw", data=MANY, chunks=(1, 8, 8, 8))
             file["volumes/labels"] = CUBE[0]
-        return weft.open_volume(f"{tmp_path}/v.h5::/volumes/raw")
+        return voxweft.open_volume(f"{tmp_path}/v.h5::/volumes/raw")
 
 
 class TestOmeZarrSink(SinkContract):
     def make(self, tmp_path):
-        from weft.stores.ome_zarr import OmeZarrSink
+        from voxweft.stores.ome_zarr import OmeZarrSink
 
         return OmeZarrSink(str(tmp_path / "o.zarr"), smallest=16)
 
@@ -116,10 +116,10 @@ class TestOmeZarrSink(SinkContract):
                     sink.set_attributes(attributes)
 
             with ThreadPoolExecutor(2) as pool:
-                futures = [pool.submit(create, one, {"weft": n}), pool.submit(create, other, {})]
+                futures = [pool.submit(create, one, {"voxweft": n}), pool.submit(create, other, {})]
             assert [f.result() for f in futures] == [None, None]
             attributes = zarr.open_group(str(tmp_path / str(n) / "o.zarr"), mode="r").attrs
-            assert attributes["weft"] == n
+            assert attributes["voxweft"] == n
             assert "ome" in attributes
 
 

@@ -51,13 +51,13 @@ def test_the_demo_script_segments_a_phantom(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"Dice against the truth: ([\d.]+)", done.stdout)[1]) > 0.88
-    page = (tmp_path / "out/membranes.zarr.weft/report.html").read_text()
+    page = (tmp_path / "out/membranes.zarr.voxweft/report.html").read_text()
     assert page.count("data:image/png;base64,") == 9
 
 
 @pytest.mark.slow
 def test_the_ink_demo_finds_the_text(tmp_path):
-    command = [sys.executable, "-m", "weft", "demo", "out", "--ink", "--seed", "7"]
+    command = [sys.executable, "-m", "voxweft", "demo", "out", "--ink", "--seed", "7"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(re.search(r"Dice against the truth: ([\d.]+)", done.stdout)[1]) > 0.75
@@ -66,7 +66,7 @@ def test_the_ink_demo_finds_the_text(tmp_path):
 
 def test_the_demo_needs_no_network(tmp_path):
     """In a network namespace without interfaces, as on a compute node."""
-    command = ["unshare", "--net", "--map-root-user", sys.executable, "-m", "weft", "demo", "out", "--size", "80"]
+    command = ["unshare", "--net", "--map-root-user", sys.executable, "-m", "voxweft", "demo", "out", "--size", "80"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     if "unshare" in done.stderr:
         pytest.skip("network namespaces are not allowed here")

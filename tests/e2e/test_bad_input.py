@@ -25,13 +25,13 @@ def volume(tmp_path: Path, image: np.ndarray) -> str:
 
 
 @pytest.fixture
-def refused(weft, tmp_path):
+def refused(voxweft, tmp_path):
     """Run and expect a refusal: exit code 2, at most three lines that contain all words, no output."""
 
     def check(*arguments, words, lines=3):
-        done = weft(*arguments, code=2)
+        done = voxweft(*arguments, code=2)
         text = done.stderr.strip()
-        assert text.startswith("weft: ")
+        assert text.startswith("voxweft: ")
         assert len(text.splitlines()) <= lines
         assert "Traceback" not in text
         for word in words:
@@ -67,11 +67,11 @@ def test_planes_that_are_missing_or_doubled(refused, tmp_path):
     refused("run", "planes", "o.zarr", "--model", NULL, words=["2, 5, 6, 7, 8", "missing"])
 
 
-def test_labels_where_an_image_is_expected(refused, weft, tmp_path):
+def test_labels_where_an_image_is_expected(refused, voxweft, tmp_path):
     labels = np.arange(64, dtype=np.uint16).reshape(4, 4, 4).repeat(12, 0).repeat(12, 1).repeat(12, 2)
     tifffile.imwrite(tmp_path / "labels.tif", labels)
     refused("run", "labels.tif", "o.zarr", "--model", NULL, words=["looks like labels", "--accept-labels"])
-    weft("run", "labels.tif", "yes.zarr", "--model", NULL, "--accept-labels")
+    voxweft("run", "labels.tif", "yes.zarr", "--model", NULL, "--accept-labels")
 
 
 def test_all_wrong_options_are_named_at_once(refused, volume):
@@ -105,66 +105,66 @@ def test_one_wrong_option(refused, volume, flags, words):
     refused("run", volume, "o.zarr", *model, *flags, words=words)
 
 
-def test_hyphen_and_underscore_are_alike(weft, volume):
-    weft("run", volume, "o.zarr", "--model", NULL, "--sigma_scale=6", "--patch_size", "16,16,16", "--num_parts", "2")
+def test_hyphen_and_underscore_are_alike(voxweft, volume):
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--sigma_scale=6", "--patch_size", "16,16,16", "--num_parts", "2")
 
 
-def test_a_volume_smaller_than_the_patch_is_padded_with_a_note(weft, tmp_path):
+def test_a_volume_smaller_than_the_patch_is_padded_with_a_note(voxweft, tmp_path):
     tifffile.imwrite(tmp_path / "small.tif", np.random.default_rng(0).integers(0, 255, (9, 30, 30), dtype=np.uint8))
-    done = weft("run", "small.tif", "o.zarr", "--model", NULL)
+    done = voxweft("run", "small.tif", "o.zarr", "--model", NULL)
     assert "smaller than the patch along z (9 < 16)" in done.stderr
     assert zarr.open(str(tmp_path / "o.zarr/0"), mode="r").shape == (9, 30, 30)
 
 
-def test_nan_and_inf_are_counted_and_reported(weft, tmp_path):
+def test_nan_and_inf_are_counted_and_reported(voxweft, tmp_path):
     broken = np.random.default_rng(0).normal(100, 20, (20, 30, 30)).astype(np.float32)
     broken[3, 4, 5], broken[6, 7, 8] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "broken.tif", broken)
-    done = weft("run", "broken.tif", "o.zarr", "--model", NULL, "--output", "logits")
+    done = voxweft("run", "broken.tif", "o.zarr", "--model", NULL, "--output", "logits")
     assert "2 voxels of the input were NaN or Inf" in done.stderr
     assert np.isfinite(zarr.open(str(tmp_path / "o.zarr/0"), mode="r")[:]).all()
-    assert json.loads((tmp_path / "o.zarr.weft/report.json").read_text())["tally"]["n_nonfinite"] == 2
+    assert json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())["tally"]["n_nonfinite"] == 2
 
 
-def test_a_damaged_chunk_is_named_and_the_run_can_be_completed(weft, tmp_path, volume, image):
+def test_a_damaged_chunk_is_named_and_the_run_can_be_completed(voxweft, tmp_path, volume, image):
     chunk = tmp_path / "in.zarr/c/2/1/3"
     good = chunk.read_bytes()
     chunk.write_bytes(good[: len(good) // 2])
-    failed = weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,16,16", code=1)
+    failed = voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,16,16", code=1)
     assert "chunk 2/1/3" in failed.stderr
     assert len(failed.stderr.strip().splitlines()) <= 3
     chunk.write_bytes(good)
-    weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,16,16")
-    weft("verify", "o.zarr")
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,16,16")
+    voxweft("verify", "o.zarr")
 
 
-def test_a_cut_tiff_names_the_page(weft, tmp_path, image):
+def test_a_cut_tiff_names_the_page(voxweft, tmp_path, image):
     tifffile.imwrite(tmp_path / "stack.tif", image, compression="zlib", metadata=None)
     data = (tmp_path / "stack.tif").read_bytes()
     with tifffile.TiffFile(tmp_path / "stack.tif") as tif:
         start = tif.pages[40].dataoffsets[0]
     (tmp_path / "stack.tif").write_bytes(data[:start] + b"\0" * 200 + data[start + 200 :])
-    failed = weft("run", "stack.tif", "o.zarr", "--model", NULL, code=1)
+    failed = voxweft("run", "stack.tif", "o.zarr", "--model", NULL, code=1)
     assert "page 40" in failed.stderr
 
 
-def test_an_output_with_another_plan_is_refused_with_the_difference(weft, volume, tmp_path):
-    weft("run", volume, "o.zarr", "--model", NULL)
-    before = (tmp_path / "o.zarr.weft/plan.json").read_bytes()
-    other = weft("run", volume, "o.zarr", "--model", NULL, "--overlap", "0.25", "--tta", "mirroring", code=2)
+def test_an_output_with_another_plan_is_refused_with_the_difference(voxweft, volume, tmp_path):
+    voxweft("run", volume, "o.zarr", "--model", NULL)
+    before = (tmp_path / "o.zarr.voxweft/plan.json").read_bytes()
+    other = voxweft("run", volume, "o.zarr", "--model", NULL, "--overlap", "0.25", "--tta", "mirroring", code=2)
     assert "overlap: stored 0.5, asked for 0.25" in other.stderr
     assert "tta: stored 'none', asked for 'mirroring'" in other.stderr
     assert "--overwrite" in other.stderr
-    assert (tmp_path / "o.zarr.weft/plan.json").read_bytes() == before
-    weft("run", volume, "o.zarr", "--model", NULL, "--overlap", "0.25", "--overwrite")
+    assert (tmp_path / "o.zarr.voxweft/plan.json").read_bytes() == before
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--overlap", "0.25", "--overwrite")
 
 
-def test_what_weft_did_not_write_is_never_deleted(weft, volume, tmp_path):
+def test_what_voxweft_did_not_write_is_never_deleted(voxweft, volume, tmp_path):
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr/thesis.txt").write_text("years of work")
-    assert "not the output of a weft run" in weft("run", volume, "mine.zarr", "--model", NULL, code=2).stderr
-    refusal = weft("run", volume, "mine.zarr", "--model", NULL, "--overwrite", code=2).stderr
-    assert "was not written by weft" in refusal
+    assert "not the output of a voxweft run" in voxweft("run", volume, "mine.zarr", "--model", NULL, code=2).stderr
+    refusal = voxweft("run", volume, "mine.zarr", "--model", NULL, "--overwrite", code=2).stderr
+    assert "was not written by voxweft" in refusal
     assert (tmp_path / "mine.zarr/thesis.txt").read_text() == "years of work"
 
 
@@ -202,7 +202,7 @@ def test_a_pickled_payload_is_refused_and_nothing_is_executed(refused, model, vo
     torch.save(state, checkpoint)
     refused("run", volume, "o.zarr", "--model", model, words=["wants to run code", "nothing was executed"])
     (tmp_path / "raw.pth").write_bytes(pickle.dumps(_Payload()))
-    refused("run", volume, "o.zarr", "--model", "raw.pth", words=["raw.pth", "no model that weft knows"])
+    refused("run", volume, "o.zarr", "--model", "raw.pth", words=["raw.pth", "no model that voxweft knows"])
     assert not (tmp_path / "executed").exists()
 
 
@@ -222,7 +222,7 @@ def test_a_payload_in_an_exported_program_is_refused(refused, volume, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_no_space_left_is_clear_and_can_be_resumed(weft, tmp_path, volume):
+def test_no_space_left_is_clear_and_can_be_resumed(voxweft, tmp_path, volume):
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
@@ -230,27 +230,27 @@ def test_no_space_left_is_clear_and_can_be_resumed(weft, tmp_path, volume):
         pytest.skip("a small file system cannot be mounted here")
     flags = ["--model", NULL, "--chunk", "16,32,32", "--compressor", "none"]
     try:
-        full = weft("run", volume, "disk/o.zarr", *flags, code=1)
+        full = voxweft("run", volume, "disk/o.zarr", *flags, code=1)
         assert "no space is left" in full.stderr
         assert "run the same command again" in full.stderr
         subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
-        weft("run", volume, "disk/o.zarr", *flags)
-        weft("verify", "disk/o.zarr")
+        voxweft("run", volume, "disk/o.zarr", *flags)
+        voxweft("verify", "disk/o.zarr")
     finally:
         subprocess.run(["umount", str(disk)], check=False)
 
 
-def test_a_damaged_output_is_found(weft, volume, tmp_path):
-    weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--compressor", "none")
-    weft("verify", "o.zarr")
+def test_a_damaged_output_is_found(voxweft, volume, tmp_path):
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--compressor", "none")
+    voxweft("verify", "o.zarr")
     victim = next(p for p in sorted((tmp_path / "o.zarr/0/c").rglob("*")) if p.is_file())
     data = bytearray(victim.read_bytes())
     data[100] ^= 1
     victim.write_bytes(data)
-    assert "is not what was written" in weft("verify", "o.zarr", code=1).stderr
+    assert "is not what was written" in voxweft("verify", "o.zarr", code=1).stderr
 
 
-def test_an_output_that_is_not_complete_has_no_report(weft, volume):
-    weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--num-parts", "3", "--part-id", "1")
-    assert "slabs are missing" in weft("report", "o.zarr", code=1).stderr
-    assert "is missing" in weft("verify", "o.zarr", code=1).stderr
+def test_an_output_that_is_not_complete_has_no_report(voxweft, volume):
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--num-parts", "3", "--part-id", "1")
+    assert "slabs are missing" in voxweft("report", "o.zarr", code=1).stderr
+    assert "is missing" in voxweft("verify", "o.zarr", code=1).stderr

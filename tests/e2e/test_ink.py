@@ -17,9 +17,9 @@ from PIL import Image
 
 from servers import environment, hub, serve_folder, upload
 from surfaces import small_checkpoint, waves, write_layers
-from weft.apps import ink
-from weft.apps.ink.options import InkModelOptions, InkOptions, LayerOptions, PictureOptions
-from weft.cli.app import execute
+from voxweft.apps import ink
+from voxweft.apps.ink.options import InkModelOptions, InkOptions, LayerOptions, PictureOptions
+from voxweft.cli.app import execute
 
 LAYERS = ("--start-layer", 0, "--end-layer", 5)
 NET = ("--model", "net.ckpt", "--stride", 16, "--runtime", "torch", "--batch-size", 16)
@@ -44,8 +44,8 @@ def picture(path: Path) -> np.ndarray:
 
 def by_hand(surface: np.ndarray, checkpoint: Path, window: str = "hann") -> np.ndarray:
     """Probabilities [row, column] in float64: every tile, 0 beyond the far ends, sum over weight sum."""
-    from weft.backends import load_model
-    from weft.model import ForwardSetting
+    from voxweft.backends import load_model
+    from voxweft.model import ForwardSetting
 
     predictor = load_model(str(checkpoint)).open(ForwardSetting("torch", "cpu", "fp32", 1, (32, 1, 32)))
     at = np.arange(32)
@@ -68,8 +68,8 @@ def by_hand(surface: np.ndarray, checkpoint: Path, window: str = "hann") -> np.n
     return np.where(weight > 0, total / np.maximum(weight, 1e-30), 0)[: shape[0], : shape[1]]
 
 
-def test_the_picture_is_the_weighted_mean_of_all_tiles(weft, segment, surface, tmp_path):
-    weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
+def test_the_picture_is_the_weighted_mean_of_all_tiles(voxweft, segment, surface, tmp_path):
+    voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     expected = by_hand(surface, tmp_path / "net.ckpt")
     found = picture(tmp_path / "out.png")
     assert found.dtype == np.uint8
@@ -83,29 +83,29 @@ def test_the_picture_is_the_weighted_mean_of_all_tiles(weft, segment, surface, t
     assert "0:5" in page
 
 
-def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(weft, segment, tmp_path):
-    weft("ink", "run", "seg", "whole.png", *LAYERS, *NET, "--zarr-output-dir", "other", "--runtime-dir", "notes")
-    weft("ink", "prepare", "seg", "surface.zarr", *LAYERS, *HERE)
+def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(voxweft, segment, tmp_path):
+    voxweft("ink", "run", "seg", "whole.png", *LAYERS, *NET, "--zarr-output-dir", "other", "--runtime-dir", "notes")
+    voxweft("ink", "prepare", "seg", "surface.zarr", *LAYERS, *HERE)
     assert (tmp_path / "notes/surface_volume_zarr_path.txt").read_text() == str(tmp_path / "surface.zarr")
     infer = ["ink", "infer", "surface.zarr", *LAYERS, *NET, *HERE, "--num-parts", 3, "--part-id"]
     reduce = ["ink", "reduce", *LAYERS, "--model", "net.ckpt", "--s3-path", "seg", *HERE]
-    assert "run weft ink infer" in weft(*reduce, code=2).stderr
-    weft(*infer, 2)
-    weft(*infer, 0)
-    done = weft(*reduce, code=1)
+    assert "run voxweft ink infer" in voxweft(*reduce, code=2).stderr
+    voxweft(*infer, 2)
+    voxweft(*infer, 0)
+    done = voxweft(*reduce, code=1)
     assert "1 of 3 bands of rows are missing" in done.stderr
     assert not (tmp_path / "seg/predictions").exists()
-    weft(*infer, 1)
-    weft(*reduce)
+    voxweft(*infer, 1)
+    voxweft(*reduce)
     made = tmp_path / "seg/predictions/prediction_net_00_05.png"
     assert made.read_bytes() == (tmp_path / "whole.png").read_bytes()
     assert (tmp_path / "notes/result_s3_url.txt").read_text() == str(made)
-    assert "result: parts/prediction_net_00_05-" in weft(*infer, 1).stdout
+    assert "result: parts/prediction_net_00_05-" in voxweft(*infer, 1).stdout
 
 
 @pytest.mark.parametrize("stored", ["zyx", "yxz", "16bit", "ome"])
-def test_arrays_of_any_kind_give_the_same_picture(weft, segment, surface, tmp_path, stored):
-    weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
+def test_arrays_of_any_kind_give_the_same_picture(voxweft, segment, surface, tmp_path, stored):
+    voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     values = {"yxz": np.moveaxis(surface, 0, -1), "16bit": surface.astype(np.uint16) * 256 + 9}.get(stored, surface)
     place = zarr.open_group(str(tmp_path / "v.zarr"), mode="w") if stored == "ome" else None
     if place is not None:
@@ -116,71 +116,71 @@ def test_arrays_of_any_kind_give_the_same_picture(weft, segment, surface, tmp_pa
         place.create_array("0", data=values, chunks=(2, 64, 64))
     else:
         zarr.create_array(str(tmp_path / "v.zarr"), data=values, chunks=tuple(min(64, n) for n in values.shape))
-    weft("ink", "infer", "v.zarr", "other.png", *LAYERS, *NET, *HERE)
+    voxweft("ink", "infer", "v.zarr", "other.png", *LAYERS, *NET, *HERE)
     assert np.array_equal(picture(tmp_path / "out.png"), picture(tmp_path / "other.png"))
 
 
-def test_the_start_layer_counts_from_the_recorded_window(weft, tmp_path):
+def test_the_start_layer_counts_from_the_recorded_window(voxweft, tmp_path):
     """Layers 20 to 27 are prepared; asking for 22 to 26 must not shift the stack."""
     volume = waves(8, 100, 120)
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", volume, first=20)
-    weft("ink", "prepare", "seg", "surface.zarr", "--start-layer", 20, "--end-layer", 28, *HERE)
+    voxweft("ink", "prepare", "seg", "surface.zarr", "--start-layer", 20, "--end-layer", 28, *HERE)
     window = ("--start-layer", 22, "--end-layer", 27)
-    weft("ink", "infer", "surface.zarr", "a.png", *window, *NET, *HERE)
-    weft("ink", "infer", "seg", "b.png", *window, *NET, *HERE)
+    voxweft("ink", "infer", "surface.zarr", "a.png", *window, *NET, *HERE)
+    voxweft("ink", "infer", "seg", "b.png", *window, *NET, *HERE)
     write_layers(tmp_path / "cut", volume[2:7])
-    weft("ink", "infer", "cut", "c.png", *LAYERS, *NET, *HERE)
+    voxweft("ink", "infer", "cut", "c.png", *LAYERS, *NET, *HERE)
     pictures = [picture(tmp_path / f"{n}.png") for n in "abc"]
     assert np.array_equal(pictures[0], pictures[1])
     assert np.array_equal(pictures[0], pictures[2])
-    done = weft("ink", "infer", "surface.zarr", "d.png", "--start-layer", 0, "--end-layer", 5, *NET, *HERE, code=2)
+    done = voxweft("ink", "infer", "surface.zarr", "d.png", "--start-layer", 0, "--end-layer", 5, *NET, *HERE, code=2)
     assert "holds layers 20 to 27" in done.stderr
 
 
-def test_reverse_roi_bits_tiff_zarr_and_augmentation(weft, segment, surface, tmp_path):
+def test_reverse_roi_bits_tiff_zarr_and_augmentation(voxweft, segment, surface, tmp_path):
     run = ["ink", "run", "seg"]
-    weft(*run, "out.png", *LAYERS, *NET, *HERE)
+    voxweft(*run, "out.png", *LAYERS, *NET, *HERE)
     plain = picture(tmp_path / "out.png")
-    weft(*run, "out.tif", *LAYERS, *NET, *HERE)
+    voxweft(*run, "out.tif", *LAYERS, *NET, *HERE)
     assert np.array_equal(tifffile.imread(tmp_path / "out.tif"), plain)
     with tifffile.TiffFile(tmp_path / "out.tif") as file:
         assert file.pages[0].is_tiled
-    weft(*run, "deep.zarr", *LAYERS, *NET, *HERE, "--bits", 16)
-    weft(*run, "deep.png", *LAYERS, *NET, *HERE, "--bits", 16)
+    voxweft(*run, "deep.zarr", *LAYERS, *NET, *HERE, "--bits", 16)
+    voxweft(*run, "deep.png", *LAYERS, *NET, *HERE, "--bits", 16)
     deep = zarr.open(str(tmp_path / "deep.zarr/0"), mode="r")
     assert deep.shape == (1, 700, 150)
     assert deep.dtype == np.uint16
     assert np.array_equal(deep[0] // 257, plain), "floor(65535 p) / 257 is floor(255 p)"
     assert np.array_equal(picture(tmp_path / "deep.png"), deep[0])
-    weft("verify", "deep.zarr")
-    weft(*run, "roi.zarr", *LAYERS, *NET, *HERE, "--roi", "30,200,120,470")
+    voxweft("verify", "deep.zarr")
+    voxweft(*run, "roi.zarr", *LAYERS, *NET, *HERE, "--roi", "30,200,120,470")
     roi = zarr.open(str(tmp_path / "roi.zarr/0"), mode="r")[0]
     assert np.array_equal(roi[200:470, 30:120], plain[200:470, 30:120])
     assert roi.sum() == roi[200:470, 30:120].sum()
     write_layers(tmp_path / "turned", surface[::-1])
-    weft("ink", "run", "turned", "r.zarr", *LAYERS, *NET, *HERE, "--reverse")
+    voxweft("ink", "run", "turned", "r.zarr", *LAYERS, *NET, *HERE, "--reverse")
     assert np.array_equal(zarr.open(str(tmp_path / "r.zarr/0"), mode="r")[0], plain)
     for tta in ("mirroring", "rotation"):
-        weft(*run, f"{tta}.zarr", *LAYERS, *NET, *HERE, "--tta", tta)
+        voxweft(*run, f"{tta}.zarr", *LAYERS, *NET, *HERE, "--tta", tta)
         other = zarr.open(str(tmp_path / f"{tta}.zarr/0"), mode="r")[0]
         assert 0 < np.abs(other.astype(int) - plain).mean() < 40
     write_layers(tmp_path / "flipped", surface.transpose(0, 2, 1))
-    weft("ink", "run", "flipped", "t.zarr", *LAYERS, *NET, *HERE, "--tta", "rotation")
+    voxweft("ink", "run", "flipped", "t.zarr", *LAYERS, *NET, *HERE, "--tta", "rotation")
     turned = zarr.open(str(tmp_path / "t.zarr/0"), mode="r")[0]
     rotated = zarr.open(str(tmp_path / "rotation.zarr/0"), mode="r")[0]
     assert np.abs(turned.T.astype(int) - rotated).max() <= 1
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_at_random_gives_the_same_bits(weft, tmp_path):
+def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft, tmp_path):
     small_checkpoint(tmp_path / "net.ckpt")
     volume = waves(5, 2100, 150)
     write_layers(tmp_path / "seg", volume)
     chance = random.Random(2)
     steps = {
-        "prepare": (["ink", "prepare", "seg", "{}.zarr", *LAYERS], "{}.zarr.weft/layers"),
-        "run": (["ink", "run", "{}.zarr", "{}.png", *LAYERS, *NET], "parts-{}/*.weft/slabs"),
+        "prepare": (["ink", "prepare", "seg", "{}.zarr", *LAYERS], "{}.zarr.voxweft/layers"),
+        "run": (["ink", "run", "{}.zarr", "{}.png", *LAYERS, *NET], "parts-{}/*.voxweft/slabs"),
     }
     for name in ("calm", "killed"):
         for words, done in steps.values():
@@ -192,7 +192,7 @@ def test_killed_and_resumed_at_random_gives_the_same_bits(weft, tmp_path):
             ]
             for kill in range(3 if name == "killed" else 0):
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "weft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
+                    [sys.executable, "-m", "voxweft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
                 )
                 while process.poll() is None and len(list(tmp_path.glob(f"{done.format(name)}/*"))) <= kill:
                     time.sleep(0.002)
@@ -200,18 +200,18 @@ def test_killed_and_resumed_at_random_gives_the_same_bits(weft, tmp_path):
                 process.kill()
                 process.wait()
                 assert not (tmp_path / f"{name}.png").exists() or "run" not in command or process.returncode == 0
-            weft(*command)
+            voxweft(*command)
     assert (tmp_path / "calm.png").read_bytes() == (tmp_path / "killed.png").read_bytes()
 
 
-def test_environment_variables_only_on_s3(weft, s3, tmp_path, surface):
+def test_environment_variables_only_on_s3(voxweft, s3, tmp_path, surface):
     """The quick start of the reference: MODEL, S3_PATH, START_LAYER, END_LAYER; the picture ends in the bucket."""
     small_checkpoint(tmp_path / "net.ckpt")
     upload(s3, write_layers(tmp_path / "seg", surface), "scrolls/seg")
     s3["client"].upload_file(str(tmp_path / "net.ckpt"), "bucket", "models/net.ckpt")
     common = {
         **environment(s3),
-        "WEFT_CACHE": str(tmp_path / "cache"),
+        "VOXWEFT_CACHE": str(tmp_path / "cache"),
         "MODEL": "s3://bucket/models/net.ckpt",
         "S3_PATH": "s3://bucket/scrolls/seg/",
         "START_LAYER": "0",
@@ -222,7 +222,7 @@ def test_environment_variables_only_on_s3(weft, s3, tmp_path, surface):
         "COMPILE": "0",
     }
     once = {**common, "RUNTIME_DIR": str(tmp_path / "once"), "ZARR_OUTPUT_DIR": str(tmp_path / "a")}
-    weft("ink", **once)
+    voxweft("ink", **once)
     url = "s3://bucket/scrolls/seg/predictions/prediction_net_00_05.png"
     assert (tmp_path / "once/result_s3_url.txt").read_text() == url
     s3["client"].download_file("bucket", url.removeprefix("s3://bucket/"), str(tmp_path / "one.png"))
@@ -231,23 +231,23 @@ def test_environment_variables_only_on_s3(weft, s3, tmp_path, surface):
 
     steps = {**common, "RUNTIME_DIR": str(tmp_path / "steps"), "ZARR_OUTPUT_DIR": "s3://bucket/parts"}
     steps |= {"SURFACE_VOLUME_ZARR": "s3://bucket/surface.zarr", "OUTPUT_PATH": "s3://bucket/two.png"}
-    weft("ink", **steps, STEP="prepare")
+    voxweft("ink", **steps, STEP="prepare")
     assert (tmp_path / "steps/surface_volume_zarr_path.txt").read_text() == "s3://bucket/surface.zarr"
     for part in "01":
-        weft("ink", **steps, NUM_PARTS="2", PART_ID=part)
-    weft("ink", **steps, STEP="reduce", NUM_PARTS="2")
+        voxweft("ink", **steps, NUM_PARTS="2", PART_ID=part)
+    voxweft("ink", **steps, STEP="reduce", NUM_PARTS="2")
     assert (tmp_path / "steps/result_s3_url.txt").read_text() == "s3://bucket/two.png"
     s3["client"].download_file("bucket", "two.png", str(tmp_path / "two.png"))
     assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
 
 
-def test_layers_over_http(weft, segment, tmp_path):
-    weft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
+def test_layers_over_http(voxweft, segment, tmp_path):
+    voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     with serve_folder(tmp_path) as url:
-        weft("ink", "run", f"{url}/seg", "web.png", *LAYERS, *NET, *HERE)
-        done = weft("ink", "run", f"{url}/seg", *LAYERS, *NET, *HERE, code=2)
+        voxweft("ink", "run", f"{url}/seg", "web.png", *LAYERS, *NET, *HERE)
+        done = voxweft("ink", "run", f"{url}/seg", *LAYERS, *NET, *HERE, code=2)
         assert "read-only" in done.stderr
-        assert "No layers found" in weft("ink", "run", f"{url}/no", "x.png", *LAYERS, *NET, *HERE, code=2).stderr
+        assert "No layers found" in voxweft("ink", "run", f"{url}/no", "x.png", *LAYERS, *NET, *HERE, code=2).stderr
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "web.png").read_bytes()
 
 
@@ -301,21 +301,21 @@ def test_each_bad_request_gets_one_message(segment, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "notes").exists()
 
 
-def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(weft, segment, tmp_path):
+def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(voxweft, segment, tmp_path):
     path = tmp_path / "seg/layers/03.tif"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    done = weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=2)
+    done = voxweft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=2)
     assert "03.tif is damaged or cut" in done.stderr
     assert not (tmp_path / "s.zarr").exists()
     path.write_bytes(whole[:2000] + bytes(len(whole) - 4000) + whole[-2000:])
-    done = weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=1)
+    done = voxweft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=1)
     assert "03.tif" in done.stderr
-    done = weft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE, code=2)
+    done = voxweft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE, code=2)
     assert "not prepared to the end" in done.stderr
     path.write_bytes(whole)
-    weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, "--overwrite")
-    weft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE)
+    voxweft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, "--overwrite")
+    voxweft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE)
 
 
 def test_from_python(segment, tmp_path, monkeypatch):
@@ -330,7 +330,7 @@ def test_from_python(segment, tmp_path, monkeypatch):
     assert tifffile.imread(tmp_path / "p.tif").shape == (700, 150)
 
 
-def test_models_by_key_and_repository(weft, segment, tmp_path):
+def test_models_by_key_and_repository(voxweft, segment, tmp_path):
     """A repository with a checkpoint and a picture, private; a key of the user's own table; offline afterwards."""
     repo = tmp_path / "repo"
     repo.mkdir()
@@ -340,68 +340,68 @@ def test_models_by_key_and_repository(weft, segment, tmp_path):
     run = ["ink", "run", "seg", "--stride", 32, *LAYERS, *HERE]
     with hub(repo, "owner/inknet", token="secret") as (url, _):
         env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
-        done = weft(*run, "--model", "owner/inknet", "--hf-token", "wrong", code=2, **env)
+        done = voxweft(*run, "--model", "owner/inknet", "--hf-token", "wrong", code=2, **env)
         assert "private or missing" in done.stderr
-        weft(*run, "--model", "owner/inknet", **env, HF_TOKEN="secret")
-    weft(*run, "--model", "mine", "--models", "table.toml", **env, HF_HUB_OFFLINE="1")
+        voxweft(*run, "--model", "owner/inknet", **env, HF_TOKEN="secret")
+    voxweft(*run, "--model", "mine", "--models", "table.toml", **env, HF_HUB_OFFLINE="1")
     names = ("prediction_inknet_00_05.png", "prediction_mine_00_05.png")
     one, other = ((tmp_path / "seg/predictions" / n).read_bytes() for n in names)
     assert one == other
     assert "secret" not in (tmp_path / "seg/predictions/prediction_inknet_00_05_report.html").read_text()
 
 
-def test_a_stored_plan_is_repeated_by_other_processes(weft, segment, tmp_path):
-    weft("ink", "run", "seg", "a.zarr", *LAYERS, *NET, *HERE, "--reverse")
-    weft("run", "--plan", "a.zarr", "b.zarr", "--executor", "processes", "--workers", 2)
+def test_a_stored_plan_is_repeated_by_other_processes(voxweft, segment, tmp_path):
+    voxweft("ink", "run", "seg", "a.zarr", *LAYERS, *NET, *HERE, "--reverse")
+    voxweft("run", "--plan", "a.zarr", "b.zarr", "--executor", "processes", "--workers", 2)
     one, other = (zarr.open(str(tmp_path / f"{n}.zarr/0"), mode="r")[:] for n in "ab")
     assert one.any()
     assert np.array_equal(one, other)
-    weft("report", "a.zarr")
-    assert "5 input channel" in weft("run", "seg/layers", "c.zarr", "--model", "net.ckpt", code=2).stderr
-    assert "--level 7" in weft("ink", "infer", "seg", "d.png", *LAYERS, *NET, *HERE, "--level", 7, code=2).stderr
+    voxweft("report", "a.zarr")
+    assert "5 input channel" in voxweft("run", "seg/layers", "c.zarr", "--model", "net.ckpt", code=2).stderr
+    assert "--level 7" in voxweft("ink", "infer", "seg", "d.png", *LAYERS, *NET, *HERE, "--level", 7, code=2).stderr
 
 
 @pytest.mark.parametrize("size", [(110, 1), (9, 90), (33, 65)])
-def test_small_surfaces_and_the_gaussian(weft, tmp_path, size):
+def test_small_surfaces_and_the_gaussian(voxweft, tmp_path, size):
     volume = waves(5, 130, 170)[:, 85 : 85 + size[0], 95 - 30 : 95 - 30 + size[1]]
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", volume)
-    weft("ink", "run", "seg", "o.png", *LAYERS, *NET, *HERE, "--window", "gaussian")
+    voxweft("ink", "run", "seg", "o.png", *LAYERS, *NET, *HERE, "--window", "gaussian")
     assert np.abs(picture(tmp_path / "o.png") - 255 * by_hand(volume, tmp_path / "net.ckpt", "gaussian")).max() <= 1.01
 
 
-def test_results_of_other_layers_are_never_taken(weft, segment, surface, tmp_path):
+def test_results_of_other_layers_are_never_taken(voxweft, segment, surface, tmp_path):
     """Another segment's parts, layers that changed, an OUTPUT that is there."""
     other = write_layers(tmp_path / "other", 255 - surface)
     parts = [*LAYERS, *NET, *HERE, "--num-parts", 2, "--part-id"]
-    weft("ink", "infer", "seg", *parts, 0)
-    weft("ink", "infer", "seg", *parts, 1)
-    done = weft("ink", "reduce", "--s3-path", other, "--model", "net.ckpt", *LAYERS, *HERE, code=2)
+    voxweft("ink", "infer", "seg", *parts, 0)
+    voxweft("ink", "infer", "seg", *parts, 1)
+    done = voxweft("ink", "reduce", "--s3-path", other, "--model", "net.ckpt", *LAYERS, *HERE, code=2)
     assert "holds no result" in done.stderr
-    weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE)
-    weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE)
-    weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE)
+    voxweft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE)
+    voxweft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE)
+    voxweft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE)
     (tmp_path / "notes/result_s3_url.txt").write_text("stale")
     tifffile.imwrite(tmp_path / "seg/layers/02.tif", 255 - surface[2], rowsperstrip=16, compression="zlib")
-    assert "the layers changed since" in weft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=2).stderr
-    assert "differ" in weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, code=2).stderr
+    assert "the layers changed since" in voxweft("ink", "prepare", "seg", "s.zarr", *LAYERS, *HERE, code=2).stderr
+    assert "differ" in voxweft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, code=2).stderr
     assert not (tmp_path / "notes/result_s3_url.txt").exists()
-    weft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, "--overwrite")
+    voxweft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, "--overwrite")
 
 
-def test_reduce_finds_rows_that_were_lost(weft, segment, tmp_path):
+def test_reduce_finds_rows_that_were_lost(voxweft, segment, tmp_path):
     parts = ["ink", "infer", "seg", *LAYERS, *NET, *HERE, "--num-parts", 2, "--part-id"]
-    weft(*parts, 0)
-    weft(*parts, 1)
+    voxweft(*parts, 0)
+    voxweft(*parts, 1)
     chunk = next(p for p in sorted((tmp_path / "parts").rglob("0/c/0/*/*")) if p.is_file())
     chunk.unlink()
     reduce = ["ink", "reduce", *LAYERS, "--model", "net.ckpt", "--s3-path", "seg", *HERE]
-    assert "not what was written" in weft(*reduce, code=1).stderr
+    assert "not what was written" in voxweft(*reduce, code=1).stderr
     assert not (tmp_path / "seg/predictions").exists()
-    weft(*parts, 0)
-    weft(*parts, 1)
-    weft(*reduce)
-    weft("ink", "run", "seg", "once.png", *LAYERS, *NET, *HERE, "--quiet")
+    voxweft(*parts, 0)
+    voxweft(*parts, 1)
+    voxweft(*reduce)
+    voxweft("ink", "run", "seg", "once.png", *LAYERS, *NET, *HERE, "--quiet")
     made = tmp_path / "seg/predictions/prediction_net_00_05.png"
     assert made.read_bytes() == (tmp_path / "once.png").read_bytes()
     assert (tmp_path / "once_report.html").exists()

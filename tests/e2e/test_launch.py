@@ -18,10 +18,10 @@ import psutil
 import pytest
 import zarr
 
-import weft as package
+import voxweft as package
 from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
-from weft.apps.items import ItemsError
+from voxweft.apps.items import ItemsError
 
 BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "rotation"]
 
@@ -45,15 +45,15 @@ def serial(deep: Path) -> dict[str, bytes]:
 
 
 def report(output: Path) -> dict:
-    return json.loads((output.parent / f"{output.name}.weft" / "report.json").read_text())
+    return json.loads((output.parent / f"{output.name}.voxweft" / "report.json").read_text())
 
 
 def n_slabs(output: Path) -> int:
-    return len(list((output.parent / f"{output.name}.weft" / "slabs").glob("*.json")))
+    return len(list((output.parent / f"{output.name}.voxweft" / "slabs").glob("*.json")))
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "weft", *map(str, arguments)]
+    command = [sys.executable, "-m", "voxweft", *map(str, arguments)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     return subprocess.Popen(command, cwd=folder, text=True, start_new_session=True, **pipes)
 
@@ -66,14 +66,14 @@ def wait_for_slabs(run: subprocess.Popen[str], output: Path, n: int) -> None:
 
 def kill_a_worker(output: Path) -> int:
     """SIGKILL for one of the processes that work on an output; its number."""
-    records = (output.parent / f"{output.name}.weft" / "attempts").glob("*.json")
+    records = (output.parent / f"{output.name}.voxweft" / "attempts").glob("*.json")
     at_work = [a["pid"] for a in map(json.loads, map(Path.read_text, records)) if a["outcome"] == "running"]
     os.kill(at_work[0], signal.SIGKILL)
     return at_work[0]
 
 
 @pytest.mark.parametrize("executor", ["processes", "dask"])
-def test_a_killed_worker_costs_nothing_but_time(weft, deep, serial, tmp_path, executor):
+def test_a_killed_worker_costs_nothing_but_time(voxweft, deep, serial, tmp_path, executor):
     flags = ["--executor", executor, "--workers", 2]
     run = start(tmp_path, "run", deep, "o.zarr", *BLUR, *flags)
     wait_for_slabs(run, tmp_path / "o.zarr", 6)
@@ -86,21 +86,21 @@ def test_a_killed_worker_costs_nothing_but_time(weft, deep, serial, tmp_path, ex
     assert "begun 2 times" in redone
     assert redone in err
     assert "Traceback" not in err
-    weft("verify", "o.zarr")
+    voxweft("verify", "o.zarr")
 
 
-def test_a_part_that_kills_its_worker_is_set_aside(weft, tmp_path, image):
+def test_a_part_that_kills_its_worker_is_set_aside(voxweft, tmp_path, image):
     """Three tries; everything else is computed; the report names the part; a rerun after the mending completes it."""
     array = np.minimum(np.tile(image, (8, 1, 1)), 250)
     array[100, 40, 40] = 255
     zarr.create_array(str(tmp_path / "in.zarr"), shape=array.shape, chunks=(16, 61, 72), dtype="uint8")[:] = array
     model = f"fake://kill?patch=24,24,24&value=255&file={tmp_path / 'mended'}"
     flags = ["--model", model, "--chunk", "16,64,64"]
-    broken = weft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2, code=1)
+    broken = voxweft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2, code=1)
     told = report(tmp_path / "o.zarr")
     assert told["status"] == "failed"
     assert 1 <= len(told["failures"]) <= 4  # where a part is split, several pieces may meet the voxel
-    attempts = [json.loads(p.read_text()) for p in (tmp_path / "o.zarr.weft" / "attempts").glob("*")]
+    attempts = [json.loads(p.read_text()) for p in (tmp_path / "o.zarr.voxweft" / "attempts").glob("*")]
     for part, reason in told["failures"].items():
         assert "died 3 times, at last by SIGKILL" in reason
         assert f"part {part} is set aside" in broken.stderr
@@ -108,23 +108,23 @@ def test_a_part_that_kills_its_worker_is_set_aside(weft, tmp_path, image):
     assert "parts failed and were set aside; part " in broken.stderr
     assert len(broken.stderr.splitlines()) <= 5
     assert n_slabs(tmp_path / "o.zarr") >= 20  # of 25; those that a patch with the voxel meets are missing
-    weft("verify", "o.zarr", code=1)
-    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft" / "slabs").glob("*")}
+    voxweft("verify", "o.zarr", code=1)
+    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "slabs").glob("*")}
     (tmp_path / "mended").touch()
-    weft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2)
-    weft("verify", "o.zarr")
-    now = {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft" / "slabs").glob("*")}
+    voxweft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2)
+    voxweft("verify", "o.zarr")
+    now = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "slabs").glob("*")}
     assert kept.items() < now.items()
     assert report(tmp_path / "o.zarr")["status"] == "complete"
-    weft("run", "in.zarr", "serial.zarr", *flags)
+    voxweft("run", "in.zarr", "serial.zarr", *flags)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
 
 
-def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(weft, deep, tmp_path):
+def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft, deep, tmp_path):
     shutil.copytree(deep, tmp_path / "half.zarr")
     zarr.open_array(str(tmp_path / "half.zarr"))[:200] = 0  # half of it is empty: its worker has nothing to do
-    weft("run", "half.zarr", "serial.zarr", *BLUR)
-    weft("run", "half.zarr", "o.zarr", *BLUR, "--workers", 2, "--num-parts", 2)
+    voxweft("run", "half.zarr", "serial.zarr", *BLUR)
+    voxweft("run", "half.zarr", "o.zarr", *BLUR, "--workers", 2, "--num-parts", 2)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
     parts = report(tmp_path / "o.zarr")["parts"]
     assert len(parts) > 2
@@ -133,20 +133,20 @@ def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(weft, deep, tmp_pa
     assert sum(p["tally"]["n_slabs"] for p in parts) <= 25 + len(parts)
 
 
-def test_two_processes_on_the_same_part_do_no_harm(weft, deep, serial, tmp_path):
+def test_two_processes_on_the_same_part_do_no_harm(voxweft, deep, serial, tmp_path):
     one, other = (start(tmp_path, "run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 0) for _ in range(2))
     for run in (one, other):
         _, err = run.communicate(timeout=200)
         assert run.returncode == 0, err
-    weft("run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 1)
-    weft("verify", "o.zarr")
+    voxweft("run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 1)
+    voxweft("verify", "o.zarr")
     assert digest(tmp_path / "o.zarr") == serial
     (redone,) = report(tmp_path / "o.zarr")["redone"]
     assert "part 0 of 2 was begun 2 times" in redone
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "two Ctrl-C", "two Ctrl-C with dask"])
-def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(weft, deep, serial, tmp_path, how):
+def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(voxweft, deep, serial, tmp_path, how):
     flags = [*BLUR, "--workers", 2, *(["--executor", "dask"] if "dask" in how else [])]
     run = start(tmp_path, "run", deep, "o.zarr", *flags)
     wait_for_slabs(run, tmp_path / "o.zarr", 3)
@@ -164,7 +164,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(weft, deep, 
     assert psutil.wait_procs(children, timeout=5)[1] == []
     kept = n_slabs(tmp_path / "o.zarr")
     assert 3 <= kept < 25
-    weft("run", deep, "o.zarr", *flags)
+    voxweft("run", deep, "o.zarr", *flags)
     assert digest(tmp_path / "o.zarr") == serial
 
 
@@ -195,7 +195,7 @@ class TestManyVolumes:
                 assert package.verify(output)["n_slabs"] == 4
                 assert len(report(Path(output))["parts"]) == max(1, num_parts)
                 shutil.rmtree(output)
-                shutil.rmtree(f"{output}.weft")
+                shutil.rmtree(f"{output}.voxweft")
 
     def test_one_that_fails_does_not_stop_the_others(self, pairs, tmp_path):
         zarr.open_array(pairs[2][0])[3, 3, 3] = 255  # the network kills its process there
@@ -221,19 +221,19 @@ class TestManyVolumes:
         assert len(one.parts) > 1
 
 
-def test_the_stages_of_scroll_and_ink_run_on_dask_too(weft, tmp_path, image):
+def test_the_stages_of_scroll_and_ink_run_on_dask_too(voxweft, tmp_path, image):
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
     dask = ["--executor", "dask"]
     scroll = ["pipeline", "--input", "in.zarr", "--model", BLUR[1], "--chunk-size", "16,64,64", "--output"]
-    weft(*scroll, "one.zarr")
-    weft(*scroll, "dask.zarr", *dask, "--num-workers", 2)
+    voxweft(*scroll, "one.zarr")
+    voxweft(*scroll, "dask.zarr", *dask, "--num-workers", 2)
     assert digest(tmp_path / "dask.zarr") == digest(tmp_path / "one.zarr")
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", waves(5, 700, 150))
     ink = ["ink", "run", "seg", "--model", "net.ckpt", "--start-layer", 0, "--end-layer", 5, "--stride", 16]
     ink += ["--runtime", "torch", "--runtime-dir", "notes", "--zarr-output-dir"]
-    weft(*ink, "a", "one.png")
-    weft(*ink, "b", "dask.png", *dask, "--workers", 2)
+    voxweft(*ink, "a", "one.png")
+    voxweft(*ink, "b", "dask.png", *dask, "--workers", 2)
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "dask.png").read_bytes()
 
 
@@ -245,6 +245,6 @@ def test_an_executor_that_breaks_is_an_error_in_words(deep, tmp_path):
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
         execution = package.Execution(pool, workers=2, num_parts=6)
         options = package.RunOptions(chunk="16,64,64", runtime="torch")
-        with pytest.raises(package.WeftError, match="parts failed"):
+        with pytest.raises(package.VoxweftError, match="parts failed"):
             package.run(str(tmp_path / "in.zarr"), str(tmp_path / "o.zarr"), model, options, execution=execution)
     assert report(tmp_path / "o.zarr")["status"] == "failed"

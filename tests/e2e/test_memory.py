@@ -10,7 +10,7 @@ import zarr
 
 
 @pytest.mark.slow
-def test_twice_the_depth_takes_no_more_memory(weft, tmp_path):
+def test_twice_the_depth_takes_no_more_memory(voxweft, tmp_path):
     layer = np.random.default_rng(0).integers(0, 255, (64, 640, 640), dtype=np.uint8)
     peaks: dict[int, list[int]] = {6: [], 12: []}
     for n_layers, seen in peaks.items():
@@ -22,19 +22,19 @@ def test_twice_the_depth_takes_no_more_memory(weft, tmp_path):
         model = "fake://null?patch=64,64,64&classes=2"
         flags = ["--model", model, "--runtime", "torch", "--chunk", "64,128,128"]
         for _ in range(2):  # threads may meet differently on a busy machine
-            weft("run", f"{n_layers}.zarr", f"out{n_layers}.zarr", *flags, "--overwrite")
-            report = json.loads((tmp_path / f"out{n_layers}.zarr.weft/report.json").read_text())
+            voxweft("run", f"{n_layers}.zarr", f"out{n_layers}.zarr", *flags, "--overwrite")
+            report = json.loads((tmp_path / f"out{n_layers}.zarr.voxweft/report.json").read_text())
             seen.append(report["peak_memory_bytes"])
     assert min(peaks[12]) < 1.02 * max(peaks[6])
 
 
-def test_a_limit_is_kept(weft, tmp_path):
+def test_a_limit_is_kept(voxweft, tmp_path):
     layer = np.random.default_rng(0).integers(0, 255, (64, 1024, 1024), dtype=np.uint8)
     zarr.create_array(str(tmp_path / "in.zarr"), shape=layer.shape, chunks=(64, 128, 128), dtype="uint8")[:] = layer
     model = "fake://null?patch=64,64,64&classes=6"
-    weft("run", "in.zarr", "wide.zarr", "--model", model, "--overlap", "0")
-    weft("run", "in.zarr", "o.zarr", "--model", model, "--overlap", "0", "--memory", "0.8GB")
-    wide, kept = (json.loads((tmp_path / f"{n}.zarr.weft/report.json").read_text()) for n in ("wide", "o"))
+    voxweft("run", "in.zarr", "wide.zarr", "--model", model, "--overlap", "0")
+    voxweft("run", "in.zarr", "o.zarr", "--model", model, "--overlap", "0", "--memory", "0.8GB")
+    wide, kept = (json.loads((tmp_path / f"{n}.zarr.voxweft/report.json").read_text()) for n in ("wide", "o"))
     assert wide["peak_memory_bytes"] > 1.2e9
     assert kept["peak_memory_bytes"] < 0.82e9
     one, other = (zarr.open(str(tmp_path / f"{n}.zarr/0"), mode="r") for n in ("wide", "o"))

@@ -16,9 +16,9 @@ import pytest
 import tifffile
 import zarr
 
-import weft as package
-from weft.apps.execute import Execution
-from weft.errors import RequestError, VolumeError
+import voxweft as package
+from voxweft.apps.execute import Execution
+from voxweft.errors import RequestError, VolumeError
 
 NULL = "fake://null?patch=16,16,16"
 
@@ -30,44 +30,44 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def output(weft, volume, tmp_path: Path) -> Path:
-    weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32")
+def output(voxweft, volume, tmp_path: Path) -> Path:
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32")
     return tmp_path / "o.zarr"
 
 
-def test_records_without_their_output_are_refused(weft, volume, output):
+def test_records_without_their_output_are_refused(voxweft, volume, output):
     shutil.rmtree(output)
-    told = weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", code=2).stderr
+    told = voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", code=2).stderr
     assert "o.zarr is gone" in told
     assert not output.exists()
-    weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--overwrite")
-    weft("verify", "o.zarr")
+    voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--overwrite")
+    voxweft("verify", "o.zarr")
 
 
 @pytest.mark.parametrize("damage", ["remove", "truncate"])
-def test_what_verify_finds_the_same_command_repairs(weft, volume, output, damage):
+def test_what_verify_finds_the_same_command_repairs(voxweft, volume, output, damage):
     whole = {k: zarr.open_array(str(output / k), mode="r")[:] for k in ("0",)}
     chunk = max((output / "0/c").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     chunk.unlink() if damage == "remove" else chunk.write_bytes(chunk.read_bytes()[:-50])
-    told = weft("verify", "o.zarr", code=1).stderr
+    told = voxweft("verify", "o.zarr", code=1).stderr
     assert "is not what was written" in told
-    done = weft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32")
+    done = voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32")
     assert "complete" in done.stdout
-    weft("verify", "o.zarr")
+    voxweft("verify", "o.zarr")
     assert all(np.array_equal(zarr.open_array(str(output / k), mode="r")[:], v) for k, v in whole.items())
 
 
 @pytest.mark.parametrize("flags", [["nope.zarr", "--model", NULL], ["in.zarr", "--model", "nomodel"]])
-def test_overwrite_deletes_only_for_a_sound_request(weft, output, flags):
-    weft("run", flags[0], "o.zarr", *flags[1:], "--overwrite", code=2)
-    weft("verify", "o.zarr")
+def test_overwrite_deletes_only_for_a_sound_request(voxweft, output, flags):
+    voxweft("run", flags[0], "o.zarr", *flags[1:], "--overwrite", code=2)
+    voxweft("verify", "o.zarr")
 
 
-def test_a_plan_is_repeated_for_the_same_input_only(weft, volume, output, image):
-    told = weft("run", "--plan", "o.zarr", "again.zarr", "--overlap", "0.9", code=2).stderr
+def test_a_plan_is_repeated_for_the_same_input_only(voxweft, volume, output, image):
+    told = voxweft("run", "--plan", "o.zarr", "again.zarr", "--overlap", "0.9", code=2).stderr
     assert "nothing else" in told
     zarr.open_array(str(volume), mode="r+")[:] = image[::-1]
-    told = weft("run", "--plan", "o.zarr", "again.zarr", code=2).stderr
+    told = voxweft("run", "--plan", "o.zarr", "again.zarr", code=2).stderr
     assert "its voxels differ" in told
     assert not (output.parent / "again.zarr").exists()
 
@@ -109,17 +109,17 @@ def test_a_cut_tiff_is_refused(tmp_path, image):
 
 
 @pytest.mark.parametrize("name", ["nuclei_embryo/16cell_mask.tif", "em_sstem_vnc_nc/semantic.tif"])
-def test_masks_and_label_volumes_are_no_images(weft, shared, name):
+def test_masks_and_label_volumes_are_no_images(voxweft, shared, name):
     if not (shared / "data" / name).exists():
         pytest.skip(f"../shared/data/{name} is not here")
-    told = weft("run", shared / "data" / name, "o.zarr", "--model", NULL, code=2).stderr
+    told = voxweft("run", shared / "data" / name, "o.zarr", "--model", NULL, code=2).stderr
     assert "labels" in told
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, image):
     deep = np.tile(image, (8, 2, 2))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 64, 64), dtype="uint8")[:] = deep
-    command = [sys.executable, "-m", "weft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
+    command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
     process = subprocess.Popen(
         [*command, "--tta", "mirroring"],
         cwd=tmp_path,
@@ -138,10 +138,10 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, image):
 def test_workers_end_with_the_process_that_started_them(tmp_path, image):
     deep = np.tile(image, (8, 2, 2))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 64, 64), dtype="uint8")[:] = deep
-    command = [sys.executable, "-m", "weft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
+    command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
     flags = ["--tta", "mirroring", "--executor", "processes", "--workers", "2", "--chunk", "16,64,64"]
     process = subprocess.Popen([*command, *flags, "--quiet"], cwd=tmp_path)
-    records = tmp_path / "o.zarr.weft/slabs"
+    records = tmp_path / "o.zarr.voxweft/slabs"
     while not list(records.glob("*")):
         time.sleep(0.05)
     workers = {json.loads(p.read_text())["pid"] for p in records.glob("*")}
@@ -154,23 +154,23 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, image):
     assert os.getpid() not in workers
 
 
-def test_a_place_for_the_report_that_cannot_be_is_told_first(weft, volume, tmp_path):
-    told = weft("run", volume, "o.zarr", "--model", NULL, "--report", "nowhere/r.html", code=2).stderr
+def test_a_place_for_the_report_that_cannot_be_is_told_first(voxweft, volume, tmp_path):
+    told = voxweft("run", volume, "o.zarr", "--model", NULL, "--report", "nowhere/r.html", code=2).stderr
     assert "nowhere/r.html" in told
-    assert "--log-json" in weft("run", volume, "o.zarr", "--model", NULL, "--log-json", "nowhere/l", code=2).stderr
+    assert "--log-json" in voxweft("run", volume, "o.zarr", "--model", NULL, "--log-json", "nowhere/l", code=2).stderr
     assert not (tmp_path / "o.zarr").exists()
 
 
-def test_an_empty_volume_and_an_impossible_compression(weft, tmp_path):
+def test_an_empty_volume_and_an_impossible_compression(voxweft, tmp_path):
     zarr.create_array(str(tmp_path / "none.zarr"), shape=(0, 64, 64), chunks=(16, 16, 16), dtype="uint8")
-    assert "is empty" in weft("run", "none.zarr", "o.zarr", "--model", NULL, code=2).stderr
-    assert "0 to 22" in weft("run", "none.zarr", "o.zarr", "--model", NULL, "--compression-level", 99, code=2).stderr
-    assert not (tmp_path / "o.zarr.weft").exists()
+    assert "is empty" in voxweft("run", "none.zarr", "o.zarr", "--model", NULL, code=2).stderr
+    assert "0 to 22" in voxweft("run", "none.zarr", "o.zarr", "--model", NULL, "--compression-level", 99, code=2).stderr
+    assert not (tmp_path / "o.zarr.voxweft").exists()
 
 
-def test_a_forecast_for_a_small_box_is_small(weft, volume):
+def test_a_forecast_for_a_small_box_is_small(voxweft, volume):
     whole, box = (
-        json.loads(weft("plan", volume, "--model", NULL, *flags, "--json").stdout)["forecast"]["seconds"]
+        json.loads(voxweft("plan", volume, "--model", NULL, *flags, "--json").stdout)["forecast"]["seconds"]
         for flags in ([], ["--bbox", "0:4,0:4,0:4"])
     )
     assert box <= whole + 1.0

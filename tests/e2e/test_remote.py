@@ -12,7 +12,7 @@ import pytest
 import zarr
 
 from servers import KEYS, environment, upload
-from weft.testing import RecordsContract, SinkContract
+from voxweft.testing import RecordsContract, SinkContract
 
 NULL = "fake://null?patch=16,16,16"
 
@@ -23,13 +23,13 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
     return tmp_path / "in.zarr"
 
 
-def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(weft, s3, volume, tmp_path):
+def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(voxweft, s3, volume, tmp_path):
     upload(s3, volume, "data/in.zarr")
     env = environment(s3)
     flags = ["--model", NULL, "--chunk", "16,32,32"]
-    weft("run", volume, "local.zarr", *flags)
+    voxweft("run", volume, "local.zarr", *flags)
     for part in (1, 0):
-        weft(
+        voxweft(
             "run",
             "s3://bucket/data/in.zarr",
             "s3://bucket/out.zarr",
@@ -40,7 +40,7 @@ def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(weft, s3, volume,
             part,
             **env,
         )
-    weft("verify", "s3://bucket/out.zarr", **env)
+    voxweft("verify", "s3://bucket/out.zarr", **env)
     stored = s3["client"].list_objects_v2(Bucket="bucket", Prefix="out.zarr/0/c/")["Contents"]
     local = {
         str(p.relative_to(tmp_path / "local.zarr")): p for p in (tmp_path / "local.zarr/0/c").rglob("*") if p.is_file()
@@ -48,33 +48,35 @@ def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(weft, s3, volume,
     assert {o["Key"].removeprefix("out.zarr/") for o in stored} == set(local)
     for key, path in local.items():
         assert s3["client"].get_object(Bucket="bucket", Key=f"out.zarr/{key}")["Body"].read() == path.read_bytes()
-    weft("report", "s3://bucket/out.zarr", **env)
-    again = weft("run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overlap", "0.2", code=2, **env)
+    voxweft("report", "s3://bucket/out.zarr", **env)
+    again = voxweft(
+        "run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overlap", "0.2", code=2, **env
+    )
     assert "overlap: stored 0.5" in again.stderr
-    weft("run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overwrite", **env)
+    voxweft("run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overwrite", **env)
 
 
-def test_missing_objects_are_named(weft, s3):
-    done = weft("run", "s3://bucket/nothing.zarr", "o.zarr", "--model", NULL, code=2, **environment(s3))
+def test_missing_objects_are_named(voxweft, s3):
+    done = voxweft("run", "s3://bucket/nothing.zarr", "o.zarr", "--model", NULL, code=2, **environment(s3))
     assert "s3://bucket/nothing.zarr" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
 
 
-def test_a_server_that_is_not_there(weft):
+def test_a_server_that_is_not_there(voxweft):
     env = {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
-    done = weft("info", "s3://bucket/x.zarr", code=2, **env)
+    done = voxweft("info", "s3://bucket/x.zarr", code=2, **env)
     assert "s3://bucket/x.zarr" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
 
 
-def test_plain_http(weft, volume, tmp_path):
+def test_plain_http(voxweft, volume, tmp_path):
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            weft("run", f"http://127.0.0.1:{server.server_port}/in.zarr", "a.zarr", "--model", NULL)
-            weft("run", volume, "b.zarr", "--model", NULL)
+            voxweft("run", f"http://127.0.0.1:{server.server_port}/in.zarr", "a.zarr", "--model", NULL)
+            voxweft("run", volume, "b.zarr", "--model", NULL)
         finally:
             server.shutdown()
             thread.join()
@@ -90,7 +92,7 @@ class TestS3Sink(SinkContract):
         self.name = f"s3://bucket/sinks/{request.node.name}.zarr"
 
     def make(self, tmp_path):
-        from weft.stores.ome_zarr import OmeZarrSink
+        from voxweft.stores.ome_zarr import OmeZarrSink
 
         return OmeZarrSink(self.name, smallest=16)
 
@@ -106,6 +108,6 @@ class TestS3Records(RecordsContract):
         self.name = f"s3://bucket/records/{request.node.name}"
 
     def make(self, tmp_path):
-        from weft.stores.url import ObjectRecords
+        from voxweft.stores.url import ObjectRecords
 
         return ObjectRecords(self.name)

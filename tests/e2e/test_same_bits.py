@@ -35,28 +35,28 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
     return tmp_path / "in.zarr"
 
 
-def test_parts_executors_and_columns(weft, volume, tmp_path):
-    weft("run", volume, "whole.zarr", *FLAGS)
+def test_parts_executors_and_columns(voxweft, volume, tmp_path):
+    voxweft("run", volume, "whole.zarr", *FLAGS)
     whole = digest(tmp_path / "whole.zarr")
     assert len(whole) > 5
     for count in (2, 3, 7):
         for part in reversed(range(count)):
-            weft("run", volume, f"p{count}.zarr", *FLAGS, "--num-parts", count, "--part-id", part)
-        weft("verify", f"p{count}.zarr")
+            voxweft("run", volume, f"p{count}.zarr", *FLAGS, "--num-parts", count, "--part-id", part)
+        voxweft("verify", f"p{count}.zarr")
         assert digest(tmp_path / f"p{count}.zarr") == whole
-    weft("run", volume, "procs.zarr", *FLAGS, "--executor", "processes", "--workers", 2)
+    voxweft("run", volume, "procs.zarr", *FLAGS, "--executor", "processes", "--workers", 2)
     assert digest(tmp_path / "procs.zarr") == whole
 
 
-def test_small_columns(weft, tmp_path, image):
+def test_small_columns(voxweft, tmp_path, image):
     wide = np.tile(image, (1, 7, 6))[:40, :400, :400]
     zarr.create_array(str(tmp_path / "wide.zarr"), shape=wide.shape, chunks=(16, 64, 64), dtype="uint8")[:] = wide
     flags = ["--model", BLUR, "--chunk", "16,48,48", "--runtime", "torch", "--overlap", "0.25"]
-    weft("run", "wide.zarr", "whole.zarr", *flags)
+    voxweft("run", "wide.zarr", "whole.zarr", *flags)
     assert columns(tmp_path / "whole.zarr") == [576, 576]
     for allowed in range(240, 600, 6):  # the smallest amount that is accepted gives narrow columns
         done = subprocess.run(
-            [sys.executable, "-m", "weft", "run", "wide.zarr", "cut.zarr", *flags, "--memory", f"{allowed}MB"],
+            [sys.executable, "-m", "voxweft", "run", "wide.zarr", "cut.zarr", *flags, "--memory", f"{allowed}MB"],
             cwd=tmp_path,
             capture_output=True,
             text=True,
@@ -74,19 +74,19 @@ def test_small_columns(weft, tmp_path, image):
 
 def columns(store: Path) -> list[int]:
     """Width of the columns of a stored plan, y and x."""
-    return json.loads((store.parent / f"{store.name}.weft" / "plan.json").read_text())["columns"]["column_yx"]
+    return json.loads((store.parent / f"{store.name}.voxweft" / "plan.json").read_text())["columns"]["column_yx"]
 
 
 @pytest.mark.slow
-def test_thirty_kills(weft, tmp_path, image):
+def test_thirty_kills(voxweft, tmp_path, image):
     """SIGKILL at random moments; each rerun continues, finished slabs stay, the bits are those of a quiet run."""
     deep = np.tile(image, (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
     flags = ["--model", BLUR, "--chunk", "8,64,64", "--runtime", "torch", "--tta", "mirroring"]
-    weft("run", "deep.zarr", "whole.zarr", *flags)
+    voxweft("run", "deep.zarr", "whole.zarr", *flags)
     whole = digest(tmp_path / "whole.zarr")
-    command = [sys.executable, "-m", "weft", "run", "deep.zarr", "killed.zarr", *flags, "--quiet"]
-    output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.weft"
+    command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "killed.zarr", *flags, "--quiet"]
+    output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.voxweft"
     chance = random.Random(3)
     kills, caught_at_work, kept = 0, 0, {}
     while kills < 30:
@@ -109,8 +109,8 @@ def test_thirty_kills(weft, tmp_path, image):
             shutil.rmtree(records)
             kept = {}
     assert caught_at_work >= 5
-    weft("run", "deep.zarr", "killed.zarr", *flags)
-    weft("verify", "killed.zarr")
+    voxweft("run", "deep.zarr", "killed.zarr", *flags)
+    voxweft("verify", "killed.zarr")
     assert digest(output) == whole
 
 
@@ -119,23 +119,23 @@ def _slabs(records: Path) -> dict[str, str]:
     return {p.name: p.read_text() for p in (records / "slabs").glob("*.json")}
 
 
-def test_repeat_from_the_plan_inside_an_output(weft, volume, tmp_path):
-    weft("run", volume, "a.zarr", *FLAGS, "--output", "labels", "--bbox", "10:60,:,20:90")
-    weft("run", "--plan", "a.zarr", "b.zarr")
+def test_repeat_from_the_plan_inside_an_output(voxweft, volume, tmp_path):
+    voxweft("run", volume, "a.zarr", *FLAGS, "--output", "labels", "--bbox", "10:60,:,20:90")
+    voxweft("run", "--plan", "a.zarr", "b.zarr")
     assert digest(tmp_path / "a.zarr") == digest(tmp_path / "b.zarr")
 
 
-def test_prepared_parts_follow_the_plan(weft, volume, tmp_path):
-    weft("run", volume, "whole.zarr", *FLAGS)
-    told = weft("run", volume, "o.zarr", *FLAGS, "--prepare")
+def test_prepared_parts_follow_the_plan(voxweft, volume, tmp_path):
+    voxweft("run", volume, "whole.zarr", *FLAGS)
+    told = voxweft("run", volume, "o.zarr", *FLAGS, "--prepare")
     assert "partial: 0 of" in told.stdout
-    plan = (tmp_path / "o.zarr.weft" / "plan.json").read_bytes()
+    plan = (tmp_path / "o.zarr.voxweft" / "plan.json").read_bytes()
     assert digest(tmp_path / "o.zarr") == {}
     for part in range(2):
-        weft("run", volume, "o.zarr", *FLAGS, "--num-parts", 2, "--part-id", part)
-    assert (tmp_path / "o.zarr.weft" / "plan.json").read_bytes() == plan
+        voxweft("run", volume, "o.zarr", *FLAGS, "--num-parts", 2, "--part-id", part)
+    assert (tmp_path / "o.zarr.voxweft" / "plan.json").read_bytes() == plan
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
     assert (
         "--part-id out"
-        in weft("run", volume, "p.zarr", *FLAGS, "--prepare", "--num-parts", 2, "--part-id", 0, code=2).stderr
+        in voxweft("run", volume, "p.zarr", *FLAGS, "--prepare", "--num-parts", 2, "--part-id", 0, code=2).stderr
     )

@@ -58,7 +58,7 @@ def stages(tmp_path_factory, image) -> Path:
         for flags in (["--part_id", "0"], ["--part_id", "1"])
     ]
     for line in [*lines, ["blend", "parts", "merged.zarr"]]:
-        subprocess.run([sys.executable, "-m", "weft", *line, "--quiet"], cwd=folder, check=True)
+        subprocess.run([sys.executable, "-m", "voxweft", *line, "--quiet"], cwd=folder, check=True)
     return folder
 
 
@@ -77,7 +77,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_every_command_line_of_the_reference_runs(weft, s3, shared, tmp_path):
+def test_every_command_line_of_the_reference_runs(voxweft, s3, shared, tmp_path):
     """Program name and paths are replaced, nothing else; the buckets are those of the page."""
     found = commands(next((shared / "seeds").glob("000*")).read_text())
     assert len(found) == 11, found
@@ -105,33 +105,33 @@ def test_every_command_line_of_the_reference_runs(weft, s3, shared, tmp_path):
         name, *arguments = (paths.get(word, word) for word in line)
         if name == "vesuvius.blend_logits" and "s3://output-bucket/predictions" in arguments:
             at = done[-1].index("--part_id") + 1  # "repeat for as many machines as you'd like"
-            weft(*done[-1][:at], "3", *done[-1][at + 1 :], **env)
+            voxweft(*done[-1][:at], "3", *done[-1][at + 1 :], **env)
         done.append([name.removeprefix("vesuvius."), *arguments])
-        weft(*done[-1], **env)
+        voxweft(*done[-1], **env)
     assert not (tmp_path / "merged_logits.zarr").exists()
     assert levels(tmp_path / "final_output.zarr").shape == (48, 48, 48)
     assert set(np.unique(levels(tmp_path / "final_output.zarr"))) == {0, 255}
 
 
 @pytest.mark.slow
-def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(weft, s3, volume, tmp_path):
+def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(voxweft, s3, volume, tmp_path):
     upload(s3, Path(volume), "in.zarr")
-    weft("pipeline", "--input", volume, "--output", "fused.zarr", "--model", NET, *FAST)
-    weft("pipeline", "--input", volume, "--output", "local.zarr", "--model", NET, *FAST, "--staged")
+    voxweft("pipeline", "--input", volume, "--output", "fused.zarr", "--model", NET, *FAST)
+    voxweft("pipeline", "--input", volume, "--output", "local.zarr", "--model", NET, *FAST, "--staged")
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.05, reset=0.01) as (url, seen):
         env = environment(s3) | {"AWS_ENDPOINT_URL": url}
         for part in (2, 0, 3, 1):
             flags = ["--num_parts", 4, "--part_id", part]
             where = ["--input_dir", "s3://bucket/in.zarr", "--output_dir", "s3://bucket/parts"]
-            weft("predict", "--model_path", NET, *where, *FAST, *flags, **env)
+            voxweft("predict", "--model_path", NET, *where, *FAST, *flags, **env)
         for part in (1, 0, 2):
             flags = ["--num_parts", 3, "--part_id", part]
-            weft("blend", "s3://bucket/parts", "s3://bucket/merged.zarr", *flags, **env)
+            voxweft("blend", "s3://bucket/parts", "s3://bucket/merged.zarr", *flags, **env)
         for part in (1, 0):
             flags = ["--num_parts", 2, "--part_id", part, "--chunk-size", "128,128,128"]
-            weft("finalize", "s3://bucket/merged.zarr", "s3://bucket/final.zarr", *flags, **env)
-        weft("verify", "s3://bucket/final.zarr", **env)
-        weft(
+            voxweft("finalize", "s3://bucket/merged.zarr", "s3://bucket/final.zarr", *flags, **env)
+        voxweft("verify", "s3://bucket/final.zarr", **env)
+        voxweft(
             "pipeline", "--input", "s3://bucket/in.zarr", "--output", "s3://bucket/p.zarr", "--model", NET, *FAST, **env
         )
     assert seen["503"] >= 5
@@ -151,18 +151,18 @@ def download(s3, prefix: str, folder: Path) -> None:
         s3["client"].download_file("bucket", item["Key"], str(target))
 
 
-def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(weft, s3, volume):
+def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(voxweft, s3, volume):
     upload(s3, Path(volume), "again.zarr")
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=1.0, reset=0.0) as (url, _):
         env = environment(s3) | {"AWS_ENDPOINT_URL": url}
         flags = ["--model", NET, "--output", "o.zarr", *FAST]
-        done = weft("pipeline", "--input", "s3://bucket/again.zarr", *flags, code=2, **env)
+        done = voxweft("pipeline", "--input", "s3://bucket/again.zarr", *flags, code=2, **env)
     assert "again.zarr" in done.stderr
     assert len(done.stderr.splitlines()) <= 3
 
 
 @pytest.mark.slow
-def test_each_stage_killed_and_started_again_gives_the_same_bits(weft, volume, tmp_path):
+def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft, volume, tmp_path):
     deep = np.tile(levels(volume), (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
     stages = {
@@ -175,17 +175,19 @@ def test_each_stage_killed_and_started_again_gives_the_same_bits(weft, volume, t
         for name, words in stages.items():
             output = f"{prefix}{name}"
             command = [word.format(prefix if word != "{}" else output) for word in words]
-            records = tmp_path / (f"{output}/weft-records/predicted" if name == "parts" else f"{output}.weft/slabs")
+            records = tmp_path / (
+                f"{output}/voxweft-records/predicted" if name == "parts" else f"{output}.voxweft/slabs"
+            )
             for kill in range(3 if prefix == "killed-" else 0):
                 process = subprocess.Popen(
-                    [sys.executable, "-m", "weft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
+                    [sys.executable, "-m", "voxweft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
                 )
                 while process.poll() is None and len(list(records.glob("*"))) <= 2 * kill:
                     time.sleep(0.002)
                 time.sleep(chance.uniform(0, 0.05))
                 process.kill()
                 process.wait()
-            weft(*command)
+            voxweft(*command)
     for name in stages:
         one, other = (digest(tmp_path / f"{prefix}{name}") for prefix in ("calm-", "killed-"))
         assert one == other or name == "parts"
@@ -193,19 +195,19 @@ def test_each_stage_killed_and_started_again_gives_the_same_bits(weft, volume, t
     assert one == other
 
 
-def test_resume_computes_nothing_twice(weft, merged):
+def test_resume_computes_nothing_twice(voxweft, merged):
     times = {p: p.stat().st_mtime_ns for p in (merged / "parts").rglob("*.0.0.0.0")}
     flags = ["--num_parts", 2, "--part_id", 1]
-    weft("predict", "--model_path", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
+    voxweft("predict", "--model_path", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
     assert times == {p: p.stat().st_mtime_ns for p in (merged / "parts").rglob("*.0.0.0.0")}
 
 
-def test_multiclass_ids_are_ids(weft, volume, tmp_path):
+def test_multiclass_ids_are_ids(voxweft, volume, tmp_path):
     model = "fake://null?patch=16,16,16&classes=4"
     flags = ["--model", model, "--input", volume, *FAST, "--mode", "multiclass"]
-    weft("pipeline", *flags, "--output", "all.zarr")
-    weft("pipeline", *flags, "--output", "ids.zarr", "--threshold")
-    weft("pipeline", *flags, "--output", "staged.zarr", "--staged")
+    voxweft("pipeline", *flags, "--output", "all.zarr")
+    voxweft("pipeline", *flags, "--output", "ids.zarr", "--threshold")
+    voxweft("pipeline", *flags, "--output", "staged.zarr", "--staged")
     every, ids = levels(tmp_path / "all.zarr"), levels(tmp_path / "ids.zarr")
     assert every.shape == (5, 50, 61, 72)
     assert np.array_equal(every[4], ids)
@@ -213,16 +215,16 @@ def test_multiclass_ids_are_ids(weft, volume, tmp_path):
     assert np.abs(every[:4].astype(int) - levels(tmp_path / "staged.zarr")[:4]).max() <= 1
 
 
-def test_bbox_and_support_volume(weft, volume, tmp_path):
+def test_bbox_and_support_volume(voxweft, volume, tmp_path):
     """Both keep the patches where they are; no positive lies outside the support, in any stage."""
     support = zarr.create_array(str(tmp_path / "support.zarr"), shape=(25, 31, 36), chunks=(8, 8, 8), dtype="uint8")
     support[5:20, 5:20] = 1
     common = ["--model", NET, "--input", volume, *FAST]
-    weft("pipeline", *common, "--output", "whole.zarr")
-    weft("pipeline", *common, "--output", "box.zarr", "--bbox", "10:40,:30,20:")
-    weft("pipeline", *common, "--output", "boxs.zarr", "--bbox", "10:40,:30,20:", "--staged")
-    weft("pipeline", *common, "--output", "mask.zarr", "--support-volume", "support.zarr")
-    weft("pipeline", *common, "--output", "masks.zarr", "--mask", "support.zarr", "--staged")
+    voxweft("pipeline", *common, "--output", "whole.zarr")
+    voxweft("pipeline", *common, "--output", "box.zarr", "--bbox", "10:40,:30,20:")
+    voxweft("pipeline", *common, "--output", "boxs.zarr", "--bbox", "10:40,:30,20:", "--staged")
+    voxweft("pipeline", *common, "--output", "mask.zarr", "--support-volume", "support.zarr")
+    voxweft("pipeline", *common, "--output", "masks.zarr", "--mask", "support.zarr", "--staged")
     whole, box, boxs, mask, masks = (levels(tmp_path / f"{n}.zarr") for n in ("whole", "box", "boxs", "mask", "masks"))
     inside = (slice(10, 40), slice(0, 30), slice(20, None))
     assert np.array_equal(box[inside], whole[inside])
@@ -233,24 +235,24 @@ def test_bbox_and_support_volume(weft, volume, tmp_path):
         assert found[kept].any()
 
 
-def test_settings_are_recorded_and_intermediates_deleted_after_a_look(weft, merged):
-    weft("finalize", "merged.zarr", "final.zarr", "--delete-intermediates")
+def test_settings_are_recorded_and_intermediates_deleted_after_a_look(voxweft, merged):
+    voxweft("finalize", "merged.zarr", "final.zarr", "--delete-intermediates")
     assert not (merged / "merged.zarr").exists()
-    assert not (merged / "merged.zarr.weft").exists()
+    assert not (merged / "merged.zarr.voxweft").exists()
     attributes = dict(zarr.open_group(str(merged / "final.zarr"), mode="r").attrs)
     assert attributes["tta_type"] == "none"
     assert attributes["patch_size"] == [16, 16, 16]
     assert attributes["overlap"] == 0.5
     assert attributes["model"] == NET
     assert attributes["processing_mode"] == "binary"
-    weft("verify", "final.zarr")
+    voxweft("verify", "final.zarr")
 
 
 def test_finalize_visits_chunks_with_data_only(merged, monkeypatch):
-    from weft.apps.scroll import finalize
-    from weft.stores.zarr import ZarrVolume
+    from voxweft.apps.scroll import finalize
+    from voxweft.stores.zarr import ZarrVolume
 
-    shutil.rmtree(merged / "merged.zarr.weft")
+    shutil.rmtree(merged / "merged.zarr.voxweft")
     stored = {tuple(map(int, p.name.split("."))) for p in (merged / "merged.zarr").glob("?.*")}
     for index in stored:
         if index[1:] != (1, 1, 1):
@@ -265,56 +267,56 @@ def test_finalize_visits_chunks_with_data_only(merged, monkeypatch):
     assert not found.any()
 
 
-def test_estimate_writes_nothing(weft, volume, tmp_path):
+def test_estimate_writes_nothing(voxweft, volume, tmp_path):
     before = set(tmp_path.iterdir())
-    told = weft("predict", "--model_path", NET, "--input_dir", volume, "--estimate", *FAST).stdout
+    told = voxweft("predict", "--model_path", NET, "--input_dir", volume, "--estimate", *FAST).stdout
     assert "memory" in told
     assert "time" in told
-    weft("pipeline", "--model", NET, "--input", volume, "--estimate", *FAST)
+    voxweft("pipeline", "--model", NET, "--input", volume, "--estimate", *FAST)
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_normalization_that_contradicts_the_plans_is_told(weft, shared):
+def test_a_normalization_that_contradicts_the_plans_is_told(voxweft, shared):
     scroll = shared / "golden/scroll"
     model, source = scroll / "model_c2_p32", scroll / "input/vol48.zarr"
     common = ["predict", "--model_path", model, "--input_dir", source, *FAST]
-    quiet = weft(*common, "--output_dir", "own").stderr
+    quiet = voxweft(*common, "--output_dir", "own").stderr
     assert "warning" not in quiet
-    told = weft(*common, "--output_dir", "other", "--normalization", "percentile_minmax").stderr
+    told = voxweft(*common, "--output_dir", "other", "--normalization", "percentile_minmax").stderr
     assert "warning: --normalization percentile_minmax differs from the model's training, instance_zscore" in told
 
 
-def test_a_volume_is_found_in_a_table(weft, volume, tmp_path):
+def test_a_volume_is_found_in_a_table(voxweft, volume, tmp_path):
     (tmp_path / "table.toml").write_text(
         f'[[volume]]\nscroll = "9"\nenergy = 54\nresolution = 7.91\nurl = "{volume}"\n'
     )
     common = ["predict", "--model_path", NET, "--output_dir", "parts", *FAST, "--input_format", "volume"]
     table = ["--volumes", "table.toml"]
-    told = weft(*common, *table, "--scroll_id", "8", code=2).stderr
+    told = voxweft(*common, *table, "--scroll_id", "8", code=2).stderr
     assert "scroll 9 energy 54 resolution 7.91" in told
-    weft(*common, *table, "--scroll_id", "9", "--energy", "54", "--resolution", "7.91")
-    assert "--scroll-id" in weft(*common, code=2).stderr
-    assert "scroll 1 energy 54 resolution 7.91" in weft(*common, "--scroll_id", "77", code=2).stderr
+    voxweft(*common, *table, "--scroll_id", "9", "--energy", "54", "--resolution", "7.91")
+    assert "--scroll-id" in voxweft(*common, code=2).stderr
+    assert "scroll 1 energy 54 resolution 7.91" in voxweft(*common, "--scroll_id", "77", code=2).stderr
 
 
-def test_models_from_a_hub_and_from_s3(weft, s3, shared, tmp_path):
+def test_models_from_a_hub_and_from_s3(voxweft, s3, shared, tmp_path):
     scroll = shared / "golden/scroll"
     common = ["--input_dir", scroll / "input/vol48.zarr", *FAST]
-    weft("predict", "--model_path", scroll / "model_c2_p32", "--output_dir", "own", *common)
+    voxweft("predict", "--model_path", scroll / "model_c2_p32", "--output_dir", "own", *common)
     with hub(scroll / "model_c2_p32", "lab/surface", token="hf_secret") as (url, seen):
         env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         flags = ["--model_path", "hf://lab/surface", *common]
-        refused = weft("predict", *flags, "--output_dir", "none", code=2, **env).stderr
+        refused = voxweft("predict", *flags, "--output_dir", "none", code=2, **env).stderr
         assert "hf://lab/surface" in refused
         assert not (tmp_path / "none").exists()
-        weft("predict", *flags, "--output_dir", "hub", "--hf_token", "hf_secret", **env)
+        voxweft("predict", *flags, "--output_dir", "hub", "--hf_token", "hf_secret", **env)
         asked = sum(n for path, n in seen.items() if "/resolve/" in path)
-        weft("predict", *flags, "--output_dir", "hub2", "--hf_token", "hf_secret", **env)
+        voxweft("predict", *flags, "--output_dir", "hub2", "--hf_token", "hf_secret", **env)
         assert sum(n for path, n in seen.items() if "/resolve/" in path) == asked, "the cache was not used"
-    weft("predict", *flags, "--output_dir", "offline", HF_HUB_OFFLINE="1", **env)
+    voxweft("predict", *flags, "--output_dir", "offline", HF_HUB_OFFLINE="1", **env)
     upload(s3, scroll / "model_c2_p32", "models/surface")
-    cache = {"WEFT_CACHE": str(tmp_path / "cache")}
-    weft(
+    cache = {"VOXWEFT_CACHE": str(tmp_path / "cache")}
+    voxweft(
         "predict",
         "--model_path",
         "s3://bucket/models/surface",
@@ -325,14 +327,14 @@ def test_models_from_a_hub_and_from_s3(weft, s3, shared, tmp_path):
         **cache,
     )
     missing = ["--model_path", "s3://bucket/models/none", *common, "--output_dir", "none"]
-    assert "nothing lies there" in weft("predict", *missing, code=2, **environment(s3), **cache).stderr
+    assert "nothing lies there" in voxweft("predict", *missing, code=2, **environment(s3), **cache).stderr
     digests = {digest(tmp_path / name / "logits_part_0.zarr") for name in ("own", "hub", "hub2", "offline", "s3")}
     assert len(digests) == 1
 
 
 def fill(folder: str, bound: int, seed: int) -> int:
     """Put many entries in a shared cache; the most bytes that were ever seen in it."""
-    from weft.stores.cache import DiskCache
+    from voxweft.stores.cache import DiskCache
 
     cache, chance, most = DiskCache(folder, bound), random.Random(seed), 0
     for number in range(60):
@@ -348,7 +350,7 @@ def test_the_cache_keeps_its_bound_across_processes(tmp_path):
     assert 20_000 < max(most) <= 30_000
 
 
-def test_what_is_cached_is_not_fetched_again(weft, s3, volume, tmp_path):
+def test_what_is_cached_is_not_fetched_again(voxweft, s3, volume, tmp_path):
     upload(s3, Path(volume), "cached.zarr")
     counts = []
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.0, reset=0.0) as (url, seen):
@@ -356,7 +358,7 @@ def test_what_is_cached_is_not_fetched_again(weft, s3, volume, tmp_path):
         for run in range(2):
             before = seen["passed"]
             flags = ["--output", f"o{run}.zarr", "--model", NET, *FAST, "--cache-dir", "cache", "--cache-size", "50MB"]
-            weft("pipeline", "--input", "s3://bucket/cached.zarr", *flags, **env)
+            voxweft("pipeline", "--input", "s3://bucket/cached.zarr", *flags, **env)
             counts.append(seen["passed"] - before)
     n_chunks = len(list(Path(volume).rglob("c/*/*/*")))
     assert counts[0] >= n_chunks > 0
@@ -391,10 +393,10 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_requests(weft, merged, case):
+def test_bad_requests(voxweft, merged, case):
     arguments, words = BAD[case]
     before = {p.name for p in merged.iterdir()}
-    told = weft(*arguments, code=2).stderr
+    told = voxweft(*arguments, code=2).stderr
     assert all(word in told for word in words), told
     assert len(told.splitlines()) <= 3
     assert {p.name for p in merged.iterdir()} == before
@@ -416,7 +418,7 @@ def move(parts: Path) -> None:
 def lose(parts: Path) -> None:
     shutil.rmtree(parts / "logits_part_1.zarr")
     shutil.rmtree(parts / "coordinates_part_1.zarr")
-    shutil.rmtree(parts / "weft-records")
+    shutil.rmtree(parts / "voxweft-records")
 
 
 DAMAGE = {
@@ -430,38 +432,38 @@ DAMAGE = {
     "another patch": (lambda p: set_attribute(p / "logits_part_1.zarr", patch_size=[8, 8, 8]), "patch"),
     "a truncated chunk": (truncate, "cut short"),
     "coordinates": (move, "do not fit a volume of (50, 61, 72)"),
-    "an unfinished part": (lambda p: (p / "weft-records/parts/1-of-2.json").unlink(), "not finished of 2 parts: 1"),
+    "an unfinished part": (lambda p: (p / "voxweft-records/parts/1-of-2.json").unlink(), "not finished of 2 parts: 1"),
 }
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_parts_that_do_not_fit_are_refused(weft, merged, case):
+def test_parts_that_do_not_fit_are_refused(voxweft, merged, case):
     damage, word = DAMAGE[case]
     damage(merged / "parts")
-    told = weft("blend", "parts", "o.zarr", code=2).stderr
+    told = voxweft("blend", "parts", "o.zarr", code=2).stderr
     assert word in told
     assert len(told.splitlines()) <= 3
     assert not (merged / "o.zarr").exists()
 
 
-def test_a_blend_that_is_not_finished_is_not_finalized(weft, merged):
-    (merged / "merged.zarr.weft/slabs/000000-000001.json").unlink()
-    told = weft("finalize", "merged.zarr", "o.zarr", code=2).stderr
+def test_a_blend_that_is_not_finished_is_not_finalized(voxweft, merged):
+    (merged / "merged.zarr.voxweft/slabs/000000-000001.json").unlink()
+    told = voxweft("finalize", "merged.zarr", "o.zarr", code=2).stderr
     assert "slab 1 of column 0" in told
     assert not (merged / "o.zarr").exists()
 
 
-def test_weights_for_another_number_of_classes(weft, volume, shared, tmp_path):
+def test_weights_for_another_number_of_classes(voxweft, volume, shared, tmp_path):
     shutil.copytree(shared / "golden/scroll/model_c2_p32", tmp_path / "model")
     dataset = json.loads((tmp_path / "model/dataset.json").read_text())
     dataset["labels"]["third"] = 2
     (tmp_path / "model/dataset.json").write_text(json.dumps(dataset))
-    told = weft("predict", "-m", "model", "--input_dir", volume, "--output_dir", "p", *FAST, code=2).stderr
+    told = voxweft("predict", "-m", "model", "--input_dir", volume, "--output_dir", "p", *FAST, code=2).stderr
     assert "does not fit its plans" in told
     assert not (tmp_path / "p").exists()
 
 
-def test_a_server_of_the_wrong_kind(weft):
+def test_a_server_of_the_wrong_kind(voxweft):
     import http.server
 
     class Nothing(http.server.BaseHTTPRequestHandler):
@@ -473,42 +475,42 @@ def test_a_server_of_the_wrong_kind(weft):
         def log_message(self, *_: object) -> None: ...
 
     with serve(Nothing) as url:
-        told = weft("predict", "-m", NET, "--input_dir", f"{url}/v.zarr", "--output_dir", "p", *FAST, code=2).stderr
+        told = voxweft("predict", "-m", NET, "--input_dir", f"{url}/v.zarr", "--output_dir", "p", *FAST, code=2).stderr
     assert f"{url}/v.zarr" in told
 
 
-def test_staged_runs_leave_alone_what_is_not_theirs(weft, volume, tmp_path):
+def test_staged_runs_leave_alone_what_is_not_theirs(voxweft, volume, tmp_path):
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.txt").write_text("mine")
     common = ["pipeline", "--input", volume, "--model", NET, *FAST, "--staged"]
     for flags in ([], ["--overwrite"]):
-        weft(*common, "--output", "o.zarr", "--workdir", "home", *flags)
+        voxweft(*common, "--output", "o.zarr", "--workdir", "home", *flags)
         assert [p.name for p in (tmp_path / "home").iterdir()] == ["thesis.txt"]
-    weft(*common, "--output", "k.zarr", "--keep-intermediates")
-    weft(*common, "--output", "k.zarr", "--keep-intermediates", "--skip-predict", "--overwrite")
+    voxweft(*common, "--output", "k.zarr", "--keep-intermediates")
+    voxweft(*common, "--output", "k.zarr", "--keep-intermediates", "--skip-predict", "--overwrite")
     assert (tmp_path / "k_work/parts/logits_part_0.zarr").exists()
-    told = weft(*common, "--output", "thing.tif", code=2).stderr
+    told = voxweft(*common, "--output", "thing.tif", code=2).stderr
     assert ".zarr" in told
     assert not (tmp_path / "thing_work").exists()
 
 
-def test_a_staged_run_that_is_complete_is_not_run_again(weft, volume, tmp_path):
+def test_a_staged_run_that_is_complete_is_not_run_again(voxweft, volume, tmp_path):
     command = ["pipeline", "--input", volume, "--model", NET, *FAST, "--staged", "--output", "o.zarr"]
-    weft(*command)
+    voxweft(*command)
     before = digest(tmp_path / "o.zarr")
-    weft(*command, "--log-json", "log.jsonl")
+    voxweft(*command, "--log-json", "log.jsonl")
     assert '"layer"' not in (tmp_path / "log.jsonl").read_text()
     assert digest(tmp_path / "o.zarr") == before
-    assert "threshold: stored False, asked for True" in weft(*command, "--threshold", code=2).stderr
+    assert "threshold: stored False, asked for True" in voxweft(*command, "--threshold", code=2).stderr
 
 
-def test_overwrite_deletes_parts_only_for_a_sound_request(weft, merged, shared):
+def test_overwrite_deletes_parts_only_for_a_sound_request(voxweft, merged, shared):
     flags = ["--output_dir", "parts", *FAST, "--overwrite"]
-    weft("predict", "-m", NET, "--input_dir", "nope.zarr", *flags, code=2)
+    voxweft("predict", "-m", NET, "--input_dir", "nope.zarr", *flags, code=2)
     assert (merged / "parts/logits_part_1.zarr").exists()
     shutil.copytree(shared / "golden/scroll/syn_c2/parts", merged / "theirs")
     theirs = ["--output_dir", "theirs", *FAST, "--overwrite"]
-    told = weft("predict", "-m", NET, "--input_dir", "in.zarr", *theirs, code=2).stderr
+    told = voxweft("predict", "-m", NET, "--input_dir", "in.zarr", *theirs, code=2).stderr
     assert "another program wrote" in told
     assert (merged / "theirs/logits_part_0.zarr").exists()
 
@@ -522,14 +524,14 @@ def test_overwrite_deletes_parts_only_for_a_sound_request(weft, merged, shared):
         ["pipeline", "-m", NET, "--input", "in.zarr", "--output", "in.zarr", *FAST, "--overwrite"],
     ],
 )
-def test_nothing_is_written_over_what_is_read(weft, merged, line):
+def test_nothing_is_written_over_what_is_read(voxweft, merged, line):
     before = digest(merged)
-    weft(*line, code=2)
+    voxweft(*line, code=2)
     assert digest(merged) == before
 
 
 @pytest.mark.parametrize("how", ["3-D", "sharded"])
-def test_logits_in_other_layouts_are_finalized_whole(weft, tmp_path, how):
+def test_logits_in_other_layouts_are_finalized_whole(voxweft, tmp_path, how):
     shape = (40, 33, 21)
     if how == "3-D":
         array = zarr.create_array(str(tmp_path / "m.zarr"), shape=shape, chunks=(16,) * 3, dtype="float16")
@@ -538,67 +540,69 @@ def test_logits_in_other_layouts_are_finalized_whole(weft, tmp_path, how):
             str(tmp_path / "m.zarr"), shape=(1, *shape), chunks=(1, 8, 8, 8), shards=(1, 16, 16, 16), dtype="float16"
         )
     array[...] = 3.0
-    weft("finalize", "m.zarr", "o.zarr")
+    voxweft("finalize", "m.zarr", "o.zarr")
     assert (levels(tmp_path / "o.zarr") == int(255 / (1 + np.exp(-3.0)))).all()
 
 
-def test_an_image_is_no_array_of_logits(weft, merged):
-    told = weft("finalize", "in.zarr", "o.zarr", code=2).stderr
+def test_an_image_is_no_array_of_logits(voxweft, merged):
+    told = voxweft("finalize", "in.zarr", "o.zarr", code=2).stderr
     assert "uint8" in told
     assert "logits" in told
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut"])
-def test_logits_that_were_lost_are_named_and_predicted_again(weft, merged, damage):
-    weft("blend", "parts", "whole.zarr")
+def test_logits_that_were_lost_are_named_and_predicted_again(voxweft, merged, damage):
+    voxweft("blend", "parts", "whole.zarr")
     chunk = merged / "parts/logits_part_1.zarr/3.0.0.0.0"
     chunk.unlink() if damage == "lost" else chunk.write_bytes(chunk.read_bytes()[:-9])
-    told = weft("blend", "parts", "o.zarr", code=2).stderr
+    told = voxweft("blend", "parts", "o.zarr", code=2).stderr
     assert "patch 3" in told or "3.0.0.0.0" in told
     assert "--part_id 1 again" in told
     flags = ["--num_parts", 2, "--part_id", 1]
-    weft("predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
-    weft("blend", "parts", "o.zarr")
+    voxweft("predict", "-m", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
+    voxweft("blend", "parts", "o.zarr")
     assert np.array_equal(levels(merged / "o.zarr"), levels(merged / "whole.zarr"))
 
 
-def test_a_patch_in_two_parts_is_refused(weft, shared, tmp_path):
+def test_a_patch_in_two_parts_is_refused(voxweft, shared, tmp_path):
     (tmp_path / "mixed").mkdir()
     for number, case in enumerate(("c2_vol48_rot", "c2_vol48_notta")):
         for kind in ("logits", "coordinates"):
             source = shared / f"golden/scroll/{case}/parts/{kind}_part_0.zarr"
             shutil.copytree(source, tmp_path / f"mixed/{kind}_part_{number}.zarr")
-    assert "part 1 says it is part 0 of 1" in weft("blend", "mixed", "o.zarr", code=2).stderr
+    assert "part 1 says it is part 0 of 1" in voxweft("blend", "mixed", "o.zarr", code=2).stderr
     for kind in ("logits", "coordinates"):
         for number in (0, 1):
             set_attribute(tmp_path / f"mixed/{kind}_part_{number}.zarr", part_id=number, num_parts=2)
-    assert "8 patches are in two of the 2 parts" in weft("blend", "mixed", "o.zarr", code=2).stderr
+    assert "8 patches are in two of the 2 parts" in voxweft("blend", "mixed", "o.zarr", code=2).stderr
 
 
-def test_logits_that_were_replaced_are_another_input(weft, shared, tmp_path):
+def test_logits_that_were_replaced_are_another_input(voxweft, shared, tmp_path):
     golden = shared / "golden/scroll"
     shutil.copytree(golden / "c2_vol48_rot/parts", tmp_path / "p")
-    weft("blend", "p", "o.zarr")
-    weft("blend", "p", "o.zarr")
+    voxweft("blend", "p", "o.zarr")
+    voxweft("blend", "p", "o.zarr")
     shutil.rmtree(tmp_path / "p")
     shutil.copytree(golden / "c2_vol48_mirror/parts", tmp_path / "p", copy_function=shutil.copy)
-    assert "voxels differ" in weft("blend", "p", "o.zarr", code=2).stderr
+    assert "voxels differ" in voxweft("blend", "p", "o.zarr", code=2).stderr
 
 
-def test_the_support_of_predict_reaches_finalize(weft, volume, tmp_path):
+def test_the_support_of_predict_reaches_finalize(voxweft, volume, tmp_path):
     support = zarr.create_array(str(tmp_path / "support.zarr"), shape=(25, 31, 36), chunks=(8, 8, 8), dtype="uint8")
     support[5:20, 5:20] = 1
     flags = ["--output_dir", "parts", *FAST, "--mask", "support.zarr"]
-    weft("predict", "-m", NET, "--input_dir", volume, *flags)
-    report = json.loads((tmp_path / "parts/weft-records/parts/0-of-1.json").read_text())
+    voxweft("predict", "-m", NET, "--input_dir", volume, *flags)
+    report = json.loads((tmp_path / "parts/voxweft-records/parts/0-of-1.json").read_text())
     assert report["tally"]["n_skipped"] > 0
-    weft("blend", "parts", "merged.zarr")
-    weft("finalize", "merged.zarr", "final.zarr")
-    weft("pipeline", "-m", NET, "--input", volume, "--output", "fused.zarr", *FAST, "--mask", "support.zarr")
+    voxweft("blend", "parts", "merged.zarr")
+    voxweft("finalize", "merged.zarr", "final.zarr")
+    voxweft("pipeline", "-m", NET, "--input", volume, "--output", "fused.zarr", *FAST, "--mask", "support.zarr")
     staged, fused = levels(tmp_path / "final.zarr"), levels(tmp_path / "fused.zarr")
     assert np.array_equal(staged > 0, fused > 0)
     zarr.create_array(str(tmp_path / "odd.zarr"), shape=(11, 12, 9), chunks=(8, 8, 8), dtype="uint8")
-    told = weft("predict", "-m", NET, "--input_dir", volume, "--output_dir", "p", *FAST, "--mask", "odd.zarr", code=2)
+    told = voxweft(
+        "predict", "-m", NET, "--input_dir", volume, "--output_dir", "p", *FAST, "--mask", "odd.zarr", code=2
+    )
     assert "whole factor" in told.stderr
 
 
@@ -610,44 +614,44 @@ def test_the_support_of_predict_reaches_finalize(weft, volume, tmp_path):
         ["finalize", "merged.zarr", "o.zarr", "--threshold", "--threshold-value", "0.9"],
     ],
 )
-def test_compat_refuses_what_that_release_did_not_know(weft, merged, line):
-    told = weft(*line, "--compat", "vesuvius-0.2.4", code=2).stderr
+def test_compat_refuses_what_that_release_did_not_know(voxweft, merged, line):
+    told = voxweft(*line, "--compat", "vesuvius-0.2.4", code=2).stderr
     assert "--compat vesuvius-0.2.4 knows" in told
 
 
-def test_no_secret_is_written(weft, volume, tmp_path):
+def test_no_secret_is_written(voxweft, volume, tmp_path):
     for flag in (["--hf-token", "hf_SECRET"], ["--hf_token=hf_SECRET"]):
-        weft("pipeline", "-m", NET, "--input", volume, "--output", "my result.zarr", *FAST, *flag, "--overwrite")
+        voxweft("pipeline", "-m", NET, "--input", volume, "--output", "my result.zarr", *FAST, *flag, "--overwrite")
         for path in tmp_path.rglob("*"):
             assert not path.is_file() or b"hf_SECRET" not in path.read_bytes(), path
-    command = zarr.open_group(str(tmp_path / "my result.zarr"), mode="r").attrs["weft"]["command"]
+    command = zarr.open_group(str(tmp_path / "my result.zarr"), mode="r").attrs["voxweft"]["command"]
     assert "'my result.zarr'" in command
 
 
-def test_a_fused_run_in_parts_on_several_machines(weft, volume, tmp_path):
+def test_a_fused_run_in_parts_on_several_machines(voxweft, volume, tmp_path):
     common = ["pipeline", "-m", NET, "--input", volume, *FAST, "--chunk-size", "16,32,32"]
-    weft(*common, "--output", "one.zarr")
+    voxweft(*common, "--output", "one.zarr")
     for part in (2, 0, 1):
-        weft(*common, "--output", "three.zarr", "--num_parts", 3, "--part_id", part)
+        voxweft(*common, "--output", "three.zarr", "--num_parts", 3, "--part_id", part)
     assert np.array_equal(levels(tmp_path / "one.zarr"), levels(tmp_path / "three.zarr"))
 
 
 def test_two_runs_of_one_part_do_not_harm_each_other(volume, tmp_path):
     flags = ["--input_dir", volume, "--output_dir", "parts", *FAST, "--quiet"]
-    command = [sys.executable, "-m", "weft", "predict", "-m", NET, *flags]
+    command = [sys.executable, "-m", "voxweft", "predict", "-m", NET, *flags]
     runs = [subprocess.Popen(command, cwd=tmp_path) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
-    subprocess.run([sys.executable, "-m", "weft", "blend", "parts", "merged.zarr"], cwd=tmp_path, check=True)
+    subprocess.run([sys.executable, "-m", "voxweft", "blend", "parts", "merged.zarr"], cwd=tmp_path, check=True)
     subprocess.run([*command, "--output_dir", "calm"], cwd=tmp_path, check=True)
     assert digest(tmp_path / "parts/logits_part_0.zarr") == digest(tmp_path / "calm/logits_part_0.zarr")
 
 
-def test_every_kind_of_output_can_be_verified(weft, merged):
-    assert "complete: 2 parts, 336 patches" in weft("verify", "parts").stdout
-    assert "complete" in weft("verify", "merged.zarr").stdout
-    assert "finalize them first" in weft("report", "merged.zarr", code=2).stderr
-    weft("finalize", "merged.zarr", "old.zarr", "--compat", "vesuvius-0.2.4")
-    assert "complete" in weft("verify", "old.zarr").stdout
-    weft("report", "old.zarr")
+def test_every_kind_of_output_can_be_verified(voxweft, merged):
+    assert "complete: 2 parts, 336 patches" in voxweft("verify", "parts").stdout
+    assert "complete" in voxweft("verify", "merged.zarr").stdout
+    assert "finalize them first" in voxweft("report", "merged.zarr", code=2).stderr
+    voxweft("finalize", "merged.zarr", "old.zarr", "--compat", "vesuvius-0.2.4")
+    assert "complete" in voxweft("verify", "old.zarr").stdout
+    voxweft("report", "old.zarr")
     truncate(merged / "parts")
-    assert "cut short" in weft("verify", "parts", code=2).stderr
+    assert "cut short" in voxweft("verify", "parts", code=2).stderr

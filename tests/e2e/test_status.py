@@ -1,4 +1,4 @@
-"""weft status: right whenever it is asked, from the ledger alone."""
+"""voxweft status: right whenever it is asked, from the ledger alone."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def deep(tmp_path: Path, image: np.ndarray) -> Path:
     return tmp_path / "deep.zarr"
 
 
-def look(weft, output: object, **env: str) -> dict:
-    return json.loads(weft("status", output, "--json", **env).stdout)
+def look(voxweft, output: object, **env: str) -> dict:
+    return json.loads(voxweft("status", output, "--json", **env).stdout)
 
 
 def states(found: dict) -> list[str]:
@@ -45,27 +45,27 @@ def damaged(chunk: Path) -> Iterator[None]:
     chunk.write_bytes(good)
 
 
-def test_a_run_from_beginning_to_end(weft, deep, tmp_path):
+def test_a_run_from_beginning_to_end(voxweft, deep, tmp_path):
     """Of four parts one is killed, one asked to stop, one fails, one is not begun; then all are done."""
 
     def part(n: int) -> list[object]:
         return ["run", deep, "o.zarr", *FLAGS, "--num-parts", 4, "--part-id", n]
 
-    assert "no plan" in weft("status", "o.zarr", code=2).stderr
-    weft("run", deep, "o.zarr", *FLAGS, "--prepare")
-    found = look(weft, "o.zarr")
+    assert "no plan" in voxweft("status", "o.zarr", code=2).stderr
+    voxweft("run", deep, "o.zarr", *FLAGS, "--prepare")
+    found = look(voxweft, "o.zarr")
     assert (found["state"], found["n_slabs"], found["n_slabs_done"]) == ("waiting", 16, 0)
 
     killed = start(tmp_path, *part(0))
     wait_for_slabs(killed, tmp_path / "o.zarr", 1)
     killed.send_signal(signal.SIGSTOP)
-    found = look(weft, "o.zarr")
+    found = look(voxweft, "o.zarr")
     assert (found["state"], found["n_running"]) == ("running", 1)
     assert states(found) == ["running", "waiting", "waiting", "waiting"]
     assert found["parts"][0]["worker"].endswith(f"process {killed.pid}")
     killed.send_signal(signal.SIGKILL)
     killed.communicate()
-    found = look(weft, "o.zarr")
+    found = look(voxweft, "o.zarr")
     assert (found["state"], states(found)[0]) == ("stopped", "lost")
     assert found["n_slabs_done"] == n_slabs(tmp_path / "o.zarr")
 
@@ -74,26 +74,26 @@ def test_a_run_from_beginning_to_end(weft, deep, tmp_path):
     stopped.send_signal(signal.SIGTERM)
     _, err = stopped.communicate(timeout=60)
     assert "interrupted" in err
-    assert states(look(weft, "o.zarr"))[:2] == ["lost", "stopped"]
+    assert states(look(voxweft, "o.zarr"))[:2] == ["lost", "stopped"]
 
     with damaged(deep / "c" / "14" / "0" / "0"):
-        failed = weft(*part(3), code=1)
-        found = look(weft, "o.zarr")
+        failed = voxweft(*part(3), code=1)
+        found = look(voxweft, "o.zarr")
         assert (found["state"], states(found)) == ("failed", ["lost", "stopped", "waiting", "failed"])
         assert found["parts"][3]["error"].splitlines()[0] in failed.stderr
-        shown = weft("status", "o.zarr").stdout
+        shown = voxweft("status", "o.zarr").stdout
         assert "parts: 1 failed, 1 stopped, 1 lost, 1 waiting" in shown
         assert "part 3 of 4" in shown
 
     for n in range(4):
-        weft(*part(n))
-        assert states(look(weft, "o.zarr"))[: n + 1] == ["done"] * (n + 1)
-    found = look(weft, "o.zarr")
+        voxweft(*part(n))
+        assert states(look(voxweft, "o.zarr"))[: n + 1] == ["done"] * (n + 1)
+    found = look(voxweft, "o.zarr")
     assert (found["state"], found["n_slabs_done"], states(found)) == ("complete", 16, ["done"] * 4)
-    assert weft("status", "o.zarr").stdout.startswith("complete: 16 of 16 slabs (100%)")
+    assert voxweft("status", "o.zarr").stdout.startswith("complete: 16 of 16 slabs (100%)")
 
 
-def test_throughput_and_time_left(weft, deep, tmp_path):
+def test_throughput_and_time_left(voxweft, deep, tmp_path):
     """The sum over workers, while they work."""
     run = start(tmp_path, "run", deep, "o.zarr", *FLAGS[:-1], "mirroring", "--workers", 2)
     wait_for_slabs(run, tmp_path / "o.zarr", 4)
@@ -101,7 +101,7 @@ def test_throughput_and_time_left(weft, deep, tmp_path):
     time.sleep(1.1)  # signs of life come once a second
     for process in at_work:
         process.suspend()
-    found = look(weft, "o.zarr")
+    found = look(voxweft, "o.zarr")
     for process in at_work:
         process.resume()
     assert (found["state"], found["n_running"]) == ("running", 2)
@@ -112,33 +112,33 @@ def test_throughput_and_time_left(weft, deep, tmp_path):
     assert run.returncode == 0, err
 
 
-def test_on_s3_and_for_folders_of_logits(weft, deep, tmp_path, s3):
+def test_on_s3_and_for_folders_of_logits(voxweft, deep, tmp_path, s3):
     env = environment(s3)
-    weft("run", deep, "s3://bucket/o.zarr", *FLAGS, "--num-parts", 2, "--part-id", 1, **env)
-    found = look(weft, "s3://bucket/o.zarr", **env)
+    voxweft("run", deep, "s3://bucket/o.zarr", *FLAGS, "--num-parts", 2, "--part-id", 1, **env)
+    found = look(voxweft, "s3://bucket/o.zarr", **env)
     assert (found["state"], states(found)) == ("waiting", ["waiting", "done"])
     flags = ["--model_path", FLAGS[1], "--input_dir", deep, "--output_dir", "parts", "--disable_tta", "--num_parts", 2]
-    weft("predict", *flags, "--part_id", 0)
-    found = look(weft, "parts")
+    voxweft("predict", *flags, "--part_id", 0)
+    found = look(voxweft, "parts")
     assert found["unit"] == "layers of patches"
     assert states(found) == ["done", "waiting"]
     assert 0 < found["n_slabs_done"] < found["n_slabs"]
-    weft("predict", *flags, "--part_id", 1)
-    assert look(weft, "parts")["state"] == "complete"
+    voxweft("predict", *flags, "--part_id", 1)
+    assert look(voxweft, "parts")["state"] == "complete"
 
 
 @pytest.mark.parametrize("name", ["picture.png", "folder", "absent.zarr", "absent"])
-def test_what_is_no_run_is_refused(weft, tmp_path, name):
+def test_what_is_no_run_is_refused(voxweft, tmp_path, name):
     (tmp_path / "picture.png").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
-    told = weft("status", name, code=2).stderr
+    told = voxweft("status", name, code=2).stderr
     assert name in told
     assert "write" not in told
     assert len(told.splitlines()) == 1
 
 
-def test_a_server_that_does_not_answer_is_told_in_few_lines(weft, s3):
+def test_a_server_that_does_not_answer_is_told_in_few_lines(voxweft, s3):
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=1.0, reset=0.0) as (url, _):
-        told = weft("status", "s3://bucket/none.zarr", code=1, **environment(s3) | {"AWS_ENDPOINT_URL": url}).stderr
+        told = voxweft("status", "s3://bucket/none.zarr", code=1, **environment(s3) | {"AWS_ENDPOINT_URL": url}).stderr
     assert "none.zarr" in told
     assert len(told.splitlines()) <= 3

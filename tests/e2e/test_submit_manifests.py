@@ -1,4 +1,4 @@
-"""``weft submit kubernetes`` and ``argo``: manifests that validate, and whose containers do the work."""
+"""``voxweft submit kubernetes`` and ``argo``: manifests that validate, and whose containers do the work."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
 
 BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
-IMAGE = ("--image", "place/weft:1")
+IMAGE = ("--image", "place/voxweft:1")
 INK = ["--model", "net.ckpt", "--start-layer", 0, "--end-layer", 5]
 HOW = ["--stride", 16, "--runtime", "torch", "--batch-size", 16]
 
@@ -34,11 +34,11 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 @pytest.fixture
 def container(tmp_path):
-    """Start what a container would run, on this machine: ``weft`` is this Python's, /bin/sh is sh."""
+    """Start what a container would run, on this machine: ``voxweft`` is this Python's, /bin/sh is sh."""
     (tmp_path / "bin").mkdir()
-    weft = tmp_path / "bin/weft"
-    weft.write_text(f'#!/bin/sh\nexec {sys.executable} -m weft "$@"\n')
-    weft.chmod(0o755)
+    voxweft = tmp_path / "bin/voxweft"
+    voxweft.write_text(f'#!/bin/sh\nexec {sys.executable} -m voxweft "$@"\n')
+    voxweft.chmod(0o755)
 
     def start(spec: Mapping[str, Any], env: Mapping[str, str] = {}) -> subprocess.Popen[str]:
         variables = {**env, **{v["name"]: expanded(v["value"], env) for v in spec["env"]}}
@@ -71,11 +71,11 @@ def paths(node: Any, at: str = "") -> Iterator[str]:
             yield from paths(value, f"{at}[{name}]")
 
 
-def printed(weft, *words: object, **env: str) -> dict[str, Any]:
-    return yaml.safe_load(weft("submit", *words, **env).stdout)
+def printed(voxweft, *words: object, **env: str) -> dict[str, Any]:
+    return yaml.safe_load(voxweft("submit", *words, **env).stdout)
 
 
-def test_the_job_of_every_command_is_valid(weft, tmp_path):
+def test_the_job_of_every_command_is_valid(voxweft, tmp_path):
     import kubernetes_validate
 
     full = [*IMAGE, "--namespace", "lab", "--at-once", 2, "--cpus", "500m", "--gpus", 0, "--retries", 5]
@@ -91,7 +91,7 @@ def test_the_job_of_every_command_is_valid(weft, tmp_path):
         ink,
     ]
     for command in commands:
-        done = weft("submit", "kubernetes", *full, *command)
+        done = voxweft("submit", "kubernetes", *full, *command)
         assert "warning" not in done.stderr
         job = yaml.safe_load(done.stdout)
         kubernetes_validate.validate(job, "1.37.0", strict=True)
@@ -105,27 +105,27 @@ def test_the_job_of_every_command_is_valid(weft, tmp_path):
     assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": "s3-keys"}}]
     assert {"name": "A", "value": "b=$$(c)"} in pod["containers"][0]["env"]
     assert job["metadata"]["name"] == "night-run"
-    done = weft("submit", "kubernetes", *IMAGE, "--claim", "d=/dat", "--dry-run", "--", *commands[0])
+    done = voxweft("submit", "kubernetes", *IMAGE, "--claim", "d=/dat", "--dry-run", "--", *commands[0])
     assert "warning: OUTPUT /data/out.zarr is on the disk of each pod" in done.stderr
     assert (
-        "# Best run before the job, on a machine like its pods: weft run /data/in.zarr /data/out.zarr --model 'fake://blur?"
+        "# Best run before the job, on a machine like its pods: voxweft run /data/in.zarr /data/out.zarr --model 'fake://blur?"
         in done.stdout
     )
     assert done.stdout.splitlines()[0].endswith(" --prepare")
 
 
 @pytest.mark.slow
-def test_an_emulated_kubelet_runs_every_index_and_one_twice(weft, volume, container, tmp_path):
+def test_an_emulated_kubelet_runs_every_index_and_one_twice(voxweft, volume, container, tmp_path):
     """An emulation: the containers of the Job run here, one index is killed, and run again as the Job would."""
     run = ["run", "in.zarr", "o $(HOME) $x.zarr", "--chunk", "8,64,64", "--runtime", "torch", "--model"]
-    printed_by = weft("submit", "kubernetes", *IMAGE, "--num-parts", 3, "--dry-run", "--", *run, f"{BLUR}&delay=25")
+    printed_by = voxweft("submit", "kubernetes", *IMAGE, "--num-parts", 3, "--dry-run", "--", *run, f"{BLUR}&delay=25")
     job = yaml.safe_load(printed_by.stdout)
     spec = job["spec"]["template"]["spec"]["containers"][0]
-    before = re.search(r"^# Best run before the job, on a machine like its pods: weft (.*)$", printed_by.stdout, re.M)[
-        1
-    ]
-    subprocess.run(["sh", "-c", f"exec {sys.executable} -m weft {before}"], cwd=tmp_path, check=True)
-    records = tmp_path / "o $(HOME) $x.zarr.weft/slabs"
+    before = re.search(
+        r"^# Best run before the job, on a machine like its pods: voxweft (.*)$", printed_by.stdout, re.M
+    )[1]
+    subprocess.run(["sh", "-c", f"exec {sys.executable} -m voxweft {before}"], cwd=tmp_path, check=True)
+    records = tmp_path / "o $(HOME) $x.zarr.voxweft/slabs"
     indexes = [*range(job["spec"]["completions"])]
     for attempt in (1, 2):
         for index in [*indexes]:
@@ -138,9 +138,9 @@ def test_an_emulated_kubelet_runs_every_index_and_one_twice(weft, volume, contai
             if process.wait() == 0:
                 indexes.remove(index)
         assert indexes == [[1], []][attempt - 1]
-    weft("verify", "o $(HOME) $x.zarr")
+    voxweft("verify", "o $(HOME) $x.zarr")
     run[2] = "whole.zarr"
-    weft(*run, BLUR)
+    voxweft(*run, BLUR)
     assert digest(tmp_path / "o $(HOME) $x.zarr") == digest(tmp_path / "whole.zarr")
 
 
@@ -157,7 +157,7 @@ ARGO = [*IMAGE, "--node-selector", "karpenter.k8s.aws/instance-generation=6", "-
 CLOUD = ["s3://b/seg", *INK, "--zarr-output-dir", "s3://b/parts", "--num-parts", 3]
 
 
-def test_argo_knows_every_field(weft):
+def test_argo_knows_every_field(voxweft):
     from hera.workflows.models import WorkflowTemplate
 
     commands = [
@@ -168,20 +168,20 @@ def test_argo_knows_every_field(weft):
     ]
     more = ["--secret", "keys", "--claim", "data=/data", "--service-account", "runner", "--namespace", "lab"]
     for command in commands:
-        made = printed(weft, "argo", *IMAGE, *more, "--dry-run", "--", *command)
+        made = printed(voxweft, "argo", *IMAGE, *more, "--dry-run", "--", *command)
         text = WorkflowTemplate.model_validate(made).model_dump_json(by_alias=True, exclude_none=True)
         assert set(paths(yaml.safe_load(text))) == set(paths(made)), "a key that the model does not know is dropped"
 
 
-def test_argo_has_everything_that_the_reference_has(weft, shared):
-    example, made = seed_example(shared), printed(weft, "argo", *ARGO, *CLOUD)
+def test_argo_has_everything_that_the_reference_has(voxweft, shared):
+    example, made = seed_example(shared), printed(voxweft, "argo", *ARGO, *CLOUD)
     spec, theirs = made["spec"], example["spec"]
     for key in ("archiveLogs", "artifactRepositoryRef", "podGC", "nodeSelector", "retryStrategy"):
         assert spec[key] == theirs[key]
     assert spec["entrypoint"] == spec["templates"][0]["name"]
     ours = set(paths(made))
     for path in paths(example):
-        path = path.replace("[ink-detection-entrypoint]", "[weft-ink-run-entrypoint]")  # noqa: PLW2901
+        path = path.replace("[ink-detection-entrypoint]", "[voxweft-ink-run-entrypoint]")  # noqa: PLW2901
         one_of = [path.replace("[run-ink-detection]", f"[{step}]") for step in ("infer", "reduce")]
         assert ours.intersection(one_of), path
     by_name = {t["name"]: t for t in spec["templates"]}
@@ -241,11 +241,11 @@ def run_workflow(manifest: Mapping[str, Any], start, changes: Mapping[str, str] 
 
 
 @pytest.mark.slow
-def test_the_steps_of_the_workflow_make_the_picture_of_one_run(weft, container, tmp_path):
+def test_the_steps_of_the_workflow_make_the_picture_of_one_run(voxweft, container, tmp_path):
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", waves(5, 700, 150))
     notes = ["--runtime-dir", tmp_path / "notes", "--model-type", "timesformer"]
-    made = printed(weft, "argo", *ARGO, "seg", *INK, *HOW, *notes, "--zarr-output-dir", "shared", "--num-parts", 8)
+    made = printed(voxweft, "argo", *ARGO, "seg", *INK, *HOW, *notes, "--zarr-output-dir", "shared", "--num-parts", 8)
     assert [s[0]["name"] for s in made["spec"]["templates"][0]["steps"]] == [
         "validate-model",
         "prepare",
@@ -255,8 +255,8 @@ def test_the_steps_of_the_workflow_make_the_picture_of_one_run(weft, container, 
     outputs = run_workflow(made, container, {"num-parts": "3"})
     picture = tmp_path / "seg/predictions/prediction_net_00_05.png"
     assert outputs == {"result-s3-url": str(picture)}
-    assert len(list((tmp_path / "shared").glob("*.zarr.weft/parts/*-of-3.json"))) == 3
-    weft("ink", "run", "seg", "whole.png", *INK, *HOW, "--zarr-output-dir", "other", *notes)
+    assert len(list((tmp_path / "shared").glob("*.zarr.voxweft/parts/*-of-3.json"))) == 3
+    voxweft("ink", "run", "seg", "whole.png", *INK, *HOW, "--zarr-output-dir", "other", *notes)
     assert picture.read_bytes() == (tmp_path / "whole.png").read_bytes()
     with pytest.raises(AssertionError, match="validate-model"):
         run_workflow(made, container, {"model": "nothing.ckpt"})
@@ -265,17 +265,17 @@ def test_the_steps_of_the_workflow_make_the_picture_of_one_run(weft, container, 
 
 
 @pytest.mark.slow
-def test_the_steps_of_any_command_write_its_output(weft, volume, container, tmp_path):
+def test_the_steps_of_any_command_write_its_output(voxweft, volume, container, tmp_path):
     run = ["run", "in.zarr", "o.zarr", "--model", BLUR, "--chunk", "8,64,64", "--runtime", "torch"]
-    made = printed(weft, "argo", *IMAGE, "--num-parts", 2, "--dry-run", "--", *run)
+    made = printed(voxweft, "argo", *IMAGE, "--num-parts", 2, "--dry-run", "--", *run)
     assert run_workflow(made, container) == {"output": "o.zarr"}
     assert run_workflow(made, container, {"target": "p.zarr", "num-parts": "1"}) == {"output": "p.zarr"}
     run[2] = "whole.zarr"
-    weft(*run)
+    voxweft(*run)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr") == digest(tmp_path / "p.zarr")
 
 
-def test_kubectl_gets_the_manifest_and_its_words_are_passed_on(weft, tmp_path):
+def test_kubectl_gets_the_manifest_and_its_words_are_passed_on(voxweft, tmp_path):
     fake = tmp_path / "bin/kubectl"
     fake.parent.mkdir()
     fake.write_text(
@@ -284,12 +284,12 @@ def test_kubectl_gets_the_manifest_and_its_words_are_passed_on(weft, tmp_path):
     fake.chmod(0o755)
     env = {"PATH": f"{fake.parent}:/usr/bin:/bin"}
     words = ["--name", "n", *IMAGE, "--", "blend", "s3://b/parts", "s3://b/m.zarr"]
-    assert "apply -f -" in weft("submit", "kubernetes", *words, **env).stdout
+    assert "apply -f -" in voxweft("submit", "kubernetes", *words, **env).stdout
     assert yaml.safe_load((tmp_path / "got.yaml").read_text())["kind"] == "Job"
-    assert "argo submit --from workflowtemplate/n" in weft("submit", "argo", *words, **env).stdout
+    assert "argo submit --from workflowtemplate/n" in voxweft("submit", "argo", *words, **env).stdout
     assert yaml.safe_load((tmp_path / "got.yaml").read_text())["kind"] == "WorkflowTemplate"
     (tmp_path / "no").touch()
-    assert "error: no such place" in weft("submit", "argo", *words, code=1, **env).stderr
+    assert "error: no such place" in voxweft("submit", "argo", *words, code=1, **env).stderr
     env = {"PATH": "/nowhere"}
-    assert "kubectl is not on this machine" in weft("submit", "argo", *words, code=2, **env).stderr
-    assert "sbatch is not on this machine" in weft("submit", "slurm", "--", *words[-3:], code=2, **env).stderr
+    assert "kubectl is not on this machine" in voxweft("submit", "argo", *words, code=2, **env).stderr
+    assert "sbatch is not on this machine" in voxweft("submit", "slurm", "--", *words[-3:], code=2, **env).stderr

@@ -1,4 +1,4 @@
-"""``weft submit slurm`` on a real SLURM: the same bits as without, whatever happens to the tasks."""
+"""``voxweft submit slurm`` on a real SLURM: the same bits as without, whatever happens to the tasks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import zarr
 from e2e.test_same_bits import digest
 from slurm_cluster import ask
 from surfaces import small_checkpoint, waves, write_layers
-from weft.apps.status import status
+from voxweft.apps.status import status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -36,12 +36,12 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 @pytest.fixture
 def begin(tmp_path, slurm):
-    """Start ``weft submit slurm --wait`` in the folder of the test; the process and the ids of its jobs."""
+    """Start ``voxweft submit slurm --wait`` in the folder of the test; the process and the ids of its jobs."""
     begun: list[subprocess.Popen[str]] = []
 
     def call(*words: object) -> tuple[subprocess.Popen[str], dict[str, str]]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "weft", "submit", "slurm", "--wait", *map(str, words)],
+            [sys.executable, "-m", "voxweft", "submit", "slurm", "--wait", *map(str, words)],
             cwd=tmp_path,
             env={**os.environ, **slurm},
             stdout=subprocess.PIPE,
@@ -75,7 +75,7 @@ def state(slurm, task: str) -> str:
 
 
 def n_slabs(output: Path) -> int:
-    return len(list(Path(f"{output}.weft/slabs").glob("*.json")))
+    return len(list(Path(f"{output}.voxweft/slabs").glob("*.json")))
 
 
 RIGHT = {
@@ -90,7 +90,7 @@ RIGHT = {
 
 
 def look(slurm, job: str, output: Path) -> list[tuple[str, str]]:
-    """What SLURM and ``weft status`` say of each task, where SLURM says the same before and after."""
+    """What SLURM and ``voxweft status`` say of each task, where SLURM says the same before and after."""
     words = ("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%K %T")
     before = ask(slurm, *words)
     parts = status(str(output)).parts
@@ -103,7 +103,7 @@ def look(slurm, job: str, output: Path) -> list[tuple[str, str]]:
     return [(states[part.name.split()[1]], part.state) for part in parts]
 
 
-def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(weft, slurm, begin, volume, tmp_path):
+def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(voxweft, slurm, begin, volume, tmp_path):
     process, jobs = begin("--at-once", 2, "--gpus", 1, "--", "run", volume, "o.zarr", *FLAGS, "--num-parts", 4)
     task = f"{jobs['parts']}_0"
     until(lambda: n_slabs(tmp_path / "o.zarr") >= 1 and state(slurm, task) == "RUNNING")
@@ -115,21 +115,21 @@ def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(weft, slurm, be
     while process.poll() is None:
         seen |= set(look(slurm, jobs["parts"], tmp_path / "o.zarr"))
     assert {("RUNNING", "running"), ("PENDING", "stopped"), ("COMPLETED", "done")} <= seen
-    assert seen <= RIGHT, "weft status and SLURM disagree"
+    assert seen <= RIGHT, "voxweft status and SLURM disagree"
     assert status(tmp_path / "o.zarr").state == "complete"
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
     assert "complete: o.zarr" in out
-    said = (tmp_path / f"weft-logs/weft-parts-{jobs['parts']}_0.log").read_text()
+    said = (tmp_path / f"voxweft-logs/voxweft-parts-{jobs['parts']}_0.log").read_text()
     assert "DUE TO JOB REQUEUE" in said
     assert said.count("result: o.zarr") == 1, "the first of the two runs did not come to its end"
-    weft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
+    voxweft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
-    weft("verify", "o.zarr")
+    voxweft("verify", "o.zarr")
 
 
-def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(weft, slurm, begin, volume, tmp_path):
-    words = ("--name", "nightly", "--log-dir", "told/here", "--", "weft", "run", volume, "o.zarr", *FLAGS)
+def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(voxweft, slurm, begin, volume, tmp_path):
+    words = ("--name", "nightly", "--log-dir", "told/here", "--", "voxweft", "run", volume, "o.zarr", *FLAGS)
     process, jobs = begin("--num-parts", 3, "--at-once", 1, *words)
     until(lambda: n_slabs(tmp_path / "o.zarr") >= 1)
     ask(slurm, "scancel", f"{jobs['parts']}_1")
@@ -138,17 +138,17 @@ def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(weft, slurm,
     assert f"2 of 5 tasks did not complete: parts 1 (job {jobs['parts']}_1) CANCELLED, reduce" in err
     assert "told/here" in err
     assert err.count("\n") <= 3
-    weft("verify", "o.zarr", code=1)
-    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft/slabs").glob("*.json")}
+    voxweft("verify", "o.zarr", code=1)
+    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft/slabs").glob("*.json")}
     assert kept
     process, _ = begin("--num-parts", 2, *words)
     assert process.wait(timeout=120) == 0, process.stderr.read()
-    assert kept.items() <= {p.name: p.read_text() for p in (tmp_path / "o.zarr.weft/slabs").glob("*.json")}.items()
-    weft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
+    assert kept.items() <= {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft/slabs").glob("*.json")}.items()
+    voxweft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
 
 
-def test_ink_in_three_parts_gives_the_picture_of_one_run(weft, slurm, begin, tmp_path):
+def test_ink_in_three_parts_gives_the_picture_of_one_run(voxweft, slurm, begin, tmp_path):
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", waves(5, 700, 150))
     ink = ["ink", "run", "seg", "--model", "net.ckpt", "--start-layer", 0, "--end-layer", 5, "--stride", 16]
@@ -156,27 +156,27 @@ def test_ink_in_three_parts_gives_the_picture_of_one_run(weft, slurm, begin, tmp
     process, jobs = begin("--num-parts", 3, "--", *ink, "out.png", "--zarr-output-dir", "shared")
     assert [*jobs] == ["prepare", "infer", "reduce"]
     assert process.wait(timeout=120) == 0, process.stderr.read()
-    weft(*ink, "whole.png", "--zarr-output-dir", "other")
+    voxweft(*ink, "whole.png", "--zarr-output-dir", "other")
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
 
-def test_odd_names_survive_and_the_printed_scripts_submit_themselves(weft, slurm, tmp_path, image):
+def test_odd_names_survive_and_the_printed_scripts_submit_themselves(voxweft, slurm, tmp_path, image):
     odd = tmp_path / 'it\'s a $HOME "folder" `x`'
     odd.mkdir()
     zarr.create_array(str(odd / "in $1 \\ é.zarr"), shape=image.shape, chunks=image.shape, dtype="uint8")[:] = image
     command = ["run", "in $1 \\ é.zarr", 'o\'$(x) "y".zarr', "--model", "fake://null?patch=24,24,24"]
-    command = [sys.executable, "-m", "weft", "submit", "slurm", "--num-parts", "1", "--dry-run", "--", *command]
+    command = [sys.executable, "-m", "voxweft", "submit", "slurm", "--num-parts", "1", "--dry-run", "--", *command]
     env = {**os.environ, **slurm}
     printed = subprocess.run(command, cwd=odd, env=env, check=True, capture_output=True, text=True).stdout
     told = subprocess.run(["bash", "-eu"], input=printed, cwd=odd, env=env, check=True, capture_output=True, text=True)
     last = re.search(r"reduce: job (\d+)", told.stdout)[1]
     until(lambda: state(slurm, last) in ("COMPLETED", "FAILED", "CANCELLED"))
-    assert state(slurm, last) == "COMPLETED", [p.read_text() for p in (odd / "weft-logs").iterdir()]
-    weft("verify", odd / 'o\'$(x) "y".zarr')
+    assert state(slurm, last) == "COMPLETED", [p.read_text() for p in (odd / "voxweft-logs").iterdir()]
+    voxweft("verify", odd / 'o\'$(x) "y".zarr')
 
 
-def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_the_jobs(weft, slurm, begin, volume):
-    done = weft("submit", "slurm", "--wait", "--", "run", "none.zarr", "o.zarr", *FLAGS, code=1, **slurm)
+def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_the_jobs(voxweft, slurm, begin, volume):
+    done = voxweft("submit", "slurm", "--wait", "--", "run", "none.zarr", "o.zarr", *FLAGS, code=1, **slurm)
     assert "10 of 10 tasks did not complete: prepare (job" in done.stderr
     assert done.stderr.count("\n") <= 3
     process, jobs = begin("--", "run", volume, "o.zarr", *FLAGS)
@@ -189,9 +189,9 @@ def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_th
     until(lambda: state(slurm, jobs["reduce"]) == "CANCELLED")
 
 
-def test_what_sbatch_refuses_is_told_in_its_words_and_nothing_stays_submitted(weft, slurm, volume):
+def test_what_sbatch_refuses_is_told_in_its_words_and_nothing_stays_submitted(voxweft, slurm, volume):
     before = sorted(ask(slurm, "squeue", "-h", "-t", "all", "-o", "%A").split())
-    done = weft("submit", "slurm", "--partition", "moon", "--", "run", volume, "o.zarr", *FLAGS, code=1, **slurm)
+    done = voxweft("submit", "slurm", "--partition", "moon", "--", "run", volume, "o.zarr", *FLAGS, code=1, **slurm)
     assert "invalid partition specified: moon" in done.stderr
     assert done.stderr.count("\n") == 1
     assert sorted(ask(slurm, "squeue", "-h", "-t", "all", "-o", "%A").split()) == before

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from weft.geometry.window import gaussian
+from voxweft.geometry.window import gaussian
 
 
 @pytest.mark.parametrize("size", [16, 32, 128, 192])

@@ -17,10 +17,10 @@ import torch
 from torch.nn import functional
 
 from inknets import narrow_resnet
-from weft.nets.resnet3d import BLOCKS
-from weft.nets.timesformer import TimeSformer, TimeSformerSize
+from voxweft.nets.resnet3d import BLOCKS
+from voxweft.nets.timesformer import TimeSformer, TimeSformerSize
 
-PEERS = Path(os.environ.get("WEFT_PEERS", Path(__file__).resolve().parents[2] / ".peers"))
+PEERS = Path(os.environ.get("VOXWEFT_PEERS", Path(__file__).resolve().parents[2] / ".peers"))
 COMMON = {"channels": 1, "attn_dropout": 0.1, "ff_dropout": 0.1}
 CASES = {
     "tiny": {

@@ -1,4 +1,4 @@
-"""`weft run --output logits` against what the scroll reference put out."""
+"""`voxweft run --output logits` against what the scroll reference put out."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def blend(parts: Path, shape: tuple[int, ...], window: np.ndarray) -> np.ndarray
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_equal_the_reference(shared, weft, tmp_path, case):
+def test_logits_equal_the_reference(shared, voxweft, tmp_path, case):
     name, flags = CASES[case]
     golden = shared / "golden" / "scroll"
     volume = golden / "input" / f"{name}.zarr"
-    weft(
+    voxweft(
         "run", volume, "o.zarr", "--model", golden / "model_c2_p32", "--output", "logits", "--runtime", "torch", *flags
     )
     found = zarr.open(str(tmp_path / "o.zarr" / "0"), mode="r")[:]
@@ -81,7 +81,7 @@ def _weight(case: Path, shape: tuple[int, ...], window: np.ndarray) -> np.ndarra
 
 
 def test_positions_of_odd_sizes(shared):
-    from weft.geometry.tiling import TileGrid
+    from voxweft.geometry.tiling import TileGrid
 
     stored = zarr.open(str(shared / "golden/scroll/c2_vol_odd_1part/parts/coordinates_part_0.zarr"), mode="r")[:]
     grid = TileGrid.of((75, 90, 61), (32, 32, 32), 0.5, "spread")

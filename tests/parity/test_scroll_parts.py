@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import zarr
 
-import weft
-from weft.engine.job import Job
-from weft.engine.ledger import Ledger
-from weft.engine.options import RunOptions
-from weft.engine.plan import make_plan
-from weft.engine.staged import StoredLogits
-from weft.engine.sweep import sweep
-from weft.geometry.box import Box
-from weft.image.info import VolumeInfo
-from weft.model import ModelCard
-from weft.stores.patches import ZarrPatches
+import voxweft
+from voxweft.engine.job import Job
+from voxweft.engine.ledger import Ledger
+from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import make_plan
+from voxweft.engine.staged import StoredLogits
+from voxweft.engine.sweep import sweep
+from voxweft.geometry.box import Box
+from voxweft.image.info import VolumeInfo
+from voxweft.model import ModelCard
+from voxweft.stores.patches import ZarrPatches
 
 CASES = ["c2_vol48_notta", "c2_vol48_mirror", "c2_vol48_rot", "syn_c1", "syn_c2", "syn_corner128"]
 
@@ -28,7 +28,7 @@ def woven(parts: ZarrPatches) -> np.ndarray:
     card = ModelCard("stored", "stored logits", "", parts.patch_zyx, n_classes=parts.n_classes, activation="sigmoid")
     options = RunOptions(output="logits", overlap=parts.attributes["overlap"], chunk="32", pyramid=False)
     plan = make_plan(VolumeInfo("stored", "stored logits", shape, "float16"), card, options)
-    sink = weft.open_sink("memory://")
+    sink = voxweft.open_sink("memory://")
     sink.create(plan.spec)
     job = Job(plan, None, None, sink, Ledger(sink.records), stored=StoredLogits([parts], plan.grid))
     for run in plan.columns.part(0, 1):
@@ -64,7 +64,7 @@ def test_a_corner_keeps_its_logit(shared):
     assert np.abs(woven(parts) + 20).max() < 1e-4
 
 
-def test_what_weft_writes_has_the_layout_of_the_reference(shared, tmp_path):
+def test_what_voxweft_writes_has_the_layout_of_the_reference(shared, tmp_path):
     theirs = shared / "golden/scroll/c2_vol48_notta/parts"
     reference = ZarrPatches.open(str(theirs), 0)
     written = ZarrPatches.create(

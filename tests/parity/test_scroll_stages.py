@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import zarr
 
-from weft.apps.scroll import blend, finalize, pipeline, predict
-from weft.apps.scroll.options import (
+from voxweft.apps.scroll import blend, finalize, pipeline, predict
+from voxweft.apps.scroll.options import (
     COMPAT,
     BlendOptions,
     ClassOptions,
@@ -18,7 +18,7 @@ from weft.apps.scroll.options import (
     PipelineOptions,
     SourceOptions,
 )
-from weft.stores.patches import ZarrPatches
+from voxweft.stores.patches import ZarrPatches
 
 STAGED = ["c2_vol48_notta", "c2_vol48_mirror", "c2_vol48_rot", "syn_c1", "syn_c2", "syn_multitask", "syn_corner128"]
 NETWORK = {

@@ -7,16 +7,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import weft
+import voxweft
 from oracle import blended_logits, softmax
-from weft.apps.parts import open_job
-from weft.apps.prepare import Prepared
-from weft.engine.budget import Budget
-from weft.engine.options import RunOptions
-from weft.engine.plan import make_plan
-from weft.engine.sweep import sweep
-from weft.errors import RequestError, RunError
-from weft.geometry.box import Box
+from voxweft.apps.parts import open_job
+from voxweft.apps.prepare import Prepared
+from voxweft.engine.budget import Budget
+from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import make_plan
+from voxweft.engine.sweep import sweep
+from voxweft.errors import RequestError, RunError
+from voxweft.geometry.box import Box
 
 
 @st.composite
@@ -50,7 +50,7 @@ models = st.sampled_from(["fake://blur?patch=8,8,8", "fake://blur?patch=8,8,8&cl
 def swept(volume, model, options: RunOptions, budget: Budget | None = None, parts=((0, 1),)):
     """The whole output and the plan; parts are done in the order given."""
     plan = make_plan(volume.info, model.card, options, budget=budget)
-    sink = weft.open_sink("memory://")
+    sink = voxweft.open_sink("memory://")
     sink.create(plan.spec)
     job = open_job(Prepared(plan, volume, model, None, None), sink, "cpu")
     tallies = [sweep(job, run) for index, count in parts for run in plan.columns.part(index, count)]
@@ -60,7 +60,7 @@ def swept(volume, model, options: RunOptions, budget: Budget | None = None, part
 @settings(max_examples=60)
 @given(volumes(), models, requests)
 def test_logits_equal_a_float64_blend(image, url, request):
-    volume, model = weft.open_volume(image), weft.load_model(url)
+    volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     found, plan, _ = swept(volume, model, RunOptions(output="logits", **request))
     wanted, ran = blended_logits(plan, volume, model)
     scale = max(1.0, float(np.abs(wanted).max()))
@@ -71,7 +71,7 @@ def test_logits_equal_a_float64_blend(image, url, request):
 @settings(max_examples=60)
 @given(volumes(), models, requests, st.sampled_from(["probability", "labels", "mask"]))
 def test_every_uint8_voxel_is_within_one_level(image, url, request, output):
-    volume, model = weft.open_volume(image), weft.load_model(url)
+    volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     found, plan, _ = swept(volume, model, RunOptions(output=output, **request))
     logits, ran = blended_logits(plan, volume, model)
     p = softmax(logits)
@@ -89,7 +89,7 @@ def test_every_uint8_voxel_is_within_one_level(image, url, request, output):
 @settings(max_examples=60)
 @given(volumes(), models, requests, st.integers(1, 7), st.randoms(use_true_random=False), st.data())
 def test_any_cut_gives_the_same_bits(image, url, request, count, random, data):
-    volume, model = weft.open_volume(image), weft.load_model(url)
+    volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     options = RunOptions(output=data.draw(st.sampled_from(["probability", "logits", "labels"])), **request)
     whole, plan, _ = swept(volume, model, options)
     order = [(i, count) for i in range(count)]
@@ -106,7 +106,7 @@ def test_any_cut_gives_the_same_bits(image, url, request, count, random, data):
 @settings(max_examples=30)
 @given(volumes(), models, requests, st.data())
 def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(image, url, request, data):
-    volume, model = weft.open_volume(image), weft.load_model(url)
+    volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     whole, _, _ = swept(volume, model, RunOptions(**request))
     sides = [sorted(data.draw(st.tuples(st.integers(0, n - 1), st.integers(1, n)))) for n in volume.info.shape_zyx]
     sides = [(a, b if b > a else a + 1) for a, b in sides]
@@ -119,13 +119,13 @@ def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(image, url, re
 
 
 def test_patches_of_a_batch_do_not_matter(image):
-    volume, model = weft.open_volume(image), weft.load_model("fake://blur?patch=16,16,16")
+    volume, model = voxweft.open_volume(image), voxweft.load_model("fake://blur?patch=16,16,16")
     one, _, _ = swept(volume, model, RunOptions(output="logits", chunk="32,32,32"))
     from dataclasses import replace
 
     plan = make_plan(volume.info, model.card, RunOptions(output="logits", chunk="32,32,32"))
     plan = replace(plan, setting=replace(plan.setting, batch_size=3))
-    sink = weft.open_sink("memory://")
+    sink = voxweft.open_sink("memory://")
     sink.create(plan.spec)
     for run in plan.columns.part(0, 1):
         sweep(open_job(Prepared(plan, volume, model, None, None), sink, "cpu"), run)
@@ -138,13 +138,13 @@ def test_outside_the_mask_is_background(image, factor):
     coarse = np.zeros([-(-n // factor) for n in shape], np.uint8)
     coarse[2:6, 1:5, 2:9] = 1
     fine = coarse.repeat(factor, 0).repeat(factor, 1).repeat(factor, 2)[: shape[0], : shape[1], : shape[2]] > 0
-    model = weft.load_model("fake://null?patch=16,16,16")
-    volume = weft.open_volume(image)
+    model = voxweft.load_model("fake://null?patch=16,16,16")
+    volume = voxweft.open_volume(image)
     options = RunOptions(chunk="16,16,16", runtime="torch")
     whole, plan, (full,) = swept(volume, model, options)
-    sink = weft.open_sink("memory://")
+    sink = voxweft.open_sink("memory://")
     sink.create(plan.spec)
-    job = open_job(Prepared(plan, volume, model, weft.open_volume(coarse), None), sink, "cpu")
+    job = open_job(Prepared(plan, volume, model, voxweft.open_volume(coarse), None), sink, "cpu")
     (run,) = plan.columns.part(0, 1)
     tally = sweep(job, run)
     found = sink.read(Box.of(shape))[0]
@@ -158,10 +158,10 @@ def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero():
     broken = image.copy()
     broken[3, 4, 5], broken[9, 9, 9], broken[29, 29, 29] = np.nan, np.inf, -np.inf
     image[3, 4, 5] = image[9, 9, 9] = image[29, 29, 29] = 0
-    model = weft.load_model("fake://blur?patch=16,16,16")
+    model = voxweft.load_model("fake://blur?patch=16,16,16")
     options = RunOptions(output="logits", chunk="16,16,16", normalization="instance_zscore")
-    found, _, tallies = swept(weft.open_volume(broken), model, options)
-    clean, _, _ = swept(weft.open_volume(image), model, options)
+    found, _, tallies = swept(voxweft.open_volume(broken), model, options)
+    clean, _, _ = swept(voxweft.open_volume(image), model, options)
     assert sum(t.n_nonfinite for t in tallies) == 3
     assert np.array_equal(found, clean)
 
@@ -169,17 +169,17 @@ def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero():
 def test_a_network_that_returns_nan_is_an_error_and_not_a_result(image):
     import torch
 
-    model = weft.load_model("fake://null?patch=16,16,16")
+    model = voxweft.load_model("fake://null?patch=16,16,16")
     with torch.no_grad():
         model._modules[0].bias.fill_(float("nan"))
     with pytest.raises(RunError, match="NaN or Inf for planes"):
-        swept(weft.open_volume(image), model, RunOptions(chunk="16,16,16"))
+        swept(voxweft.open_volume(image), model, RunOptions(chunk="16,16,16"))
 
 
 def test_each_input_chunk_is_read_once_a_column_and_each_output_chunk_written_once(image):
     from collections import Counter
 
-    volume, model = weft.open_volume(image), weft.load_model("fake://null?patch=16,16,16")
+    volume, model = voxweft.open_volume(image), voxweft.load_model("fake://null?patch=16,16,16")
     reads, writes = Counter(), Counter()
     inner = volume.read
 
@@ -192,7 +192,7 @@ def test_each_input_chunk_is_read_once_a_column_and_each_output_chunk_written_on
             assert box.start[0] % volume.info.chunk_zyx[0] == 0
             return inner(box)
 
-    sink = weft.open_sink("memory://")
+    sink = voxweft.open_sink("memory://")
     write = sink.write
     sink.write = lambda box, array: (writes.update([box]), write(box, array))[1]
     plan = make_plan(volume.info, model.card, RunOptions(chunk="16,16,16"))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.errors import GridError, RequestError
-from weft.geometry.box import Box
-from weft.geometry.columns import Columns
-from weft.geometry.tiling import AxisTiles, TileGrid
-from weft.geometry.window import WINDOWS, unity_profiles
+from voxweft.errors import GridError, RequestError
+from voxweft.geometry.box import Box
+from voxweft.geometry.columns import Columns
+from voxweft.geometry.tiling import AxisTiles, TileGrid
+from voxweft.geometry.window import WINDOWS, unity_profiles
 
 
 @st.composite

@@ -9,25 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import weft
-from weft.apps.parts import open_job
-from weft.apps.prepare import Prepared
-from weft.engine.budget import Budget
-from weft.engine.job import Tally
-from weft.engine.options import RunOptions
-from weft.engine.plan import make_plan
-from weft.engine.staged import StoredLogits, predict_part, tiles_of_part
-from weft.engine.sweep import sweep
-from weft.errors import RequestError
-from weft.geometry.box import Box
-from weft.stores.patches import ZarrPatches
+import voxweft
+from voxweft.apps.parts import open_job
+from voxweft.apps.prepare import Prepared
+from voxweft.engine.budget import Budget
+from voxweft.engine.job import Tally
+from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import make_plan
+from voxweft.engine.staged import StoredLogits, predict_part, tiles_of_part
+from voxweft.engine.sweep import sweep
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
+from voxweft.stores.patches import ZarrPatches
 
-MODEL = weft.load_model("fake://blur?patch=8,8,8&normalization=instance_zscore")
+MODEL = voxweft.load_model("fake://blur?patch=8,8,8&normalization=instance_zscore")
 
 
 def predicted(folder, plan, volume, count):
     """All parts, written and opened again."""
-    job = open_job(Prepared(plan, volume, MODEL, None, None), weft.open_sink("memory://"), "cpu")
+    job = open_job(Prepared(plan, volume, MODEL, None, None), voxweft.open_sink("memory://"), "cpu")
     for part in range(count):
         columns = list(tiles_of_part(plan, part, count))
         starts = np.array([t.box.start for layers in columns for layer in layers.values() for t in layer], np.int32)
@@ -39,7 +39,7 @@ def predicted(folder, plan, volume, count):
 def blended(plan, volume, parts):
     from dataclasses import replace
 
-    sink = weft.open_sink("memory://")
+    sink = voxweft.open_sink("memory://")
     sink.create(plan.spec)
     job = open_job(Prepared(plan, volume, MODEL, None, None), sink, "cpu")
     job = replace(job, stored=StoredLogits(parts, plan.grid)) if parts else job
@@ -59,7 +59,7 @@ def blended(plan, volume, parts):
 def test_fused_and_staged_agree(shape, overlap, count, seed, memory):
     image = np.random.default_rng(seed).integers(0, 250, shape, dtype=np.uint8)
     image[: shape[0] // 2 + 1, : shape[1] // 2 + 1] = 0
-    volume = weft.open_volume(image)
+    volume = voxweft.open_volume(image)
     options = RunOptions(output="logits", overlap=overlap, chunk="16,16,16", accept_labels=True)
     budget = Budget(memory, memory) if memory else None
     try:
@@ -78,7 +78,7 @@ def test_fused_and_staged_agree(shape, overlap, count, seed, memory):
 
 
 def test_a_part_that_is_missing_or_of_another_grid_is_named(tmp_path):
-    volume = weft.open_volume(np.random.default_rng(0).integers(0, 250, (20, 20, 20), dtype=np.uint8))
+    volume = voxweft.open_volume(np.random.default_rng(0).integers(0, 250, (20, 20, 20), dtype=np.uint8))
     plan = make_plan(volume.info, MODEL.card, RunOptions(chunk="16"))
     parts = predicted(str(tmp_path), plan, volume, 3)
     with pytest.raises(RequestError, match="in none of the 2 parts"):

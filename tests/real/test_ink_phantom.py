@@ -12,11 +12,11 @@ HELD_OUT = 1464 * 3 // 4
 
 
 @pytest.mark.slow
-def test_the_trained_network_finds_the_text(weft, shared, tmp_path):
+def test_the_trained_network_finds_the_text(voxweft, shared, tmp_path):
     write_layers(tmp_path / "seg", degraded_phantom(shared)[:, HELD_OUT - 64 :])
     model = shared / "models/ink_timesformer_tiny/timesformer_tiny.ckpt"
     window = ["--start-layer", 0, "--end-layer", 11, "--zarr-output-dir", "parts", "--runtime-dir", "."]
-    weft("ink", "run", "seg", "out.png", "--model", model, *window)
+    voxweft("ink", "run", "seg", "out.png", "--model", model, *window)
     found = np.asarray(Image.open(tmp_path / "out.png"))[64:]
     ink = ink_of_phantom(shared)[HELD_OUT:]
     assert abs(auc(found, ink) - 0.91) < 0.02

@@ -32,17 +32,17 @@ def membranes(labels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["auto", "torch"])
-def test_dice_on_the_planes_that_were_held_out(weft, shared, tmp_path, runtime):
+def test_dice_on_the_planes_that_were_held_out(voxweft, shared, tmp_path, runtime):
     data, model = shared / "data/em_fibsem_medulla", shared / "models/nnunet_fibsem_membrane"
     box = "186:250,:,:" if runtime == "torch" else ":,:,:"
-    weft("run", data / "raw.tif", "o.zarr", "--model", model, "--runtime", runtime, "--bbox", box)
+    voxweft("run", data / "raw.tif", "o.zarr", "--model", model, "--runtime", runtime, "--bbox", box)
     found = zarr.open(str(tmp_path / "o.zarr/0"), mode="r")[186:250] > 127
     truth = membranes(tifffile.imread(data / "labels.tif"))[186:250]
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert dice == pytest.approx(0.788, abs=0.01)
-    report = json.loads((tmp_path / "o.zarr.weft/report.json").read_text())
+    report = json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())
     assert report["tally"]["n_patches"] >= 147
-    page = (tmp_path / "o.zarr.weft/report.html").read_text()
+    page = (tmp_path / "o.zarr.voxweft/report.html").read_text()
     assert page.count("data:image/png;base64,") == 9
     assert "no seams" in page
     assert "http" not in page.replace("http-equiv", "").split("</style>")[1].split("Provenance")[0]

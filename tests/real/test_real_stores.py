@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import zarr
 
-import weft
-from weft.errors import ReadError, VolumeError
-from weft.geometry.box import Box
+import voxweft
+from voxweft.errors import ReadError, VolumeError
+from voxweft.geometry.box import Box
 
 
 def nodes(root: Path) -> list[Path]:
@@ -23,7 +23,7 @@ def test_every_zarr_store_opens_or_is_refused(shared):
     opened, refused, damaged = [], [], []
     for node in nodes(shared / "data/zarr_stores"):
         try:
-            volume = weft.open_volume(node)
+            volume = voxweft.open_volume(node)
         except VolumeError as error:
             assert str(node) in str(error)
             assert len(str(error)) > len(str(node)) + 15
@@ -42,27 +42,27 @@ def test_every_zarr_store_opens_or_is_refused(shared):
 
 def test_axes_order_voxel_size_and_levels_come_from_the_metadata(shared):
     path = shared / "data/zarr_stores/mni152_axial.ome.zarr"
-    volume = weft.open_volume(path)
+    volume = voxweft.open_volume(path)
     raw = zarr.open(str(path / "scale0/nibabel_converted_image"), mode="r")
     assert volume.info.shape_zyx == raw.shape[::-1]
     assert np.array_equal(volume.read(Box.of(volume.info.shape_zyx))[0], raw[:].T)
     assert len(volume.info.levels) > 2
-    finer, coarser = (weft.open_volume(path, level=k).info for k in (0, 1))
+    finer, coarser = (voxweft.open_volume(path, level=k).info for k in (0, 1))
     assert coarser.shape_zyx == finer.levels[1]
     assert coarser.geometry.voxel_size_zyx[2] == pytest.approx(2 * finer.geometry.voxel_size_zyx[2], rel=0.05)
     with pytest.raises(VolumeError, match="resolution levels"):
-        weft.open_volume(path, level=99)
+        voxweft.open_volume(path, level=99)
 
 
 def test_version_0_6_is_refused_by_name_and_its_array_opens(shared):
     group = shared / "data/zarr_stores/neuroglancer_ome/all_0.6/basic/scale.zarr"
     with pytest.raises(VolumeError, match=r"0\.6.*coordinate systems.*path of its array"):
-        weft.open_volume(group)
-    assert weft.open_volume(group / "array").info.shape_zyx == (27, 226, 186)
+        voxweft.open_volume(group)
+    assert voxweft.open_volume(group / "array").info.shape_zyx == (27, 226, 186)
 
 
 def test_the_medulla_has_its_voxel_size(shared):
-    info = weft.open_volume(shared / "data/em_fibsem_medulla/raw.tif").info
+    info = voxweft.open_volume(shared / "data/em_fibsem_medulla/raw.tif").info
     assert (info.shape_zyx, info.dtype) == ((250, 250, 250), "uint8")
     assert info.geometry.voxel_size_zyx == pytest.approx((0.01, 0.01, 0.01))
     assert info.geometry.unit == "micrometer"

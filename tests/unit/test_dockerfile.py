@@ -77,7 +77,7 @@ def test_arguments_extras_user_and_entry_point(steps):
     assert any(rest.endswith(f" {users[-1]}") for name, rest in steps if name == "RUN" and "useradd" in rest)
     entry = json.loads(next(rest for name, rest in steps if name == "ENTRYPOINT"))
     assert entry == [*project["scripts"]][:1]
-    assert not re.search(r"https?://|/work|/home/(?!weft)", "\n".join(lines))
+    assert not re.search(r"https?://|/work|/home/(?!voxweft)", "\n".join(lines))
 
 
 @pytest.mark.slow
@@ -97,9 +97,9 @@ def test_what_is_copied_is_enough_to_install_and_run(steps, tmp_path):
     done = subprocess.run(
         [site / "bin" / entry[0], "--version"], cwd=tmp_path, env=env, capture_output=True, text=True, check=True
     )
-    assert re.fullmatch(r"weft \d+\.\d+\.\d+\S*", done.stdout.strip())
-    where = [sys.executable, "-c", "import weft; print(weft.__file__)"]
+    assert re.fullmatch(r"voxweft \d+\.\d+\.\d+\S*", done.stdout.strip())
+    where = [sys.executable, "-c", "import voxweft; print(voxweft.__file__)"]
     found = subprocess.run(where, cwd=tmp_path, env=env, capture_output=True, text=True, check=True).stdout.strip()
     assert Path(found).is_relative_to(site)
     for data in ("apps/ink/models.toml", "backends/demo/ink.ckpt"):
-        assert (site / "weft" / data).exists()
+        assert (site / "voxweft" / data).exists()

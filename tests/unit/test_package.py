@@ -5,22 +5,22 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import weft
+import voxweft
 
 
 def test_public_names_exist_and_are_few():
-    assert len(weft.__all__) <= 30
-    for name in weft.__all__:
-        assert getattr(weft, name) is not None
+    assert len(voxweft.__all__) <= 30
+    for name in voxweft.__all__:
+        assert getattr(voxweft, name) is not None
 
 
 def test_import_leaves_heavy_libraries_alone():
-    code = "import sys, weft; print([m for m in ('torch', 'zarr', 'dask', 'numpy', 'openvino') if m in sys.modules])"
+    code = "import sys, voxweft; print([m for m in ('torch', 'zarr', 'dask', 'numpy', 'openvino') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_help_fits_a_screen(weft):
-    text = weft("--help").stdout
+def test_help_fits_a_screen(voxweft):
+    text = voxweft("--help").stdout
     assert len(text.splitlines()) <= 40
     for command in ("run", "plan", "info", "verify", "report", "demo"):
         assert command in text
@@ -29,8 +29,8 @@ def test_help_fits_a_screen(weft):
 def test_every_option_has_a_help_line():
     from dataclasses import fields
 
-    from weft.apps.execute import Execution
-    from weft.engine.options import RunOptions
+    from voxweft.apps.execute import Execution
+    from voxweft.engine.options import RunOptions
 
     for cls in (RunOptions, Execution):
         for field in fields(cls):

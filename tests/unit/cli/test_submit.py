@@ -1,15 +1,15 @@
-"""COMMAND of ``weft submit``: what becomes of its words, and what is refused."""
+"""COMMAND of ``voxweft submit``: what becomes of its words, and what is refused."""
 
 from __future__ import annotations
 
 import pytest
 
-from weft.apps.scroll.options import PartOptions
-from weft.cli.app import execute
-from weft.cli.command import read
-from weft.cli.parts import ready, steps_of, surface_of
-from weft.errors import RequestError
-from weft.launch.steps import PART
+from voxweft.apps.scroll.options import PartOptions
+from voxweft.cli.app import execute
+from voxweft.cli.command import read
+from voxweft.cli.parts import ready, steps_of, surface_of
+from voxweft.errors import RequestError
+from voxweft.launch.steps import PART
 
 SHARE = ("--num-parts", "4", "--part-id", PART)
 RUN = ["run", "in.zarr", "o.zarr", "--model", "m"]
@@ -29,7 +29,7 @@ def steps(*words: str, n_parts: int = 4) -> dict[str, tuple[str, ...]]:
 
 def test_steps_of_a_run():
     words = (*RUN, "--no-pyramid", "--overlap", "0.25")
-    made = steps("weft", *words[:3], "--overwrite", *words[3:])
+    made = steps("voxweft", *words[:3], "--overwrite", *words[3:])
     expected = {*words}
     assert [*made] == ["prepare", "parts", "reduce"]
     assert {*made["reduce"]} == expected
@@ -70,13 +70,13 @@ def test_steps_of_ink_get_what_each_knows(monkeypatch):
         assert "secret" not in str(arguments)
     assert [*steps("ink", "run", "v.zarr", *INK)] == ["infer", "reduce"]
     monkeypatch.setenv("S3_PATH", "seg")
-    assert [*steps("ink", *INK)] == ["infer", "reduce"], "bare weft ink obeys STEP"
+    assert [*steps("ink", *INK)] == ["infer", "reduce"], "bare voxweft ink obeys STEP"
 
 
 REFUSED = [
     ([], "COMMAND"),
-    (["demo"], "weft demo has no parts"),
-    (["ink", "reduce", *INK], "weft ink reduce has no parts"),
+    (["demo"], "voxweft demo has no parts"),
+    (["ink", "reduce", *INK], "voxweft ink reduce has no parts"),
     (["rum", "a", "b"], "no command 'rum'"),
     (["ink", "find"], "no command 'ink find'"),
     ([*RUN, "--part-id", "0", "--num-parts", "2"], "--part-id: leave it out"),
@@ -127,7 +127,7 @@ def test_each_bad_command_gets_one_message(words, message, capsys):
         (["kubernetes", "--image", "i", "--claim", "data=data", "--", *RUN], "write NAME=/mount/path"),
         (["kubernetes", "--image", "i", "--env", "A", "--", *RUN], "write NAME=VALUE"),
         (["kubernetes", "--image", "i", "--name", "Big_Job", "--", *RUN], "--name 'Big_Job'"),
-        (["kubernetes", "--image", "i", "--", "ink", "run", "seg", *INK, *DIR], "weft submit argo"),
+        (["kubernetes", "--image", "i", "--", "ink", "run", "seg", *INK, *DIR], "voxweft submit argo"),
         (["argo", "--image", "i", "--", *RUN[:1], "{{x}}", *RUN[2:]], "read as a variable"),
     ],
 )

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-import weft
-from weft.engine.budget import Budget
-from weft.engine.options import RunOptions
-from weft.engine.plan import Plan, make_plan
-from weft.errors import PlanMismatchError, RequestError
-from weft.image.info import VolumeInfo
+import voxweft
+from voxweft.engine.budget import Budget
+from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import Plan, make_plan
+from voxweft.errors import PlanMismatchError, RequestError
+from voxweft.image.info import VolumeInfo
 
-MODEL = weft.load_model("fake://null?patch=64,64,64")
+MODEL = voxweft.load_model("fake://null?patch=64,64,64")
 
 
 def volume(*shape: int) -> VolumeInfo:

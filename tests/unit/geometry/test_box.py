@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from weft.errors import RequestError
-from weft.geometry.box import Box
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
 
 spans = st.tuples(st.integers(-20, 60), st.integers(0, 40)).map(lambda t: (t[0], t[0] + t[1]))
 boxes = st.tuples(spans, spans, spans).map(lambda s: Box(*zip(*s, strict=True)))

@@ -1,4 +1,4 @@
-"""Words reach weft as they were given, whatever is in them."""
+"""Words reach voxweft as they were given, whatever is in them."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import subprocess
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from weft.launch.pods import literal
-from weft.launch.slurm import TASK, SlurmOptions, script
-from weft.launch.steps import PART, Step
+from voxweft.launch.pods import literal
+from voxweft.launch.slurm import TASK, SlurmOptions, script
+from voxweft.launch.steps import PART, Step
 
 WORDS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12), max_size=5)
 

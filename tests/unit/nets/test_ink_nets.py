@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from inknets import SIZE, narrow_resnet, small_timesformer
-from weft.errors import ModelError
-from weft.nets.resnet3d import BLOCKS, ResNet3dSize
-from weft.nets.timesformer import TimeSformerSize
+from voxweft.errors import ModelError
+from voxweft.nets.resnet3d import BLOCKS, ResNet3dSize
+from voxweft.nets.timesformer import TimeSformerSize
 
 
 def test_shapes_tell_the_sizes_of_a_timesformer():

@@ -6,11 +6,11 @@ import tifffile
 from PIL import Image
 
 from surfaces import waves, write_layers
-from weft.errors import ReadError, VolumeError
-from weft.geometry.box import Box
-from weft.image.info import Geometry, OutputSpec
-from weft.stores import open_sink
-from weft.stores.layers import LayersVolume
+from voxweft.errors import ReadError, VolumeError
+from voxweft.geometry.box import Box
+from voxweft.image.info import Geometry, OutputSpec
+from voxweft.stores import open_sink
+from voxweft.stores.layers import LayersVolume
 
 BOX = Box((1, 30, 40), (4, 77, 99))
 

@@ -9,7 +9,7 @@ import yaozarrs
 import zarr
 
 
-def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(weft, tmp_path, image):
+def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(voxweft, tmp_path, image):
     big = np.tile(image, (3, 5, 4))[:140, :300, :280]
     group = zarr.open_group(str(tmp_path / "in.zarr"), mode="w", zarr_format=2)
     group.create_array("s0", shape=big.shape, chunks=(32, 64, 64), dtype="uint8")[:] = big
@@ -17,7 +17,7 @@ def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(weft, tmp_path, i
     steps = [{"type": "scale", "scale": [40.0, 8.0, 8.0]}, {"type": "translation", "translation": [400.0, 80.0, 0.0]}]
     level = {"path": "s0", "coordinateTransformations": steps}
     group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
-    weft("run", "in.zarr", "o.zarr", "--model", "fake://null?patch=32,32,32&classes=3", "--chunk", "32,64,64")
+    voxweft("run", "in.zarr", "o.zarr", "--model", "fake://null?patch=32,32,32&classes=3", "--chunk", "32,64,64")
 
     yaozarrs.validate_zarr_store(str(tmp_path / "o.zarr"))
     ome = json.loads((tmp_path / "o.zarr/zarr.json").read_text())["attributes"]["ome"]
@@ -42,9 +42,9 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
 
     from zarr.storage import LocalStore
 
-    import weft as package
-    from weft.apps.execute import Execution
-    from weft.apps.run import run
+    import voxweft as package
+    from voxweft.apps.execute import Execution
+    from voxweft.apps.run import run
 
     puts, gets = Counter(), Counter()
     put, get = LocalStore.set, LocalStore.get

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from weft.geometry.box import Box
-from weft.geometry.tiling import TileGrid
-from weft.viewer.seams import check_seams
+from voxweft.geometry.box import Box
+from voxweft.geometry.tiling import TileGrid
+from voxweft.viewer.seams import check_seams
 
 SHAPE = (96, 96, 96)
 GRID = TileGrid.of(SHAPE, (32, 32, 32), 0.0, "snap")

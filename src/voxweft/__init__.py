@@ -1,0 +1,69 @@
+"""voxweft runs trained segmentation networks over very large 3-D images and weaves the patches into one result.
+
+>>> import numpy as np, voxweft
+>>> image = np.random.default_rng(0).integers(0, 255, (40, 40, 40), dtype=np.uint8)
+>>> sink = voxweft.open_sink("memory://")
+>>> voxweft.run(image, sink, "fake://null?patch=16,16,16").status
+'complete'
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from voxweft.version import __version__
+
+if TYPE_CHECKING:
+    from voxweft.apps.execute import Execution, verify
+    from voxweft.apps.forecast import forecast
+    from voxweft.apps.run import run, run_many
+    from voxweft.apps.status import status
+    from voxweft.backends import load_model
+    from voxweft.engine.options import RunOptions
+    from voxweft.engine.plan import Plan, make_plan
+    from voxweft.engine.report import Report
+    from voxweft.errors import VoxweftError
+    from voxweft.geometry.box import Box
+    from voxweft.stores import open_sink, open_volume
+
+__all__ = [
+    "Box",
+    "Execution",
+    "Plan",
+    "Report",
+    "RunOptions",
+    "VoxweftError",
+    "__version__",
+    "forecast",
+    "load_model",
+    "make_plan",
+    "open_sink",
+    "open_volume",
+    "run",
+    "run_many",
+    "status",
+    "verify",
+]
+
+_HOMES = {
+    "voxweft.apps.forecast": ("forecast",),
+    "voxweft.apps.execute": ("Execution", "verify"),
+    "voxweft.apps.run": ("run", "run_many"),
+    "voxweft.apps.status": ("status",),
+    "voxweft.backends": ("load_model",),
+    "voxweft.engine.options": ("RunOptions",),
+    "voxweft.engine.plan": ("Plan", "make_plan"),
+    "voxweft.engine.report": ("Report",),
+    "voxweft.errors": ("VoxweftError",),
+    "voxweft.geometry.box": ("Box",),
+    "voxweft.stores": ("open_sink", "open_volume"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name when it is first used, so that ``import voxweft`` is quick."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'voxweft' has no attribute {name!r}")

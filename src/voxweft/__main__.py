@@ -1,0 +1,6 @@
+"""``python -m voxweft``."""
+
+from voxweft.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,290 @@
+"""Step two: the network over the surface, and step three: the picture."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from voxweft.apps.execute import Execution, check_output, execute, plan_of, report_of, verify
+from voxweft.apps.forecast import Forecast, forecast
+from voxweft.apps.ink.names import (
+    base_name,
+    check_note,
+    find_model,
+    find_unfinished,
+    picture_at,
+    prepared_at,
+    require,
+    source_of,
+    unfinished,
+    write_note,
+)
+from voxweft.apps.ink.options import (
+    InkModelOptions,
+    InkOptions,
+    InkPartOptions,
+    LayerOptions,
+    PictureOptions,
+    SweepOptions,
+    box_of_roi,
+)
+from voxweft.apps.ink.picture import RESULT_NOTE, check_place, with_suffix, write_picture
+from voxweft.apps.ink.prepare import prepare
+from voxweft.apps.prepare import devices_of
+from voxweft.apps.prepare import prepare as prepare_sweep
+from voxweft.apps.surface import SurfaceVolume
+from voxweft.apps.workers import WorkerOptions, Workers
+from voxweft.backends import load_model
+from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.options import flags_of
+from voxweft.engine.plan import Plan
+from voxweft.engine.report import Report
+from voxweft.errors import IncompleteError, ModelError, RequestError
+from voxweft.model.card import Normalization
+from voxweft.model.protocols import Model
+from voxweft.stores import open_sink
+from voxweft.stores.url import absolute
+
+Options = tuple[LayerOptions, InkModelOptions, InkOptions]
+SIGMA_SCALE = 2.5  # tile / sigma
+WINDOWS = {"gaussian": "gaussian-centred"}  # the engine's word; its gaussian is nnU-Net's
+
+
+@dataclass(frozen=True, slots=True)
+class InkResult:
+    """What became of a run: its report, the OME-Zarr, and the picture ("" where parts are still to come)."""
+
+    report: Report
+    zarr: str
+    picture: str = ""
+
+
+def infer(
+    options: Options,
+    part: InkPartOptions | None = None,
+    where: PictureOptions | None = None,
+    *,
+    by: WorkerOptions | None = None,
+    command: str = "",
+    emit: Emit = silent,
+) -> InkResult:
+    """Find ink on a surface, or on one part of it; where all of it is done here, write the picture too.
+
+    Every part owns rows of one OME-Zarr, which all of them share.
+
+    Parameters
+    ----------
+    options
+        Which layers, which network, how.
+    part, where
+        Which share; where the result goes.
+    by
+        Who computes; default: this process, or one process a device where there are several.
+    command, emit
+        For the record; told of every event.
+
+    Returns
+    -------
+    InkResult
+        With several parts without a picture; ``reduce`` makes it.
+
+    Raises
+    ------
+    RequestError
+        If the request is wrong; nothing was written.
+    RunError
+        If the run could not be finished; the same call continues it.
+    """
+    (layers, which, how), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    by = by or WorkerOptions()
+    check_note(where.runtime_dir, RESULT_NOTE)
+    require(which, layers)
+    name = base_name(which.model, layers)
+    alone = part.num_parts == 1
+    as_zarr = where.output_path.endswith(".zarr")
+    picture = picture_at(name, layers, where) if alone or as_zarr else ""
+    if alone:
+        check_place(picture)
+    asked = [
+        find_model(which),
+        layers.reverse,
+        layers.level,
+        which.model_type,
+        where.use_zarr_compression,
+        flags_of(how),
+    ]
+    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
+    sink = open_sink(zarr, layout="plane")
+    execution = Execution(
+        by.executor,
+        by.scheduler,
+        by.workers,
+        num_parts=0 if alone else part.num_parts,
+        part_id=-1 if alone else part.part_id,
+        overwrite=part.overwrite,
+        command=command,
+    )
+    check_output(sink, execution)
+    volume, model, engine = request(options, where)
+    volume = _in_pieces(volume, layers, part, where, emit)
+    records = None if part.overwrite else sink.records
+    workers = Workers.of(execution, devices_of(how.device))
+    prepared = prepare_sweep(volume, model, engine, records=records, n_workers=workers.n_sharing, emit=emit)
+    report = execute(prepared, sink, workers, execution, emit)
+    return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
+
+
+def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
+    """What a run will cost; nothing is written.
+
+    Raises
+    ------
+    RequestError
+        Also where the layers have to be prepared first.
+    """
+    require(options[1], options[0])
+    volume, model, engine = request(options, PictureOptions())
+    if not volume.piecewise:
+        raise RequestError(
+            f"{volume.info.url} cannot be read in pieces; run voxweft ink prepare, then --estimate on that"
+        )
+    return forecast(volume, model, engine, emit=emit)
+
+
+def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Model, SweepOptions]:
+    """Volume, model and engine options of a sweep."""
+    layers, which, how = options
+    volume = _open(source_of(layers), layers)
+    model = load_model(
+        find_model(which),
+        token=which.hf_token,
+        model_type=which.model_type,
+        n_layers=layers.end_layer - layers.start_layer,
+        tile=how.tile_size,
+        trust_code=which.trust_code,
+    )
+    card = model.card
+    if not card.format.startswith("ink") or card.patch_zyx is None:
+        raise ModelError(f"{card.path} is a {card.format} model, no network for ink; voxweft run takes it")
+    divisor = float(how.divisor or card.details["divisor"])
+    scheme = Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor)
+    model.card = replace(card, normalization=(scheme,))
+    tile, (height, _, width) = card.patch_zyx[0], volume.info.shape_zyx
+    if how.stride > tile:
+        raise RequestError(f"--stride {how.stride} leaves gaps between tiles of {tile}; use at most that")
+    engine = SweepOptions(
+        overlap=1.0 - how.stride / tile,
+        window=WINDOWS.get(how.window, how.window),
+        sigma_scale=tile / (how.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
+        fit="snap",
+        tta=how.tta,
+        batch_size=how.batch_size,
+        skip_empty=how.skip_empty,
+        output="probability" if how.bits == 8 else "probability16",
+        bbox=_bbox(how.roi, height, width),
+        chunk="256,1,1024",
+        compressor="zstd" if where.output_path.endswith(".zarr") or where.use_zarr_compression else "none",
+        accept_labels=True,
+        runtime=_runtime(how),
+        compile_mode=how.compile_mode,
+        precision=how.precision,
+        device=how.device,
+        memory=how.memory,
+        divisor=divisor,
+        layers=f"{layers.start_layer}:{layers.end_layer}{' reversed' if layers.reverse else ''}",
+    )
+    return volume, model, engine
+
+
+def _open(source: str, layers: LayerOptions) -> SurfaceVolume:
+    window = {"start": layers.start_layer, "stop": layers.end_layer}
+    return SurfaceVolume(source, layers.level, **window, reverse=layers.reverse)
+
+
+def _in_pieces(
+    volume: SurfaceVolume, layers: LayerOptions, part: InkPartOptions, where: PictureOptions, emit: Emit
+) -> SurfaceVolume:
+    """The volume, prepared first where a few rows of it cannot be read by themselves."""
+    source = volume.info.url
+    if volume.piecewise:
+        return volume
+    if part.num_parts > 1:
+        raise RequestError(f"{source} cannot be read in pieces by several parts; run voxweft ink prepare first")
+    layers = replace(layers, s3_path=source, surface_volume_zarr="")
+    emit(Event("note", f"{source} cannot be read in pieces and is prepared first, to {prepared_at(layers, part)}"))
+    return _open(prepare(layers, part, where, emit=emit), layers)
+
+
+def reduce(
+    options: tuple[LayerOptions, InkModelOptions],
+    part: InkPartOptions | None = None,
+    where: PictureOptions | None = None,
+    *,
+    source: str = "",
+    emit: Emit = silent,
+) -> InkResult:
+    """Check that all parts are there, as they were written, and write the picture.
+
+    Parameters
+    ----------
+    options
+        Which layers and which network: they make up the names.
+    part, where
+        Where the parts lie; where the picture goes.
+    source
+        The OME-Zarr of the parts, if it is not to be looked for.
+    emit
+        Told of every event.
+
+    Raises
+    ------
+    RequestError
+        If nothing was inferred there.
+    IncompleteError
+        If parts are missing; nothing was written.
+    """
+    (layers, which), part, where = options, part or InkPartOptions(), where or PictureOptions()
+    check_note(where.runtime_dir, RESULT_NOTE)
+    if not (source and where.output_path):
+        require(which, layers, source=not where.output_path)
+    name = base_name(which.model, layers) if which.model else "prediction"
+    picture = picture_at(name, layers, where)
+    zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name, layers, part))
+    check_place(picture)
+    sink = open_sink(zarr)
+    plan, ledger = plan_of(sink)
+    if plan.spec.layout != "plane":
+        raise RequestError(f"{zarr} is no result of voxweft ink infer")
+    done = ledger.slabs()
+    units = [(c, n) for c in range(plan.columns.n_columns) for n in range(plan.columns.n_slabs)]
+    if missing := [plan.columns.box(c, range(n, n + 1)) for c, n in units if (c, n) not in done]:
+        raise IncompleteError(
+            f"{zarr} is not complete: {len(missing)} of {len(units)} bands of rows are missing, the first one "
+            f"begins at row {missing[0].start[0]}. Run voxweft ink infer for the parts that did not end."
+        )
+    verify(zarr, emit)
+    return finish(zarr, picture, report_of(ledger), where, emit)
+
+
+def finish(zarr: str, picture: str, report: Report, where: PictureOptions, emit: Emit) -> InkResult:
+    """The picture of a complete result, and the note for the workflow engine."""
+    place = with_suffix(picture, zarr)
+    if place != zarr:
+        write_picture(zarr, place, emit)
+    write_note(where.runtime_dir, RESULT_NOTE, absolute(place))
+    return InkResult(report, zarr, place)
+
+
+def _runtime(how: InkOptions) -> str:
+    """What the engine may choose from: without COMPILE on a GPU only plain torch."""
+    if how.runtime != "auto" or how.compile or devices_of(how.device)[0] == "cpu":
+        return how.runtime
+    return "torch"
+
+
+def _bbox(roi: str, height: int, width: int) -> str:
+    if not roi:
+        return ""
+    x0, y0, x1, y1 = box_of_roi(roi) or (0, 0, width, height)
+    if x1 > width or y1 > height:
+        raise RequestError(f"--roi {roi} leaves the surface of {width} x {height} pixels")
+    return f"{y0}:{y1},0:1,{x0}:{x1}"

@@ -1,0 +1,248 @@
+"""What a user may ask of the scroll pipeline; names and defaults are those of the Vesuvius Challenge's own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from voxweft.apps.workers import LaunchOptions
+from voxweft.engine.options import RunOptions, option, parse_bytes, part_problems
+from voxweft.errors import RequestError
+from voxweft.geometry.tiling import FITS
+from voxweft.ops.activate import MODES, OUTPUTS
+from voxweft.stores.patches import COMPRESSORS
+
+COMPAT = "vesuvius-0.2.4"
+
+
+def check(problems: list[str]) -> None:
+    """Refuse a request with all that is wrong with it."""
+    if problems:
+        raise RequestError(*problems)
+
+
+@dataclass(frozen=True, slots=True)
+class SourceOptions:
+    """Where the volume comes from."""
+
+    input_format: str = option("zarr", "zarr (INPUT is a path or URL), or volume (looked up by scroll and segment).")
+    scroll_id: str = option("", "Scroll, with --input-format volume.")
+    segment_id: str = option("", "Segment of the scroll, with --input-format volume.")
+    energy: str = option("", "X-ray energy in keV, with --input-format volume; default: the first listed.")
+    resolution: str = option("", "Voxel size in micrometres, with --input-format volume; default: the first listed.")
+    volumes: str = option("", "Table of volumes (TOML) in place of the one that voxweft brings.")
+    level: int = option(0, "Resolution level of a multi-scale input; 0 is the finest.")
+    cache_dir: str = option("", "Keep what is read from s3:// or http:// here; for volumes that do not change.")
+    cache_size: str = option("10GB", "Most that the cache holds, over all processes that use it.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.input_format not in ("zarr", "volume"):
+            problems.append(f"--input-format {self.input_format!r} is unknown; use zarr or volume")
+        if self.input_format == "volume" and not (self.scroll_id or self.segment_id):
+            problems.append("--input-format volume needs --scroll-id or --segment-id")
+        if parse_bytes(self.cache_size) is None:
+            problems.append(f"--cache-size {self.cache_size!r} is no amount; write for example 10GB")
+        check(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class NetworkOptions:
+    """How the network is run."""
+
+    tta_type: str = option("rotation", "Test-time augmentation: mirroring (8 passes) or rotation (3 passes).")
+    disable_tta: bool = option(False, "No test-time augmentation.")
+    overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")
+    batch_size: int = option(1, "Patches per forward pass; 0: chosen by device and memory.")
+    patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
+    save_softmax: bool = option(False, "Accepted, without effect: voxweft finalize makes probabilities.")
+    normalization: str = option(
+        "auto",
+        "auto (what the model was trained with), instance_zscore, global_zscore, instance_minmax, percentile_minmax, "
+        "ct or none.",
+    )
+    skip_empty_patches: bool = option(True, "Skip patches whose voxels are all equal; they become background.")
+    bbox: str = option("", "Only this box of the volume, z0:z1,y0:y1,x0:x1; the patches stay where they were.")
+    mask: str = option(
+        "",
+        "Support volume, same size or smaller by a whole factor; background where it is 0.",
+        names=("--mask", "--support-volume"),
+    )
+    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
+    runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.")
+    precision: str = option("auto", "auto, fp32, fp16 or bf16.")
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    hf_token: str = option("", "Hugging Face token, for a private hf:// model.", places=True)
+    compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.tta_type not in ("mirroring", "rotation"):
+            problems.append(f"--tta-type {self.tta_type!r} is unknown; use mirroring or rotation")
+        if self.compat and (self.bbox or self.mask):
+            problems.append(f"--compat {self.compat} knows neither --bbox nor --mask")
+        check(problems + compat_problems(self.compat))
+
+
+@dataclass(frozen=True, slots=True)
+class PartOptions:
+    """Which share of a stage is done here."""
+
+    num_parts: int = option(1, "Divide the work into N parts.")
+    part_id: int = option(0, "Do this part, 0 to N-1.")
+    overwrite: bool = option(False, "Delete what an earlier run wrote to the same output.")
+    prepare: bool = option(False, "Only store the plan, for the parts to follow; compute nothing.")
+
+    def __post_init__(self) -> None:
+        check(part_problems(self.num_parts, self.part_id, self.overwrite and not self.prepare))
+
+    @property
+    def share(self) -> dict[str, int]:
+        """Number of parts and the one to do, as :class:`~voxweft.apps.execute.Execution` counts them."""
+        divided = self.num_parts > 1 and not self.prepare
+        return {"num_parts": self.num_parts, "part_id": self.part_id} if divided else {}
+
+
+@dataclass(frozen=True, slots=True)
+class PatchStoreOptions:
+    """How per-patch logits are stored."""
+
+    zarr_compressor: str = option("zstd", f"Compression of the logits: {', '.join(COMPRESSORS)}.")
+    zarr_compression_level: int = option(3, "Compression level, 1 to 9.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.zarr_compressor not in COMPRESSORS:
+            problems.append(
+                f"--zarr-compressor {self.zarr_compressor!r} is unknown; use one of {', '.join(COMPRESSORS)}"
+            )
+        if not 1 <= self.zarr_compression_level <= 9:
+            problems.append(f"--zarr-compression-level {self.zarr_compression_level} is not 1 to 9")
+        check(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class BlendOptions(LaunchOptions):
+    """How patches are blended."""
+
+    sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
+    chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: the patch.")
+    num_workers: int = option(0, "Worker processes; 0: half of the cores.", places=True)
+    compression_level: int = option(1, "Compression level of the output, 0 (none) to 9.")
+    weights_path: str = option("", "Accepted and without effect: voxweft keeps no weights.", places=True)
+    keep_weights: bool = option(False, "Accepted and without effect: voxweft keeps no weights.", places=True)
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
+
+    def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
+        problems = compat_problems(self.compat)
+        if not 0 <= self.compression_level <= 9:
+            problems.append(f"--compression-level {self.compression_level} is not 0 to 9")
+        check(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class ClassOptions:
+    """What becomes of the logits."""
+
+    mode: str = option("binary", "binary (one channel) or multiclass (a channel a class, and the class ids).")
+    threshold: bool = option(False, "Write classes only: a 0/255 mask, or class ids.")
+    threshold_value: float = option(0.5, "Probability above which a voxel is foreground, with --threshold.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.mode not in MODES:
+            problems.append(f"--mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
+        if not 0 < self.threshold_value < 1:
+            problems.append(f"--threshold-value {self.threshold_value} is no probability; use a number between 0 and 1")
+        check(problems)
+
+    @property
+    def output(self) -> str:
+        """The engine's word for it."""
+        if self.mode == "multiclass":
+            return "labels" if self.threshold else "probability_and_label"
+        return "mask" if self.threshold else "probability"
+
+
+@dataclass(frozen=True, slots=True)
+class FinalizeOptions(LaunchOptions):
+    """How the final output is stored."""
+
+    delete_intermediates: bool = option(False, "Delete the merged logits once the result is verified.", places=True)
+    chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: that of the input.")
+    num_workers: int = option(0, "Worker processes; 0: half of the cores.", places=True)
+    mask: str = option(
+        "",
+        "Support volume, same size or smaller by a whole factor; background where it is 0.",
+        names=("--mask", "--support-volume"),
+    )
+    pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
+
+    def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
+        problems = compat_problems(self.compat)
+        if self.compat and self.mask:
+            problems.append(f"--compat {self.compat} knows no --mask")
+        check(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineOptions(LaunchOptions):
+    """How the three stages are run as one."""
+
+    staged: bool = option(False, "Write logits to disk between the stages; default: one sweep without.", places=True)
+    workdir: str = option("", "Where intermediate logits go, with --staged; default: OUTPUT_work.", places=True)
+    keep_intermediates: bool = option(False, "Keep them.", places=True)
+    single_part: bool = option(False, "One part only, with --staged.", places=True)
+    gpus: str = option("all", "CUDA devices: all, or 0,1.", places=True)
+    parts_per_gpu: int = option(1, "Parts a device, with --staged.", places=True)
+    num_workers: int = option(0, "Worker processes; 0: chosen.", places=True)
+    skip_predict: bool = option(False, "Leave the stage out: its output is there. With --staged.", places=True)
+    skip_blend: bool = option(False, "Leave the stage out: its output is there. With --staged.", places=True)
+    skip_finalize: bool = option(False, "Leave the stage out. With --staged.", places=True)
+    fuse_blend_finalize: bool = option(False, "Accepted: without --staged voxweft fuses all three.", places=True)
+    chunk_size: str = option("128,128,128", "Chunk z,y,x of the output, in voxels.")
+    pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
+
+    def __post_init__(self) -> None:
+        LaunchOptions.__post_init__(self)
+        problems = []
+        if self.gpus != "all" and not all(n.isdigit() for n in self.gpus.split(",")):
+            problems.append(f"--gpus {self.gpus!r} is no list of devices; write all, or for example 0,1")
+        if self.parts_per_gpu < 1:
+            problems.append(f"--parts-per-gpu {self.parts_per_gpu} is below 1")
+        skipped = [n for n in ("predict", "blend", "finalize") if getattr(self, f"skip_{n}")]
+        if skipped and not self.staged:
+            problems.append(f"--skip-{skipped[0]} needs --staged; without it there are no stages")
+        if len(skipped) == len(("predict", "blend", "finalize")):
+            problems.append("--skip-predict, --skip-blend and --skip-finalize together leave nothing to do")
+        check(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class StageOptions(RunOptions):
+    """The engine's options for one stage, with what else must be the same for all of its parts."""
+
+    outputs: ClassVar[tuple[str, ...]] = OUTPUTS
+    fits: ClassVar[tuple[str, ...]] = (*FITS, "abut")
+    num_parts: int = 1
+    compat: str = ""
+
+
+def compat_problems(value: str) -> list[str]:
+    """What is wrong with a value of --compat."""
+    return [] if value in ("", COMPAT) else [f"--compat {value!r} is unknown; use {COMPAT}"]
+
+
+def tta_of(network: NetworkOptions) -> str:
+    """The engine's word for the augmentation."""
+    return "none" if network.disable_tta else network.tta_type
+
+
+def overlap_of(overlap: float, *, as_step: bool) -> float:
+    """The overlap as a fraction; vesuvius 0.2.4 takes the option for the step, and 0 for a whole patch."""
+    return 1.0 - overlap if as_step and overlap > 0 else overlap

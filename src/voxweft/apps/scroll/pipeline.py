@@ -1,0 +1,189 @@
+"""All three stages: one sweep, or one after the other with logits on disk."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from voxweft.apps.execute import COMPLETE, Execution, check_output, execute
+from voxweft.apps.prepare import devices_of, n_gpus, prepare
+from voxweft.apps.scroll.blend import blend
+from voxweft.apps.scroll.finalize import finalize
+from voxweft.apps.scroll.options import (
+    BlendOptions,
+    ClassOptions,
+    FinalizeOptions,
+    NetworkOptions,
+    PartOptions,
+    PatchStoreOptions,
+    PipelineOptions,
+    SourceOptions,
+)
+from voxweft.apps.scroll.predict import predict, remove_parts, stage_options
+from voxweft.apps.scroll.source import open_source, with_scope
+from voxweft.apps.workers import Workers
+from voxweft.backends import load_model
+from voxweft.engine.events import Emit, silent
+from voxweft.engine.ledger import Ledger
+from voxweft.engine.options import RunOptions
+from voxweft.engine.report import Report
+from voxweft.errors import RequestError, RunError
+from voxweft.image.protocols import Volume
+from voxweft.launch import open_executor, run_parts
+from voxweft.model.protocols import Model
+from voxweft.stores import open_sink, open_volume
+from voxweft.stores.url import exists, remove_if_empty
+
+Options = tuple[SourceOptions, NetworkOptions, ClassOptions, PipelineOptions, PartOptions]
+
+
+def pipeline(
+    source: Any,
+    output: str,
+    model: Any,
+    options: Options | None = None,
+    *,
+    command: str = "",
+    emit: Emit = silent,
+) -> Report:
+    """Predict, blend and finalize; fused into one sweep unless ``staged`` is asked for.
+
+    Parameters
+    ----------
+    source, output, model
+        As for :func:`voxweft.run`.
+    options
+        Where the volume comes from, how the network is run, what becomes of the logits, how the stages are run.
+    command, emit
+        For the record; told of every event.
+    """
+    options = options or (SourceOptions(), NetworkOptions(), ClassOptions(), PipelineOptions(), PartOptions())
+    _, network, _, how, part = options
+    if network.device == "auto" and (how.gpus != "all" or n_gpus() > 1):
+        numbers = how.gpus if how.gpus != "all" else ",".join(map(str, range(n_gpus())))
+        network = replace(network, device=f"cuda:{numbers}")
+        options = (options[0], network, *options[2:])
+    if how.staged or network.compat:
+        return _staged(source, output, model, options, command, emit)
+    volume, found, engine = request(source, model, options, emit)
+    execution = Execution(
+        **part.share,
+        executor=how.executor,
+        scheduler=how.scheduler,
+        workers=how.num_workers,
+        overwrite=part.overwrite,
+        prepare=part.prepare,
+        command=command,
+    )
+    sink = open_sink(output)
+    check_output(sink, execution)
+    mask = open_volume(engine.mask) if engine.mask else None
+    workers = Workers.of(execution, devices_of(engine.device))
+    records = None if part.overwrite else sink.records
+    prepared = prepare(volume, found, engine, mask=mask, records=records, n_workers=workers.n_sharing, emit=emit)
+    return execute(prepared, sink, workers, execution, emit)
+
+
+def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
+    """Volume, model and engine options of the fused pipeline."""
+    where, network, classes, how, _ = options
+    engine = stage_options(
+        where,
+        network,
+        mode=classes.mode,
+        output=classes.output,
+        threshold=classes.threshold_value,
+        chunk=how.chunk_size,
+        pyramid=how.pyramid,
+    )
+    found = with_scope(load_model(model, token=network.hf_token), network.normalization, emit)
+    return open_source(source, where), found, engine
+
+
+def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:
+    """The stages one after the other; everything that can be refused is refused before the first."""
+    where, network, classes, how, part = options
+    if part.num_parts > 1 or part.prepare:
+        raise RequestError("--num-parts and --prepare with --staged: give them to voxweft predict, blend and finalize")
+    if how.scheduler:
+        raise RequestError("--scheduler with --staged: leave --staged out, or run the stages by themselves")
+    work = (how.workdir or f"{output.rstrip('/').removesuffix('.zarr')}_work").rstrip("/")
+    parts, merged = f"{work}/parts", f"{work}/blended.zarr"
+    blending = BlendOptions(how.executor, num_workers=how.num_workers, memory=network.memory, compat=network.compat)
+    finishing = FinalizeOptions(
+        how.executor,
+        chunk_size="" if network.compat else how.chunk_size,
+        num_workers=how.num_workers,
+        mask=network.mask,
+        pyramid=how.pyramid,
+        memory=network.memory,
+        compat=network.compat,
+        delete_intermediates=not how.keep_intermediates,
+    )
+    stage_options(where, network, mode=classes.mode, output=classes.output, chunk=how.chunk_size)
+    sink = open_sink(output, layout="vesuvius" if network.compat else "ome-zarr")
+    check_output(sink, Execution(overwrite=part.overwrite))
+    complete = sink.exists() and bool(Ledger(sink.records).report()) and not exists(work)
+    reports = []
+    if not how.skip_predict and (part.overwrite or not complete):
+        reports += _predict_all(source, parts, model, options, command, emit)
+    if not how.skip_blend and (part.overwrite or not complete):
+        again = PartOptions(overwrite=part.overwrite)
+        reports.append(blend(parts, merged, blending, part=again, command=command, emit=emit))
+    if not how.skip_finalize:
+        reports.append(finalize(merged, output, (classes, finishing), part=part, command=command, emit=emit))
+        if not how.keep_intermediates and reports[-1].status == COMPLETE:
+            remove_parts(parts)
+            remove_if_empty(parts)
+            remove_if_empty(work)
+    return replace(reports[-1], warnings=tuple(dict.fromkeys(w for r in reports for w in r.warnings)))
+
+
+def _predict_all(source: Any, parts: str, model: Any, options: Options, command: str, emit: Emit) -> list[Report]:
+    """All parts, several devices at once."""
+    where, network, _, how, part = options
+    devices = devices_of(network.device)
+    n_parts = 1 if how.single_part else len(devices) * how.parts_per_gpu
+    tasks = [
+        PredictTask(
+            source,
+            parts,
+            model,
+            (where, replace(network, device=devices[n % len(devices)]), PatchStoreOptions()),
+            PartOptions(n_parts, n, part.overwrite and n_parts == 1),
+            command,
+        )
+        for n in range(n_parts)
+    ]
+    if part.overwrite and n_parts > 1:
+        remove_parts(parts)
+    if len(devices) == 1:
+        return [task(emit) for task in tasks]
+    reports, failures = list[Report](), list[str]()
+    with open_executor(how.kind(len(devices)), len(devices)) as (executor, at_once):
+        for task, outcome in run_parts(executor, PredictTask.__call__, tasks, at_once):
+            if isinstance(outcome, Exception):
+                failures.append(f"part {task.part.part_id}: {outcome}")
+            else:
+                reports.append(outcome)
+    if failures:
+        raise RunError(f"{'; '.join(failures)}.\nThe other parts are complete; run the same command again.")
+    return reports
+
+
+@dataclass(frozen=True, slots=True)
+class PredictTask:
+    """One part of a staged run, for a process of its own."""
+
+    source: Any
+    folder: str
+    model: Any
+    options: tuple[SourceOptions, NetworkOptions, PatchStoreOptions]
+    part: PartOptions
+    command: str
+
+    def __call__(self, emit: Emit = silent) -> Report:
+        """Predict it."""
+        return predict(
+            self.source, self.folder, self.model, self.options, part=self.part, command=self.command, emit=emit
+        )

@@ -1,0 +1,104 @@
+"""The input of the scroll pipeline: a volume by URL or from the table, and the model's normalisation."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from voxweft.apps.scroll.options import SourceOptions
+from voxweft.apps.tables import read_toml
+from voxweft.engine.events import Emit, Event
+from voxweft.engine.options import parse_bytes
+from voxweft.errors import ModelError, RequestError
+from voxweft.image.protocols import Volume
+from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.protocols import Model
+from voxweft.stores import open_volume
+
+
+def open_source(url: Any, options: SourceOptions) -> Volume:
+    """The volume that is asked for.
+
+    Raises
+    ------
+    RequestError
+        If the table does not list it.
+    """
+    if options.input_format == "volume":
+        url = find_volume(options)
+    elif not url:
+        raise RequestError("the input is missing: give --input-dir, or --input-format volume with --scroll-id")
+    size = parse_bytes(options.cache_size) or 0
+    return open_volume(url, level=options.level, cache=(options.cache_dir, size) if options.cache_dir else None)
+
+
+def find_volume(options: SourceOptions) -> str:
+    """The URL of a scroll's or segment's volume from the table."""
+    entries = read_table(options.volumes)
+    scroll = options.scroll_id.lower().removeprefix("scroll")
+    wanted = {"segment": options.segment_id}
+    wanted |= {"scroll": scroll} if scroll else {}
+    wanted |= {k: v for k, v in (("energy", options.energy), ("resolution", options.resolution)) if v}
+    for entry in entries:
+        if all(_same(entry.get(k, ""), v) for k, v in wanted.items()):
+            return str(entry["url"])
+    known = "; ".join(
+        " ".join(f"{k} {entry[k]}" for k in ("scroll", "segment", "energy", "resolution") if k in entry)
+        for entry in entries
+    )
+    asked = ", ".join(f"{k} {v}" for k, v in wanted.items() if v)
+    raise RequestError(
+        f"no volume with {asked} in the table; it has: {known}", "Give --volumes FILE for another table."
+    )
+
+
+def read_table(path: str) -> list[dict[str, Any]]:
+    """The entries of a table of volumes (TOML): scroll, energy, resolution, url, and segment for a segment."""
+    entries = read_toml("--volumes", path, "voxweft.apps.scroll/volumes.toml").get("volume", [])
+    if not entries or not all(isinstance(e, dict) and "url" in e for e in entries):
+        raise RequestError(f"--volumes {path}: every [[volume]] needs an url, and there must be one")
+    return list(entries)
+
+
+def _same(stored: Any, asked: str) -> bool:
+    try:
+        return float(stored) == float(asked)
+    except ValueError:
+        return str(stored) == asked
+
+
+def with_scope(model: Model, asked: str, emit: Emit) -> Model:
+    """The model with the normalisation of this pipeline: what its plans say, or what was asked for; by patch.
+
+    nnU-Net's z-score is over the case; here it is over each patch, as in the pipeline that trained these networks.
+
+    Raises
+    ------
+    ModelError
+        If the scheme needs numbers that the model does not give.
+    """
+    card = model.card
+    own = tuple(
+        Normalization("instance_zscore") if n.scheme == "global_zscore" and n.mean is None else n
+        for n in card.normalization
+    )
+    wanted = own if asked == "auto" else tuple(_scheme(card, asked, c) for c in range(card.n_inputs))
+    if asked != "auto" and any(a.scheme != b.scheme for a, b in zip(own * card.n_inputs, wanted, strict=False)):
+        text = f"--normalization {asked} differs from the model's training, {', '.join(n.scheme for n in own)}"
+        emit(Event("warning", f"{text}; the prediction may be much worse"))
+    model.card = replace(card, normalization=wanted)
+    return model
+
+
+def _scheme(card: ModelCard, name: str, channel: int) -> Normalization:
+    """A scheme with the numbers of the model's training data, where it takes any."""
+    if name not in ("ct", "global_zscore"):
+        return Normalization(name)
+    given = card.details.get("intensity") or []
+    numbers = given[channel] if channel < len(given) else {}
+    if "mean" not in numbers or "std" not in numbers:
+        raise ModelError(
+            f"--normalization {name} needs the mean and standard deviation of training; {card.path} has none"
+        )
+    limits = (numbers.get("percentile_00_5"), numbers.get("percentile_99_5")) if name == "ct" else (None, None)
+    return Normalization(name, numbers["mean"], numbers["std"], *limits)

@@ -1,0 +1,116 @@
+"""Models by path: one module a format."""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import replace
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from voxweft.backends.hub import SCHEMES, fetch
+from voxweft.errors import ModelError
+from voxweft.model.protocols import Model
+from voxweft.plugins import find_plugin
+
+DEMO = Path(__file__).parent / "demo"
+BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt"}
+KNOWN = (
+    "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2), ONNX (.onnx) "
+    "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
+)
+CHECKPOINTS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")  # the first kind that a folder holds is taken
+FILES = (*CHECKPOINTS, ".pt2", ".onnx")
+
+
+def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
+    """Read a model; nothing is executed but the libraries of its format.
+
+    Parameters
+    ----------
+    source
+        Path of an nnU-Net v2 folder (also one fold of it), a TorchScript, torch.export or ONNX file, an ink checkpoint
+        or a folder with one; "demo" and "demo-ink" for the small networks of ``voxweft demo``; ``hf://owner/repo`` or
+        ``s3://bucket/key`` for one that lies elsewhere; ``fake://null?classes=2&patch=64,64,64`` for tests; or
+        anything that is a :class:`~voxweft.model.Model` already.
+    token
+        For a private ``hf://`` repository.
+    **arguments
+        For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
+        :func:`voxweft.backends.ink.load`; other formats need none and ignore them.
+
+    Raises
+    ------
+    ModelError
+        If it is missing, of no known format, unsafe, or does not fit together.
+    """
+    if hasattr(source, "card") and hasattr(source, "open"):
+        return source  # type: ignore[no-any-return]
+    url = str(source)
+    if plugin := find_plugin("voxweft.backends", url):
+        return plugin(url)  # type: ignore[no-any-return]
+    if url.startswith("fake://"):
+        return _read("fake", url)
+    if url.startswith(SCHEMES):
+        model = load_model(fetch(url, token), **arguments)
+        model.card = replace(model.card, path=url)
+        return model
+    path = BUILT_IN[url] if url in BUILT_IN and not Path(url).exists() else Path(url).expanduser()
+    path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
+    backend = _format_of(path, url)
+    return _read(backend, path, **(arguments if backend == "ink" else {}))
+
+
+def looks_like_a_model(url: str) -> bool:
+    """Whether an URL names a model and not a volume; nothing is read."""
+    path = Path(url).expanduser()
+    if url in BUILT_IN and not path.exists():
+        return True
+    if url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
+        return True
+    return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())
+
+
+def _plans_near(path: Path) -> bool:
+    return path.is_dir() and any((p / "plans.json").exists() for p in (path, path.parent))
+
+
+def _checkpoint_in(folder: Path) -> Path:
+    """The one checkpoint of a folder, by the order of ``CHECKPOINTS``; the folder itself where there is none."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINTS)
+    if not files:
+        return folder
+    kind = min((p.suffix for p in files), key=CHECKPOINTS.index)
+    found = [p for p in files if p.suffix == kind]
+    if len(found) > 1:
+        names = ", ".join(p.name for p in found[:6])
+        raise ModelError(f"{folder} holds {len(found)} checkpoints ({names}); give the path of one of them")
+    return found[0]
+
+
+def _format_of(path: Path, url: str) -> str:
+    """The backend for a file or folder."""
+    if not path.exists():
+        raise ModelError(f"{url}: no model lies there")
+    if path.is_dir():
+        if _plans_near(path):
+            return "nnunet"
+        raise ModelError(f"{url} is a folder without plans.json; voxweft reads {KNOWN}")
+    by_suffix = {".onnx": "onnx", ".pt2": "exported", ".ckpt": "ink", ".safetensors": "ink"}
+    if path.suffix in by_suffix:
+        return by_suffix[path.suffix]
+    names = {Path(n).name for n in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
+    if "constants.pkl" in names:
+        return "torchscript"
+    if path.suffix in CHECKPOINTS and import_module("voxweft.backends.ink").holds_ink(path):
+        return "ink"
+    if "data.pkl" in names:
+        raise ModelError(
+            f"{url} holds weights only, without the network; give the folder with its plans.json, "
+            "or export it as .pt2 or .onnx"
+        )
+    raise ModelError(f"{url} is no model that voxweft knows: use {KNOWN}")
+
+
+def _read(backend: str, place: Any, **arguments: Any) -> Model:
+    return import_module(f"voxweft.backends.{backend}").load(place, **arguments)  # type: ignore[no-any-return]

@@ -1,0 +1,81 @@
+"""Programs of ``torch.export.save`` (``.pt2``)."""
+
+from __future__ import annotations
+
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+
+from voxweft.backends.runtime import TorchModel
+from voxweft.backends.sidecar import Sidecar
+from voxweft.errors import ModelError
+
+FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+CODE = ("custom_obj", "opaque_obj")  # archive members that hold pickled objects of any class
+
+
+def load(path: Path) -> TorchModel:
+    """Read an exported program; input and output shapes come from its graph, the rest from ``NAME.json``.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged, holds objects that would run code, or is not 3-D.
+    """
+    _refuse_code(path)
+    try:
+        with warnings.catch_warnings(), _weights_only():
+            warnings.simplefilter("ignore")
+            program = torch.export.load(path)
+    except UnpicklingError as error:
+        raise ModelError(f"{path} wants to run code when loaded and was refused; nothing was executed.") from error
+    except (RuntimeError, ValueError, AssertionError, KeyError, OSError) as error:
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise ModelError(f"{path} cannot be read as a torch.export program: {lines[0][:200]}") from error
+    given, result = (_shape(program, which) for which in ("input", "output"))
+    if len(given) != 5 or len(result) != 5:
+        raise ModelError(f"{path} takes {given} and gives {result}; voxweft run needs [B, C, Z, Y, X] for both")
+    patch = tuple(given[2:]) if all(given[2:]) else None
+    card = Sidecar.beside(path).card(
+        path,
+        "torch.export",
+        n_inputs=given[1],
+        n_classes=result[1],
+        patch_zyx=patch,
+        batch_size=given[0] or None,
+    )
+    return TorchModel(card, [program.module()], ("torch", "openvino"))
+
+
+def _refuse_code(path: Path) -> None:
+    try:
+        names = zipfile.ZipFile(path).namelist()
+    except (zipfile.BadZipFile, OSError) as error:
+        raise ModelError(f"{path} cannot be read as a torch.export program: {error}") from error
+    if bad := [n for n in names if Path(n).name.startswith(CODE)]:
+        raise ModelError(f"{path} holds pickled objects ({bad[0]}), which would run code when loaded; it was refused")
+
+
+@contextmanager
+def _weights_only() -> Iterator[None]:
+    """Make every torch.load inside torch.export refuse code; torch reads this variable at each call."""
+    before = os.environ.get(FORCE)
+    os.environ[FORCE] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(FORCE) if before is None else os.environ.update({FORCE: before})
+
+
+def _shape(program: Any, which: str) -> list[int]:
+    """Sizes of the first user input or output; 0 where a size is dynamic."""
+    names = program.graph_signature.user_inputs if which == "input" else program.graph_signature.user_outputs
+    node = next(n for n in program.graph.nodes if n.name == names[0])
+    return [n if isinstance(n, int) else 0 for n in node.meta["val"].shape]

@@ -1,0 +1,81 @@
+"""Models that lie elsewhere: hf:// from the Hugging Face hub, s3:// from a bucket; kept in a folder of this machine."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+
+from voxweft.errors import ModelError
+from voxweft.remote import object_store, remote_errors
+
+SCHEMES = ("hf://", "s3://")
+MODEL_FILES = ("*.json", "*.pth", "*.pt", "*.pt2", "*.onnx", "*.yaml", "*.yml", "*.ckpt", "*.safetensors", "*.bin")
+
+
+def fetch(url: str, token: str = "") -> Path:
+    """The local folder or file of a model at an ``hf://owner/repo[/folder or file]`` or ``s3://bucket/key`` URL.
+
+    What was fetched before is used again. hf:// obeys HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, and without
+    a connection falls back to what is cached; s3:// is kept in VOXWEFT_CACHE (default ~/.cache/voxweft), by object
+    version.
+
+    Raises
+    ------
+    ModelError
+        If it is not there, not allowed, or cannot be reached and is not cached.
+    """
+    return _from_hub(url, token) if url.startswith("hf://") else _from_bucket(url)
+
+
+def _from_hub(url: str, token: str) -> Path:
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    except ImportError as error:
+        raise ModelError(f"{url} needs the extra 'hub': pip install 'voxweft[hub]'") from error
+    owner, _, rest = url.removeprefix("hf://").strip("/").partition("/")
+    name, _, folder = rest.partition("/")
+    patterns = [f"{folder}/*", folder] if folder else list(MODEL_FILES)
+    repo = f"{owner}/{name}" if name else owner
+    try:
+        root = snapshot_download(repo, token=token or None, allow_patterns=patterns)
+    except LocalEntryNotFoundError as error:
+        raise ModelError(f"{url} is not cached here and the hub cannot be reached") from error
+    except (HfHubHTTPError, HFValidationError) as error:
+        status = getattr(getattr(error, "response", None), "status_code", None)
+        reason = {401: "private or missing; give --hf-token", 403: "not open to you; give --hf-token", 404: "missing"}
+        raise ModelError(f"{url}: {reason.get(status or 0, str(error).splitlines()[0][:200])}") from error
+    return Path(root) / folder
+
+
+def _from_bucket(url: str) -> Path:
+    """Fetch every object below the URL (or the object itself) into a folder named after their versions."""
+    try:
+        parent, _, name = url.rstrip("/").rpartition("/")
+        store, prefix = object_store(url), ""
+        objects = [o for page in store.list() for o in page]
+        if not objects:
+            store, prefix = object_store(parent), name
+            objects = [dict(store.head(name))]
+        versions = "".join(
+            f"{o['path']} {o.get('e_tag')} {o['size']};" for o in sorted(objects, key=lambda o: o["path"])
+        )
+        folder = _cache() / hashlib.sha256(f"{url} {versions}".encode()).hexdigest()[:24]
+        for item in objects:
+            target = folder / item["path"]
+            if not (target.exists() and target.stat().st_size == item["size"]):
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary = target.with_name(f"{uuid.uuid4().hex}.tmp")
+                temporary.write_bytes(bytes(store.get(item["path"]).bytes()))
+                temporary.replace(target)
+    except FileNotFoundError as error:
+        raise ModelError(f"{url}: nothing lies there") from error
+    except remote_errors() as error:
+        raise ModelError(f"{url} cannot be fetched: {str(error).splitlines()[0][:200]}") from error
+    return folder / prefix if prefix else folder
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("VOXWEFT_CACHE", "~/.cache/voxweft")).expanduser() / "models"

@@ -1,0 +1,58 @@
+"""TorchScript files (``torch.jit.save``); deprecated upstream, but published EM models come this way."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import torch
+
+from voxweft.backends.runtime import TorchModel
+from voxweft.backends.sidecar import Sidecar
+from voxweft.errors import ModelError
+
+PROBE = 32
+
+
+def load(path: Path) -> TorchModel:
+    """Read a TorchScript network [B, C, Z, Y, X] -> [B, n_classes, Z, Y, X].
+
+    The number of inputs comes from the first weight, the number of classes from a run on zeros, unless ``NAME.json``
+    gives them; the patch size comes from there or from ``--patch-size``.
+
+    Raises
+    ------
+    ModelError
+        If the file is damaged or the network is not 3-D.
+    """
+    sidecar = Sidecar.beside(path)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch announces the end of TorchScript
+            module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
+    except (RuntimeError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from error
+    weight = next((p for p in module.parameters() if p.ndim >= 4), None)
+    if weight is not None and weight.ndim != 5:
+        raise ModelError(f"{path} is a network for 2-D images; voxweft run needs a 3-D one")
+    n_inputs = sidecar.in_channels or (int(weight.shape[1]) if weight is not None else 1)
+    card = sidecar.card(
+        path,
+        "TorchScript",
+        n_inputs=n_inputs,
+        n_classes=sidecar.num_classes or _count_classes(module, n_inputs, sidecar.patch_size, path),
+    )
+    return TorchModel(card, [module], ("torch",))
+
+
+def _count_classes(module: torch.nn.Module, n_inputs: int, patch: tuple[int, int, int] | None, path: Path) -> int:
+    with torch.inference_mode():
+        try:
+            result = module(torch.zeros((1, n_inputs, *(patch or (PROBE,) * 3))))
+        except RuntimeError as error:
+            line = str(error).strip().splitlines()[-1][:160]
+            raise ModelError(f"{path} refuses zeros: {line}. Give its patch_size in {path.stem}.json.") from error
+    first = result[0] if isinstance(result, (list, tuple)) else result
+    if not isinstance(first, torch.Tensor):
+        raise ModelError(f"{path} returns {type(result).__name__}; voxweft needs one tensor")
+    return int(first.shape[1])

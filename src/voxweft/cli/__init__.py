@@ -1,0 +1,36 @@
+"""The command line. Nothing else prints."""
+
+from __future__ import annotations
+
+import os
+import sys
+from contextlib import suppress
+
+TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline", "ink")
+
+
+def main() -> None:
+    """Entry point of the ``voxweft`` command."""
+    _tune_allocator()
+    from voxweft.cli.app import execute
+
+    _leave(execute(sys.argv[1:]))
+
+
+def _leave(code: int) -> None:
+    """End the process; where the S3 client was used, without the interpreter's own end, in which its threads crash."""
+    if "obstore" not in sys.modules:
+        sys.exit(code)
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError):
+            stream.flush()
+    os._exit(code)
+
+
+def _tune_allocator() -> None:
+    """Start once more with allocator settings that a process cannot change in itself (see voxweft.launch.processes)."""
+    from voxweft.launch.processes import ALLOCATOR
+
+    wanted = sys.platform == "linux" and any(a in TUNED for a in sys.argv[1:2])
+    if wanted and not any(name in os.environ for name in ALLOCATOR):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], os.environ | ALLOCATOR)

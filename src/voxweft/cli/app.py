@@ -1,0 +1,289 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import traceback
+from typing import Annotated, Any
+
+import typer
+
+from voxweft.apps.execute import Execution
+from voxweft.cli import ink as ink_commands
+from voxweft.cli import scroll, submit
+from voxweft.cli.flags import with_options
+from voxweft.cli.show import (
+    LogJson,
+    Quiet,
+    ReportTo,
+    Verbose,
+    check_page,
+    command_line,
+    show_forecast,
+    show_status,
+    summary,
+    table,
+)
+from voxweft.engine.options import RunOptions
+from voxweft.errors import RequestError, VoxweftError
+from voxweft.stores.url import first_line
+from voxweft.version import __version__
+
+app = typer.Typer(
+    help="Run trained segmentation networks over very large 3-D images and weave the patches into one result.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
+ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
+
+
+# typer may bring a click of its own, so the class is looked up
+USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+AGAIN = "Run the same command again to continue: finished slabs are kept."
+
+
+def execute(arguments: list[str]) -> int:
+    """Run a command line; the exit code. Errors become one to three lines on standard error."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask so before they kill
+    try:
+        code = app(ink_commands.with_step([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
+    except typer.Exit as error:
+        code = error.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
+        message, code = _explain(error)
+        if message:
+            print(f"voxweft: {message}", file=sys.stderr)
+        if "--verbose" in arguments:
+            traceback.print_exc()
+        return code
+    if code == INTERRUPTED:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only spoil the end
+        print(f"voxweft: interrupted. {AGAIN}", file=sys.stderr)
+        return 1
+    return code
+
+
+def _explain(error: BaseException) -> tuple[str, int]:
+    """What to say of an error, and the exit code."""
+    match error:
+        case VoxweftError():
+            return str(error), error.exit_code
+        case KeyboardInterrupt() | typer.Abort():
+            return f"interrupted. {AGAIN}", 1
+        case MemoryError():
+            return "out of memory. Run the same command with --overwrite and a smaller --memory.", 1
+        case Exception() if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):
+            return first_line(error), 1  # a server's tells all that led to it
+        case _ if isinstance(error, USAGE):
+            text = error.format_message()
+            return text and f"{text} See voxweft --help, or voxweft COMMAND --help.", 2
+    return f"internal error, {type(error).__name__}: {error}\nRun with --verbose for the traceback.", 1
+
+
+def _hyphens(argument: str) -> str:
+    """``--sigma_scale=8`` as ``--sigma-scale=8``: hyphen and underscore are alike in the names of options."""
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"voxweft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None: ...
+
+
+@app.command("run")
+@with_options(RunOptions, Execution)
+def run(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
+    ] = "",
+    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
+    model: ModelPath = "",
+    plan: Annotated[str, typer.Option("--plan", help="Repeat the plan of an earlier output (or plan.json).")] = "",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    options: Any = None,
+    execution: Any = None,
+) -> None:
+    """Segment a volume: voxweft run INPUT OUTPUT --model M. Run the same command again to continue after any stop."""
+    from dataclasses import replace
+
+    from voxweft.apps import run as job
+    from voxweft.apps.execute import COMPLETE
+    from voxweft.cli.progress import Listener
+
+    check_page(report)
+    execution = replace(execution, command=command_line())
+    with Listener(quiet, log_json) as listen:
+        if plan:
+            if target or model or options != RunOptions():
+                raise RequestError(
+                    "--plan repeats everything as it was: voxweft run --plan OLD.zarr OUTPUT, nothing else"
+                )
+            result = job.repeat(plan, source, execution=execution, emit=listen)
+        else:
+            if problems := [
+                f"{what} is missing: voxweft run INPUT OUTPUT --model M"
+                for what, value in (("INPUT", source), ("OUTPUT", target), ("--model", model))
+                if not value
+            ]:
+                raise RequestError(*problems)
+            result = job.run(source, target, model, options, execution=execution, emit=listen)
+    if not quiet:
+        summary(result, report)
+    elif report and result.status == COMPLETE:
+        from voxweft.viewer.page import save_report
+
+        save_report(result.output, report)
+
+
+@app.command("plan")
+@with_options(RunOptions)
+def plan(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Volume.")],
+    model: ModelPath,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    options: Any = None,
+) -> None:
+    """Say what a run will cost, after a short calibration: patches, bytes, memory, time. Writes nothing."""
+    from dataclasses import asdict
+
+    from voxweft.apps.forecast import forecast
+
+    made, cost = forecast(source, model, options)
+    if as_json:
+        print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
+        return
+    show_forecast(made, cost)
+
+
+@app.command("info")
+def info(
+    path: Annotated[str, typer.Argument(metavar="PATH", help="A volume or a model.")],
+    level: Annotated[int, typer.Option(help="Resolution level of a multi-scale volume.")] = 0,
+    as_model: Annotated[bool, typer.Option("--as-model", help="PATH is a model, whatever it looks like.")] = False,
+    layers: Annotated[int, typer.Option(help="PATH is an ink model, or a key of one, for this many layers.")] = 0,
+    model_type: Annotated[str, typer.Option(help="With --layers: as for voxweft ink.")] = "auto",
+    models: Annotated[str, typer.Option(help="With --layers: table of models (TOML) in place of voxweft's.")] = "",
+    trust_code: Annotated[bool, typer.Option("--trust-code", help="With --layers: as for voxweft ink.")] = False,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Describe a volume or a model."""
+    from dataclasses import asdict
+
+    from voxweft.apps.ink.names import find_model
+    from voxweft.apps.ink.options import InkModelOptions
+    from voxweft.backends import load_model, looks_like_a_model
+    from voxweft.stores import open_volume
+
+    if not path:
+        raise RequestError("PATH is empty; give a volume or a model")
+    if layers:
+        place = find_model(InkModelOptions(model=path, models=models))
+        described: Any = load_model(place, model_type=model_type, n_layers=layers, trust_code=trust_code).card
+    elif as_model or looks_like_a_model(path):
+        described = load_model(path).card
+    else:
+        described = open_volume(path, level=level).info
+    found = asdict(described)
+    if as_json:
+        print(json.dumps(found, indent=1, default=str))
+    else:
+        table({k.replace("_", " "): str(v) for k, v in found.items() if v not in (None, "", (), {})})
+
+
+@app.command("verify")
+def verify(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run wrote.")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that every voxel is there, from one plan, as it was written."""
+    from voxweft.apps.execute import verify as check
+    from voxweft.apps.stored import verify_parts
+    from voxweft.cli.progress import Listener
+
+    if parts := verify_parts(output):
+        if as_json:
+            print(json.dumps(parts))
+        elif not quiet:
+            print(f"complete: {parts['n_parts']} parts, {parts['n_patches']} patches")
+        return
+    with Listener(quiet) as listen:
+        found = check(output, emit=listen)
+    if as_json:
+        print(json.dumps(found))
+    elif not quiet:
+        print(f"complete: {found['n_slabs']} slabs, {found['n_levels']} levels, plan {found['plan_digest'][:12]}")
+
+
+@app.command("status")
+def status(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run writes, or a folder of logits.")],
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+) -> None:
+    """Say from anywhere what is done, running and failed, and the time left."""
+    from voxweft.apps.status import status as look
+
+    found = look(output)
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        show_status(found)
+
+
+@app.command("report")
+def report(
+    output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run wrote.")],
+    to: Annotated[str, typer.Option("--to", help="File to write; default: OUTPUT.voxweft/report.html.")] = "",
+    verbose: Verbose = False,
+) -> None:
+    """Write report.html: pictures, histogram, seam check, times, origin."""
+    from voxweft.viewer.page import save_report
+
+    print(save_report(output, to))
+
+
+@app.command("demo")
+def demo(
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to write.")] = "voxweft-demo",
+    size: Annotated[int, typer.Option(help="Side of the phantom in voxels.")] = 160,
+    seed: Annotated[int, typer.Option(help="Another phantom for another number.")] = 1,
+    ink: Annotated[bool, typer.Option("--ink", help="A surface with text in ink, and the small ink network.")] = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+) -> None:
+    """Segment a fresh phantom with a small network, and score it."""
+    from voxweft.cli.demo import run_demo, run_ink_demo
+    from voxweft.cli.progress import Listener
+
+    with Listener(quiet) as listen:
+        lines = run_ink_demo(folder, seed, listen) if ink else run_demo(folder, size, seed, listen)
+    print("\n".join(lines))
+
+
+app.registered_commands += scroll.app.registered_commands
+app.add_typer(ink_commands.app, name="ink", rich_help_panel=ink_commands.PANEL)
+app.add_typer(submit.app, name="submit", rich_help_panel=submit.PANEL)

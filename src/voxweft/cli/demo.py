@@ -1,0 +1,89 @@
+"""The demo: a fresh phantom, the small network that voxweft brings, a score against the truth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from voxweft.apps import ink
+from voxweft.apps.execute import Execution
+from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
+from voxweft.apps.run import run
+from voxweft.engine.events import Emit
+from voxweft.engine.options import RunOptions
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
+from voxweft.image.info import Geometry, OutputSpec
+from voxweft.stores import open_sink
+from voxweft.testing.phantom import make_phantom
+from voxweft.testing.surface import make_ink_phantom
+from voxweft.viewer.page import save_report
+
+VOXEL_NM, SMALLEST = 10.0, 32
+
+
+def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
+    """Make a phantom, segment it, score it; the lines to print."""
+    if size < SMALLEST:
+        raise RequestError(f"--size {size} is too small for a phantom; use {SMALLEST} or more")
+    target = Path(folder)
+    phantom = make_phantom((size, size, size), seed=seed)
+    image, result = target / "phantom.zarr", target / "membranes.zarr"
+    _write_image(str(image), phantom.image)
+    execution = Execution(overwrite=True, command=f"voxweft demo {folder} --size {size} --seed {seed}")
+    report = run(str(image), str(result), "demo", RunOptions(), execution=execution, emit=emit)
+    sink = open_sink(str(result))
+    spec = sink.open()
+    found = sink.read(Box.of(spec.shape_zyx))[0] > 127
+    dice = 2 * float((found & phantom.membrane).sum()) / max(1, int(found.sum()) + int(phantom.membrane.sum()))
+    page = save_report(str(result), "")
+    return [
+        f"phantom:   {image} ({size} x {size} x {size} voxels, noise and missing wedge)",
+        f"membranes: {result} (OME-Zarr, probability 0 to 255)",
+        f"report:    {page}",
+        f"Dice against the truth: {dice:.3f}; {report.elapsed_s:.1f} s, {report.voxels_per_s / 1e6:.2f} Mvoxel/s",
+    ]
+
+
+def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
+    """Make a surface with text in ink, find the ink, score it; the lines to print."""
+    segment = Path(folder) / "segment"
+    phantom = make_ink_phantom(seed=seed)
+    (segment / "layers").mkdir(parents=True, exist_ok=True)
+    for n, layer in enumerate(phantom.layers):
+        Image.fromarray(layer).save(segment / "layers" / f"{n:02d}.png")
+    place = str(Path(folder) / "ink.png")
+    result = ink.infer(
+        (
+            LayerOptions(s3_path=str(segment), start_layer=0, end_layer=len(phantom.layers)),
+            InkModelOptions(model="demo-ink"),
+            InkOptions(stride=8),
+        ),
+        InkPartOptions(zarr_output_dir=str(Path(folder) / "partitions"), overwrite=True),
+        PictureOptions(output_path=place, runtime_dir=folder),
+        command=f"voxweft demo {folder} --ink --seed {seed}",
+        emit=emit,
+    )
+    found = np.asarray(Image.open(place)) > 127
+    dice = 2 * float((found & phantom.ink).sum()) / max(1, int(found.sum()) + int(phantom.ink.sum()))
+    page = save_report(result.zarr, str(Path(folder) / "ink_report.html"))
+    depth, height, width = phantom.layers.shape
+    return [
+        f"segment: {segment} ({depth} layers of {width} x {height} pixels)",
+        f"ink:     {place}",
+        f"report:  {page}",
+        f"Dice against the truth: {dice:.3f}; {result.report.elapsed_s:.1f} s",
+    ]
+
+
+def _write_image(url: str, image: np.ndarray) -> None:
+    """The phantom as OME-Zarr, 10 nm voxels."""
+    z, y, x = image.shape
+    sink = open_sink(url)
+    sink.remove()
+    chunk = (min(64, z), min(64, y), min(64, x))
+    geometry = Geometry((VOXEL_NM,) * 3, "nanometer")
+    sink.create(OutputSpec((z, y, x), 1, "uint8", chunk, chunk, geometry=geometry, pyramid="none"))
+    sink.write(Box.of((z, y, x)), image[np.newaxis])

@@ -1,0 +1,170 @@
+"""What the commands share: common flags, tables, summaries."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from voxweft.engine.report import REDONE_SHOWN
+from voxweft.errors import RequestError
+
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
+Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
+LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
+ReportTo = Annotated[str, typer.Option("--report", help="Write report.html here too.", rich_help_panel="What to show")]
+Estimate = Annotated[
+    bool,
+    typer.Option(
+        "--estimate", help="Say what it will cost and stop; nothing is written.", rich_help_panel="What to show"
+    ),
+]
+
+
+def check_page(path: str) -> None:
+    """Refuse a place for report.html that cannot be, before the run and not after it."""
+    if path and not Path(path).expanduser().absolute().parent.is_dir():
+        raise RequestError(f"--report {path}: the folder is not there")
+
+
+def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: bool = True) -> None:
+    """What a run did, on standard output; where it is complete and has pictures, with report.html."""
+    from voxweft.apps.execute import COMPLETE
+
+    page = ""
+    if pictures and result.status == COMPLETE:
+        from voxweft.viewer.page import save_report
+
+        page = save_report(result.output, report_to)
+    minutes, seconds = divmod(result.elapsed_s, 60)
+    took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
+    for warning in result.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    for line in result.redone[:REDONE_SHOWN]:
+        print(f"redone: {line}", file=sys.stderr)
+    if len(result.redone) > REDONE_SHOWN:
+        print(f"redone: {len(result.redone) - REDONE_SHOWN} more parts, see the report", file=sys.stderr)
+    speed = f", {result.voxels_per_s / 1e6:.2f} Mvoxel/s" if result.voxels_per_s else ""
+    print(
+        f"{result.status}: {result.n_slabs_done} of {result.n_slabs} {unit}, {took}{speed}, "
+        f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
+    )
+    print(f"result: {result.output}")
+    if page:
+        print(f"report: {page}")
+
+
+def command_line() -> str:
+    """The command line as it can be repeated, for the record; secrets are left out."""
+    words = ["voxweft", *sys.argv[1:]]
+    for n, word in enumerate(words):
+        name, equals, _ = word.partition("=")
+        if name.replace("_", "-") == "--hf-token":
+            if equals:
+                words[n] = f"{name}=..."
+            elif n + 1 < len(words):
+                words[n + 1] = "..."
+        words[n] = re.sub(r"(\w+://)[^/@]+@", r"\1...@", words[n])
+    return shlex.join(words)
+
+
+def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:
+    """What stages write beside the result, and how long a part takes."""
+    voxels = math.prod(made.spec.shape_zyx)
+    logits = cost.n_patches * made.card.n_classes * math.prod(made.grid.patch) * 2
+    rows = {"logits of the stages": f"{_bytes(logits)} of patches, {_bytes(voxels * made.card.n_classes * 2)} merged"}
+    if n_parts > 1:
+        rows["each of the parts"] = f"{_bytes(logits // n_parts)}, {_duration(cost.seconds / n_parts)}"
+    return rows
+
+
+def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> None:
+    """A plan and its cost, on standard output."""
+    setting = made.setting
+    rows = {
+        "volume": f"{made.source.shape_zyx} z y x, {made.source.dtype}, {made.source.format}",
+        "patches": f"{cost.n_patches} of {made.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
+        "forward passes": f"{cost.n_forwards} ({made.n_views} views, {made.card.n_folds} folds)",
+        "columns": f"{cost.n_columns} of {made.columns.column_yx} voxels (y, x)",
+        "slabs": f"{cost.n_slabs} of {made.columns.slab_z} planes",
+        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
+        "input": f"{_bytes(cost.bytes_decoded)} decoded"
+        + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
+        "output": f"{_bytes(cost.bytes_written)} before compression",
+        "memory": _bytes(cost.memory_bytes),
+        "time": _duration(cost.seconds),
+        "other choices": "\n".join(cost.choices),
+    }
+    if made.spec.layout == "plane":
+        rows |= {
+            "volume": f"{made.source.n_channels} layers of {_pixels(made.source.shape_zyx)} pixels (rows x columns)",
+            "patches": f"{cost.n_patches} tiles of {_pixels(made.grid.patch)}, {cost.n_patches_computed} computed",
+            "columns": f"{cost.n_columns} of {made.columns.column_yx[1]} pixels",
+            "slabs": f"{cost.n_slabs} bands of {made.columns.slab_z} rows",
+        }
+    if probe := made.measured.get("tiling"):
+        rows["tiling"] = (
+            f"a shifted window changes probabilities by {probe['mean']:.3f} on average, {probe['max']:.2f} at most"
+        )
+    if made.notes:
+        rows["notes"] = "\n".join(made.notes)
+    table(rows | (more or {}))
+
+
+def show_status(found: Any) -> None:
+    """The state of a run, on standard output: one line for all, then the parts that are not simply done."""
+    from voxweft.apps.status import STATES, WAITING
+    from voxweft.engine.attempts import DONE
+
+    share = found.n_slabs_done / max(1, found.n_slabs)
+    told = [f"{found.state}: {found.n_slabs_done} of {found.n_slabs} {found.unit} ({share:.0%})"]
+    if found.n_running:
+        told.append(f"{found.n_running} at work")
+    if found.voxels_per_s:
+        told.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
+    if found.seconds_left is not None and found.n_running:
+        told.append(f"{_duration(found.seconds_left)} left")
+    print(", ".join(told))
+    counts = [f"{n} {state}" for state in STATES if (n := found.n_parts(state))]
+    if len(found.parts) > 1:
+        print(f"parts: {', '.join(counts)}")
+    rows = [p for p in found.parts if p.state not in (DONE, WAITING)]
+    table(
+        {p.name: f"{p.state}, {p.n_slabs_done} of {p.n_slabs}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
+    )
+
+
+def _pixels(zyx: tuple[int, int, int]) -> str:
+    """Rows and columns of a surface as the engine turns it."""
+    return f"{zyx[0]} x {zyx[2]}"
+
+
+def table(rows: dict[str, str]) -> None:
+    """Names and values in two columns."""
+    grid = Table(show_header=False, box=None, pad_edge=False)
+    grid.add_column(style="bold", no_wrap=True)
+    grid.add_column(overflow="fold")
+    for name, value in rows.items():
+        grid.add_row(name, value)
+    Console(highlight=False, markup=False).print(grid)
+
+
+def _bytes(n: int) -> str:
+    for unit, size in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6)):
+        if n >= size:
+            return f"{n / size:.2f} {unit}"
+    return f"{n / 1e3:.1f} kB"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

@@ -1,0 +1,200 @@
+"""Who works, or worked, on which part: told to the ledger while it lasts, so that anybody can see it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import threading
+import time
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.ledger import Ledger
+from voxweft.geometry.columns import Columns
+
+BEAT_S, SOON_S = 10.0, 1.0  # between signs of life: at most, and at least
+SILENT_S = 3.5 * BEAT_S  # without a sign of life for so long, a worker is lost
+RUNNING, DONE, FAILED, STOPPED, LOST = "running", "done", "failed", "stopped", "lost"
+LEVELS = -1  # in place of a part: the resolution levels
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One try of one worker at one part.
+
+    Attributes
+    ----------
+    index, count
+        The part; count 0: one of the parts that a call with several workers numbered; index -1: the resolution levels.
+    units
+        First and last + 1 of the slabs that it was given, counted over all columns.
+    call
+        The call that numbered the parts; "" for part I of N.
+    host, pid, space
+        The worker's process; ``space`` names the space of process ids that ``pid`` belongs to.
+    job
+        The job of a scheduler that it is part of, such as "slurm 12_3"; else "".
+    began, beat
+        Unix time of the beginning and of the last sign of life, seconds, by the worker's clock.
+    outcome
+        "running" until it ends, then "done", "failed" or "stopped" (asked to end). A worker that was killed leaves
+        "running" behind; see :attr:`state`.
+    error
+        Why it failed.
+    n_slabs
+        What it finished so far.
+    """
+
+    index: int
+    count: int
+    units: tuple[int, int] = (0, 0)
+    call: str = ""
+    host: str = ""
+    pid: int = 0
+    space: str = ""
+    job: str = ""
+    began: float = 0.0
+    beat: float = 0.0
+    outcome: str = RUNNING
+    error: str = ""
+    n_slabs: int = 0
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Attempt:
+        """From a record of the ledger; fields that a later voxweft may add are left out."""
+        known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
+        return cls(**known | {"units": tuple(known.get("units", (0, 0)))})
+
+    @property
+    def state(self) -> str:
+        """``outcome``, but "lost" where the worker is gone: its process here, or its signs of life elsewhere."""
+        if self.outcome != RUNNING:
+            return self.outcome
+        gone = self.space == _process_space() and not _is_there(self.pid)
+        return LOST if gone or time.time() - self.beat > SILENT_S else RUNNING
+
+    @property
+    def part(self) -> tuple[str, int, int]:
+        """What identifies the part."""
+        return self.call, self.index, self.count
+
+    @property
+    def name(self) -> str:
+        """The part in words."""
+        return f"part {self.index}" + (f" of {self.count}" if self.count else "")
+
+    @property
+    def worker(self) -> str:
+        """The worker in words."""
+        return f"{self.host}, process {self.pid}" + (f", {self.job}" if self.job else "")
+
+
+@contextmanager
+def attempt(ledger: Ledger, mine: Attempt, emit: Emit = silent) -> Iterator[Emit]:
+    """Tell the ledger that this process works on a part, every ten seconds that it still does, and how it ended.
+
+    Yields
+    ------
+    Emit
+        ``emit``, but counting slabs (of a staged part: layers of patches) on their way.
+
+    Raises
+    ------
+    WriteError
+        If the first record cannot be written.
+    """
+    mine.host, mine.pid, mine.space, mine.job = platform.node(), os.getpid(), _process_space(), _job()
+    mine.began = mine.beat = time.time()
+    key, news, ended = uuid.uuid4().hex, threading.Event(), threading.Event()
+    ledger.put_attempt(key, asdict(mine))
+
+    def beat() -> None:
+        while not ended.wait(SOON_S):
+            news.wait(BEAT_S)
+            news.clear()
+            mine.beat = time.time()
+            with suppress(Exception):  # the next one may come through
+                ledger.put_attempt(key, asdict(mine))
+
+    def counting(event: Event) -> None:
+        if event.kind in ("slab", "layer"):
+            mine.n_slabs += 1
+            news.set()
+        emit(event)
+
+    thread = threading.Thread(target=beat, daemon=True, name="voxweft-beat")
+    thread.start()
+    try:
+        yield counting
+        mine.outcome = DONE
+    except Exception as error:
+        mine.outcome, mine.error = FAILED, str(error) or type(error).__name__
+        raise
+    except BaseException:
+        mine.outcome = STOPPED
+        raise
+    finally:
+        ended.set()
+        news.set()
+        thread.join(BEAT_S)
+        mine.beat = time.time()
+        with suppress(Exception):  # what matters is in the slabs
+            ledger.put_attempt(key, asdict(mine))
+
+
+def attempts_in(ledger: Ledger) -> list[Attempt]:
+    """All attempts that a ledger knows of, in the order in which they began."""
+    return sorted((Attempt.of(a) for a in ledger.attempts() if {"index", "count"} <= a.keys()), key=lambda a: a.began)
+
+
+def redone(ledger: Ledger, columns: Columns) -> tuple[str, ...]:
+    """The parts that were begun more than once, in words: by whom, and what became of each attempt."""
+    told = []
+    attempts = [a for a in attempts_in(ledger) if a.index >= 0]
+    for part in dict.fromkeys(a.part for a in attempts):
+        mine = [a for a in attempts if a.part == part]
+        if len(mine) > 1:
+            runs = columns.runs(range(*mine[0].units))
+            records = [ledger.slab_record(run.column, slab) for run in runs for slab in run.slabs]
+            ends = (f"{a.worker}: {a.state}, {_n_written(a, records)} of its slabs are in the result" for a in mine)
+            told.append(f"{mine[0].name} was begun {len(mine)} times ({'; '.join(ends)})")
+    return tuple(told)
+
+
+def _n_written(one: Attempt, records: Sequence[Mapping[str, Any]]) -> int:
+    """Of these slabs, those that a worker wrote in the time of an attempt; both times are its own clock's."""
+    mine = (r for r in records if (r.get("host"), r.get("pid")) == (one.host, one.pid))
+    return sum(one.began <= r.get("at", 0.0) <= (one.beat if one.outcome != RUNNING else time.time()) for r in mine)
+
+
+def _process_space() -> str:
+    """The machine and its space of process ids; containers of one host name have several."""
+    with suppress(OSError):
+        return f"{platform.node()} {Path('/proc/self/ns/pid').readlink()}"
+    return platform.node()
+
+
+def _is_there(pid: int) -> bool:
+    import psutil
+
+    with suppress(psutil.Error):
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    return False
+
+
+def _job() -> str:
+    """What a scheduler calls this job."""
+    env = os.environ
+    if array := env.get("SLURM_ARRAY_JOB_ID"):
+        return f"slurm {array}_{env.get('SLURM_ARRAY_TASK_ID', '')}"
+    if job := env.get("SLURM_JOB_ID"):
+        return f"slurm {job}"
+    if "KUBERNETES_SERVICE_HOST" in env:
+        return "pod " + re.sub(r"\s", "", env.get("HOSTNAME", ""))
+    return ""

@@ -1,0 +1,190 @@
+"""Forward passes in lanes: several at once, their logits handed over in the order in which the patches came.
+
+On a CPU every pass runs on one core and as many run at once as there are cores. That is faster than one pass on all
+cores, and the bits of a pass do not depend on how many cores there are.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol
+
+from voxweft.engine.job import Job, Tally
+from voxweft.engine.reader import LayerReader
+from voxweft.errors import RunError
+from voxweft.geometry.box import Box
+from voxweft.geometry.tiling import Tile
+from voxweft.model.protocols import Predictor
+from voxweft.ops.augment import View, views
+from voxweft.ops.normalize import normalize
+
+if TYPE_CHECKING:
+    import torch
+
+SLOTS_PER_LANE = 2
+
+
+class PatchTarget(Protocol):
+    """Takes what becomes of patches, in grid order."""
+
+    def add(self, tile: Tile, logits: torch.Tensor) -> None:
+        """The logits [n_classes, *patch] of a patch."""
+
+    def skip(self, tile: Tile) -> None:
+        """A patch that did not run."""
+
+
+class ForwardQueue:
+    """Gathers patches, runs the network in lanes, hands the logits over in grid order.
+
+    Batches always have the same shape, so that the same patch gives the same bits.
+
+        add -> [slot] -> lane 1: forward -+
+        add -> [slot] -> lane 2: forward -+-> target, oldest first, and what ``then`` put between them
+
+    Parameters
+    ----------
+    job, tally
+        What is done; where it is counted.
+    target
+        Who gets the logits: a weaver, or a store of patches.
+    reach
+        All voxels that the patches to come will need, inside the volume.
+    own
+        The voxels whose non-finite values are counted here.
+    """
+
+    def __init__(self, job: Job, target: PatchTarget, tally: Tally, reach: Box, own: Box) -> None:
+        import torch
+
+        plan = job.plan
+        if job.volume is None or job.predictor is None:
+            raise RunError("this plan works on stored logits; it has no volume and no network to run")
+        self._predictor = job.predictor
+        self._job, self._target, self._tally = job, target, tally
+        self._reader = LayerReader(job.volume, reach, plan.layer_z, job.device, own)
+        self._whole = Box.of(plan.source.shape_zyx)
+        self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
+        size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
+        self._free = deque(torch.zeros(size, device=job.device) for _ in range(SLOTS_PER_LANE * job.n_lanes))
+        self._entries: list[Tile | Callable[[], None]] = []  # of the batch that is being gathered
+        self._n_tiles = 0
+        self._pending: deque[tuple[list[Tile | Callable[[], None]], torch.Tensor, Future[torch.Tensor]]] = deque()
+        self._lanes = ThreadPoolExecutor(job.n_lanes, thread_name_prefix="voxweft-forward")
+
+    def __enter__(self) -> ForwardQueue:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._lanes.shutdown(wait=True, cancel_futures=True)
+        self._reader.__exit__(kind, error, tb)
+        self._tally.n_nonfinite += self._reader.n_nonfinite
+        self._tally.bytes_read += self._reader.bytes_read
+
+    def need(self, lo: int, hi: int) -> None:
+        """Hold the planes ``lo <= z < hi`` of the input."""
+        self._reader.need(lo, hi)
+
+    def add(self, tile: Tile) -> None:
+        """Gather and normalise a patch; start a forward pass when the batch is full."""
+        plan = self._job.plan
+        if not self._free:
+            self._collect()
+        with self._tally.timed("gather"):
+            valid = tile.box & self._whole
+            slot = self._free[0][self._n_tiles]
+            if valid != tile.box:
+                slot.zero_()
+            patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
+            self._reader.copy(valid, patch)
+            if plan.skip_empty and _constant(patch):
+                self.then(partial(self._target.skip, tile))
+                self._tally.n_skipped += 1
+                return
+            normalize(patch, plan.normalization)
+        self._entries.append(tile)
+        self._n_tiles += 1
+        if self._n_tiles == plan.setting.batch_size:
+            self._submit()
+
+    def then(self, action: Callable[[], None]) -> None:
+        """Do something as soon as all patches before it were handed over; patches after it may run meanwhile."""
+        while self._pending and self._pending[0][2].done():
+            self._collect()
+        if self._n_tiles:
+            self._entries.append(action)
+        elif self._pending:
+            self._pending[-1][0].append(action)
+        else:
+            action()
+
+    def flush(self) -> None:
+        """Run what is gathered and weave in all that is pending."""
+        if self._n_tiles:
+            self._free[0][self._n_tiles :].zero_()
+            self._submit()
+        while self._pending:
+            self._collect()
+
+    def _submit(self) -> None:
+        slot = self._free.popleft()
+        future = self._lanes.submit(mean_of_views, self._predictor, slot, self._views)
+        self._pending.append((self._entries, slot, future))
+        self._entries, self._n_tiles = [], 0
+
+    def _collect(self) -> None:
+        entries, slot, future = self._pending.popleft()
+        with self._tally.timed("wait for network"):
+            logits = iter(future.result())
+        for entry in entries:
+            if isinstance(entry, Tile):
+                with self._tally.timed("weave"):
+                    self._target.add(entry, next(logits))
+                self._tally.n_patches += 1
+            else:
+                entry()
+        self._free.append(slot)
+
+
+def mean_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...]) -> torch.Tensor:
+    """The mean of the logits [B, n_classes, Z, Y, X] over all views of a batch."""
+    import torch
+
+    with torch.inference_mode():
+        if len(views) == 1:
+            return predictor(batch)
+        total = views[0](predictor(views[0](batch).contiguous())).clone()
+        for view in views[1:]:
+            total += view(predictor(view(batch).contiguous()))
+        return total.div_(len(views))
+
+
+@contextmanager
+def one_core_each(device: str) -> Iterator[None]:
+    """Make torch use one core per call on a CPU, and set it back."""
+    import torch
+
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _constant(patch: torch.Tensor) -> bool:
+    """Whether every channel holds one value only; the first and the middle voxel settle most cases."""
+    for channel in patch:
+        z, y, x = (n // 2 for n in channel.shape)
+        if channel[0, 0, 0] != channel[z, y, x]:
+            return False
+        lower, upper = channel.aminmax()
+        if lower != upper:
+            return False
+    return True

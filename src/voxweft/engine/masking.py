@@ -1,0 +1,100 @@
+"""A second volume that says where the result counts."""
+
+from __future__ import annotations
+
+import math
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.engine.reader import LayerReader
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box, Zyx
+from voxweft.image.info import VolumeInfo
+from voxweft.image.protocols import Volume
+
+
+def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
+    """Voxels of the volume per voxel of the mask, a whole number an axis.
+
+    Raises
+    ------
+    RequestError
+        If the mask is no whole fraction of the volume.
+
+    Examples
+    --------
+    >>> mask_scale(VolumeInfo("m", "memory", (25, 50, 50), "uint8"), (100, 99, 50))
+    (4, 2, 1)
+    """
+    scale = tuple(max(1, round(n / m)) for n, m in zip(shape, mask.shape_zyx, strict=True))
+    sides = list(zip(shape, scale, mask.shape_zyx, strict=True))
+    fits = all(math.ceil(n / s) == m for n, s, m in sides) or all(n // s == m for n, s, m in sides)
+    if not fits:
+        raise RequestError(
+            f"the mask {mask.url} has {mask.shape_zyx} voxels (z, y, x), the volume {shape}: "
+            "the mask must be as large or smaller by a whole factor an axis"
+        )
+    if mask.n_channels != 1:
+        raise RequestError(f"the mask {mask.url} has {mask.n_channels} channels; it must have one")
+    return scale  # type: ignore[return-value]
+
+
+class MaskLayers:
+    """The planes of the mask that a layer of patches needs; without a mask everything counts."""
+
+    def __init__(self, volume: Volume | None, reach: Box, shape: Zyx) -> None:
+        self._reader: LayerReader | None = None
+        if volume is None:
+            return
+        self._scale = mask_scale(volume.info, shape)
+        self._reach = self._coarse(reach) & Box.of(volume.info.shape_zyx)
+        layer_z = max(1, volume.info.chunk_zyx[0])
+        self._reader = LayerReader(volume, self._reach, layer_z, "cpu", own=self._reach)
+
+    def __enter__(self) -> MaskLayers:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if self._reader:
+            self._reader.__exit__(kind, error, tb)
+
+    def need(self, lo: int, hi: int) -> None:
+        """Hold what covers the planes ``lo <= z < hi`` of the volume."""
+        if self._reader:
+            k = self._scale[0]
+            self._reader.need(min(lo // k, self._reach.stop[0] - 1), min(math.ceil(hi / k), self._reach.stop[0]))
+
+    def misses(self, box: Box) -> bool:
+        """Whether the mask is 0 in all of a box of held planes."""
+        return self._reader is not None and not self._values(self._coarse(box)).any()
+
+    def outside(self, z: int, box: Box) -> NDArray[np.bool_] | None:
+        """Where plane ``z`` of a box lies outside the mask, [Y, X]; None without a mask."""
+        if self._reader is None:
+            return None
+        _, ky, kx = self._scale
+        plane = self._coarse(Box((z, *box.start[1:]), (z + 1, *box.stop[1:])))
+        fine = np.repeat(np.repeat(self._values(plane)[0], ky, axis=0), kx, axis=1)
+        y0, x0 = box.start[1] - plane.start[1] * ky, box.start[2] - plane.start[2] * kx
+        cut = fine[y0 : y0 + box.shape[1], x0 : x0 + box.shape[2]]
+        short = [(0, n - m) for n, m in zip(box.shape[1:], cut.shape, strict=True)]
+        return ~np.pad(cut, short, mode="edge")
+
+    def _coarse(self, box: Box) -> Box:
+        start = tuple(a // k for a, k in zip(box.start, self._scale, strict=True))
+        stop = tuple(math.ceil(b / k) for b, k in zip(box.stop, self._scale, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    def _values(self, coarse: Box) -> NDArray[np.bool_]:
+        """Mask values [Z, Y, X] of a coarse box, at least one voxel an axis, inside what is held."""
+        import torch
+
+        stop = tuple(min(b, e) for b, e in zip(coarse.stop, self._reach.stop, strict=True))
+        start = tuple(max(0, min(a, b - 1)) for a, b in zip(coarse.start, stop, strict=True))
+        box = Box(start, stop)  # type: ignore[arg-type]
+        out = torch.zeros((1, *box.shape))
+        if self._reader:
+            self._reader.copy(box, out)
+        return np.asarray(out[0].numpy() > 0)

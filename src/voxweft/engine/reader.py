@@ -1,0 +1,122 @@
+"""Planes of a column, each read once, one layer ahead."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.geometry.box import Box
+from voxweft.image.protocols import Volume
+
+if TYPE_CHECKING:
+    import torch
+
+ON_DEVICE = ("uint8", "int8", "int16", "int32", "float16", "float32")
+
+
+def layers(box: Box, layer_z: int) -> Iterator[Box]:
+    """A box cut at the multiples of ``layer_z``: what is read at once.
+
+    >>> [str(layer) for layer in layers(Box((5, 0, 0), (70, 9, 9)), 32)]
+    ['5:32,0:9,0:9', '32:64,0:9,0:9', '64:70,0:9,0:9']
+    """
+    lo, hi = box.start[0], box.stop[0]
+    for a, b in pairwise([lo, *range((lo // layer_z + 1) * layer_z, hi, layer_z), hi]):
+        yield Box((a, *box.start[1:]), (b, *box.stop[1:]))
+
+
+class LayerReader:
+    """Layers of planes of one column, read in order by a thread and dropped when the last patch has used them.
+
+        planes   0        32        64        96
+                 |= held =|= held ==|= ahead =|          layers begin on multiples of ``layer_z``
+                      |== patch ==|
+
+    Parameters
+    ----------
+    volume
+        Where to read.
+    box
+        All voxels that the sweep will need, inside the volume.
+    layer_z
+        Planes a layer; a whole number of chunks, so that each is decoded once.
+    device
+        Where the voxels are to lie; float64, uint16 and wider integers become float32 on an accelerator.
+    own
+        The voxels whose non-finite values this reader counts (the column's own, without the halo).
+    """
+
+    def __init__(self, volume: Volume, box: Box, layer_z: int, device: str, own: Box) -> None:
+        self._volume, self._box, self._device, self._own = volume, box, device, own
+        self.channels = volume.info.n_channels
+        self._spans = deque((layer.start[0], layer.stop[0]) for layer in layers(box, layer_z))
+        self._held: deque[tuple[int, int, torch.Tensor]] = deque()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="voxweft-read")
+        self._ahead: Future[torch.Tensor] | None = None
+        self.n_nonfinite = 0
+        self.bytes_read = 0
+
+    def __enter__(self) -> LayerReader:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self._thread.shutdown(wait=True, cancel_futures=True)
+
+    def need(self, lo: int, hi: int) -> None:
+        """Hold the planes ``lo <= z < hi``; drop what lies before. ``lo`` never goes back."""
+        while self._held and self._held[0][1] <= lo:
+            self._held.popleft()
+        while self._spans and self._spans[0][0] < hi:
+            future = self._ahead or self._submit()
+            self._ahead = None
+            a, b = self._spans.popleft()
+            self._held.append((a, b, future.result()))
+            if self._spans:
+                self._ahead = self._submit()
+
+    def copy(self, box: Box, out: torch.Tensor) -> None:
+        """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X]."""
+        (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
+        _, by, bx = self._box.start
+        for a, b, layer in self._held:
+            lo, hi = max(a, z0), min(b, z1)
+            if lo < hi:
+                out[:, lo - z0 : hi - z0].copy_(layer[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx])
+
+    def _submit(self) -> Future[torch.Tensor]:
+        a, b = self._spans[0]
+        return self._thread.submit(self._read, a, b)
+
+    def _read(self, lo: int, hi: int) -> torch.Tensor:
+        import torch
+
+        (_, y0, x0), (_, y1, x1) = self._box.start, self._box.stop
+        box = Box((lo, y0, x0), (hi, y1, x1))
+        array = self._volume.read(box)
+        self.bytes_read += array.nbytes
+        array = self._finite(array, box)
+        if array.dtype.name not in ON_DEVICE and (
+            self._device != "cpu" or array.dtype.name not in ("uint16", "float64")
+        ):
+            array = array.astype(np.float32)
+        if not array.dtype.isnative or not array.flags.writeable or any(s < 0 for s in array.strides):
+            array = np.array(array, dtype=array.dtype.newbyteorder("="))
+        return torch.from_numpy(array).to(self._device)
+
+    def _finite(self, array: NDArray[Any], box: Box) -> NDArray[Any]:
+        """NaN and Inf become 0 and are counted."""
+        if array.dtype.kind != "f":
+            return array
+        good = np.isfinite(array)
+        if good.all():
+            return array
+        own = (box & self._own).shift(box.start, -1)
+        self.n_nonfinite += int((~good[(slice(None), *own.slices)]).sum())
+        return np.where(good, array, array.dtype.type(0))

@@ -1,0 +1,122 @@
+"""What a run was and did, as plain data."""
+
+from __future__ import annotations
+
+import platform
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from voxweft.engine.job import Tally, n_cores
+from voxweft.version import __version__
+
+REDONE_SHOWN = 5  # lines of a report's ``redone`` that are shown to a person
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a run was and did.
+
+    Attributes
+    ----------
+    output, plan_digest
+        Where the result lies, and the plan it is made by.
+    status
+        "complete", "partial" (other parts are missing) or "failed".
+    n_slabs, n_slabs_done
+        Slabs of the whole output, and those that are complete.
+    tally
+        Seconds a stage, patches, voxels, bytes of this call (summed over its workers).
+    elapsed_s
+        Wall-clock seconds.
+    peak_memory_bytes
+        Largest resident memory of any one process.
+    notes, warnings
+        What the user should know.
+    parts
+        What each part did.
+    failures
+        Why parts failed, by their numbers.
+    redone
+        Parts that were begun more than once: by whom, and what became of each attempt.
+    environment
+        Versions, host, processor, device.
+    """
+
+    output: str
+    plan_digest: str
+    status: str
+    n_slabs: int
+    n_slabs_done: int
+    tally: Mapping[str, Any]
+    elapsed_s: float
+    peak_memory_bytes: int
+    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+    parts: tuple[Mapping[str, Any], ...] = ()
+    failures: Mapping[str, str] = field(default_factory=dict)
+    redone: tuple[str, ...] = ()
+    environment: Mapping[str, Any] = field(default_factory=dict)
+    command: str = ""
+    ended_at: float = field(default_factory=time.time)
+
+    @property
+    def voxels_per_s(self) -> float:
+        """Output voxels a second of wall clock."""
+        return float(self.tally.get("n_voxels", 0)) / max(self.elapsed_s, 1e-9)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self) | {"voxels_per_s": round(self.voxels_per_s)}
+
+
+def peak_memory_bytes() -> int:
+    """Largest resident memory of this process so far.
+
+    On Linux from /proc: ``getrusage`` would begin with what the parent process had when it started this one.
+    """
+    try:
+        status = Path("/proc/self/status").read_text(encoding="ascii")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    except (OSError, IndexError):
+        pass
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def environment(device: str) -> dict[str, Any]:
+    """Versions and hardware that a reader of the report may ask for."""
+    import numpy
+    import torch
+    import zarr
+
+    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
+    return {
+        "voxweft": __version__,
+        "python": platform.python_version(),
+        "numpy": numpy.__version__,
+        "torch": torch.__version__,
+        "zarr": zarr.__version__,
+        "host": platform.node(),
+        "system": f"{platform.system()} {platform.release()}",
+        "device": f"{device} ({name})",
+        "n_cores": n_cores(),
+    }
+
+
+def processor() -> str:
+    """The processor's name as the system gives it."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
+            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def tally_dict(tally: Tally) -> dict[str, Any]:
+    """A tally as plain JSON values."""
+    return asdict(tally)

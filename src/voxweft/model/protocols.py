@@ -1,0 +1,70 @@
+"""What a backend must offer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from voxweft.geometry.box import Zyx
+from voxweft.model.card import ModelCard
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardSetting:
+    """How the network is to be run; the shape is fixed so that every batch gives the same bits.
+
+    Attributes
+    ----------
+    runtime
+        "torch", "jit", "compile", "openvino" or "onnx".
+    device
+        "cpu" or "cuda:0".
+    precision
+        "fp32", "fp16" or "bf16" (autocast).
+    batch_size, patch_zyx
+        Every call gets exactly [batch_size, n_inputs, *patch_zyx].
+    n_lanes
+        How many threads call it at once. On a CPU each call runs on one core, so the bits do not depend on this.
+    compile_mode
+        With "compile": "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
+    """
+
+    runtime: str
+    device: str
+    precision: str
+    batch_size: int
+    patch_zyx: Zyx
+    n_lanes: int = 1
+    compile_mode: str = "default"
+
+
+class Predictor(Protocol):
+    """A network made ready for one setting."""
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """Logits float32 [B, n_classes, Z, Y, X] of a float32 batch [B, n_inputs, Z, Y, X], on the same device.
+
+        May be called from ``n_lanes`` threads at once; the result belongs to the caller.
+        """
+
+
+class Model(Protocol):
+    """A model read from disk, before a runtime was chosen."""
+
+    card: ModelCard
+    """What it expects and gives."""
+
+    def runtimes(self, device: str) -> tuple[str, ...]:
+        """The runtimes that can run it on "cpu" or "cuda" with the packages installed here, plainest first."""
+
+    def open(self, setting: ForwardSetting) -> Predictor:
+        """Make it ready.
+
+        Raises
+        ------
+        ModelError
+            If the setting cannot be met: runtime not offered, package missing, patch that does not fit.
+        """

@@ -1,0 +1,161 @@
+"""ResNet3D with a 2-D decoder: bottleneck residual network (Hara et al. 2018, arXiv 1711.09577) for ink detection.
+
+    [B, 1, Z, Y, X] -> stem: 7 x 7 x 7 with stride (1, 2, 2), maximum over 1 x 3 x 3 with stride (1, 2, 2)
+      layer1  [B, 4 w, Z, Y/4, X/4]        -- maximum over z --> map 0 --------------------- cat, 3 x 3 --> logit
+      layer2  [B, 8 w, Z/2, Y/8, X/8]      -- maximum over z --> map 1 ------- cat, 3 x 3 -- x2 /
+      layer3  [B, 16 w, Z/4, Y/16, X/16]   -- maximum over z --> map 2 -- cat, 3 x 3 -- x2 /
+      layer4  [B, 32 w, Z/8, Y/32, X/32]   -- maximum over z --> map 3 -- x2 /
+
+The published networks have w = 64. Names in the state dict are those of the ink checkpoints of Vesuvius Challenge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch.nn import functional
+
+from voxweft.errors import ModelError
+
+BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
+Shapes = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ResNet3dSize:
+    """All that fixes the shapes of an :class:`InkResNet3d`.
+
+    Attributes
+    ----------
+    depth
+        Key of ``BLOCKS``.
+    stem
+        Output channels of the first convolution and its kernel (z, y, x).
+    inner, outer
+        Channels within and after the blocks of the four stages.
+    normalization
+        Whether the input passes a batch normalisation of its one channel.
+    """
+
+    depth: int
+    stem: tuple[int, ...]
+    inner: tuple[int, ...]
+    outer: tuple[int, ...]
+    normalization: bool = False
+
+    @classmethod
+    def of(cls, state: Shapes) -> ResNet3dSize:
+        """Sizes from the shapes of a state dict.
+
+        Raises
+        ------
+        ModelError
+            If it is no bottleneck ResNet3D of a known depth.
+        """
+        found = tuple(len({k.split(".")[2] for k in state if k.startswith(f"backbone.layer{s}.")}) for s in range(1, 5))
+        depth = next((d for d, blocks in BLOCKS.items() if blocks == found), 0)
+        names = ["backbone.conv1.weight", *(f"backbone.layer{s}.0.conv{c}.weight" for s in range(1, 5) for c in (1, 3))]
+        if not depth or any(n not in state or state[n].ndim != 5 for n in names):
+            raise ModelError(
+                f"a ResNet3D with {', '.join(map(str, found))} blocks is none of {', '.join(map(str, BLOCKS))} layers "
+                "made of bottlenecks, which are the ones supported"
+            )
+        stem, *rest = (tuple(state[n].shape) for n in names)
+        return cls(
+            depth=depth,
+            stem=(stem[0], *stem[2:]),
+            inner=tuple(s[0] for s in rest[::2]),
+            outer=tuple(s[0] for s in rest[1::2]),
+            normalization=any(k.startswith("normalization.") for k in state),
+        )
+
+
+class InkResNet3d(torch.nn.Module):
+    """Ink logits float32 [B, 1, Y/4, X/4] of a surface volume [B, 1, Z, Y, X]; Y and X are multiples of 32."""
+
+    def __init__(self, size: ResNet3dSize) -> None:
+        super().__init__()
+        self.size = size
+        self.normalization = torch.nn.BatchNorm3d(1) if size.normalization else torch.nn.Identity()
+        self.backbone = ResNet3d(size)
+        self.decoder = _Decoder(size.outer)
+
+    def forward(self, volume: torch.Tensor) -> torch.Tensor:
+        """Logits."""
+        maps = self.backbone(self.normalization(volume))
+        return self.decoder([m.amax(2) for m in maps])  # type: ignore[no-any-return]
+
+
+class ResNet3d(torch.nn.Module):
+    """The four feature maps [B, outer[s], Z / 2^s, Y / 2^(s+2), X / 2^(s+2)] of a volume [B, 1, Z, Y, X]."""
+
+    def __init__(self, size: ResNet3dSize) -> None:
+        super().__init__()
+        width, *kernel = size.stem
+        self.conv1 = _convolution(1, width, kernel, (1, 2, 2))
+        self.bn1 = torch.nn.BatchNorm3d(width)
+        before = (width, *size.outer)
+        for s, n_blocks in enumerate(BLOCKS[size.depth]):
+            strides = [1 if s == 0 else 2] + [1] * (n_blocks - 1)
+            inputs = [before[s]] + [before[s + 1]] * (n_blocks - 1)
+            blocks = (_Bottleneck(i, size.inner[s], size.outer[s], t) for i, t in zip(inputs, strides, strict=True))
+            setattr(self, f"layer{s + 1}", torch.nn.Sequential(*blocks))
+
+    def forward(self, volume: torch.Tensor) -> list[torch.Tensor]:
+        """Feature maps, the finest first."""
+        x = functional.relu(self.bn1(self.conv1(volume)))
+        x = functional.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+        maps = []
+        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
+            x = stage(x)  # type: ignore[operator]
+            maps.append(x)
+        return maps
+
+
+class _Bottleneck(torch.nn.Module):
+    def __init__(self, inputs: int, inner: int, outer: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1 = _convolution(inputs, inner, (1, 1, 1)), torch.nn.BatchNorm3d(inner)
+        self.conv2, self.bn2 = _convolution(inner, inner, (3, 3, 3), (stride,) * 3), torch.nn.BatchNorm3d(inner)
+        self.conv3, self.bn3 = _convolution(inner, outer, (1, 1, 1)), torch.nn.BatchNorm3d(outer)
+        self.downsample: torch.nn.Module = torch.nn.Identity()
+        if stride > 1 or inputs != outer:
+            self.downsample = torch.nn.Sequential(
+                _convolution(inputs, outer, (1, 1, 1), (stride,) * 3), torch.nn.BatchNorm3d(outer)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        inner = functional.relu(self.bn1(self.conv1(x)))
+        inner = functional.relu(self.bn2(self.conv2(inner)))
+        return functional.relu(self.bn3(self.conv3(inner)) + self.downsample(x))
+
+
+class _Decoder(torch.nn.Module):
+    """Maps of four scales to one logit at the finest."""
+
+    def __init__(self, widths: Sequence[int]) -> None:
+        super().__init__()
+        self.convs = torch.nn.ModuleList(
+            torch.nn.Sequential(
+                torch.nn.Conv2d(fine + coarse, fine, 3, padding=1, bias=False), torch.nn.BatchNorm2d(fine)
+            )
+            for fine, coarse in pairwise(widths)
+        )
+        self.logit = torch.nn.Conv2d(widths[0], 1, 1)
+
+    def forward(self, maps: list[torch.Tensor]) -> torch.Tensor:
+        x = maps[-1]
+        for fine, merge in zip(maps[-2::-1], list(self.convs)[::-1], strict=True):
+            enlarged = functional.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+            x = functional.relu(merge(torch.cat((fine, enlarged), 1)))
+        return self.logit(x)  # type: ignore[no-any-return]
+
+
+def _convolution(
+    inputs: int, outputs: int, kernel: Sequence[int], stride: tuple[int, int, int] = (1, 1, 1)
+) -> torch.nn.Conv3d:
+    k = (kernel[0], kernel[1], kernel[2])
+    return torch.nn.Conv3d(inputs, outputs, k, stride, (k[0] // 2, k[1] // 2, k[2] // 2), bias=False)

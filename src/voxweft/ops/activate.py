@@ -1,0 +1,244 @@
+"""From blended logits to what is stored."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+MODES = ("binary", "multiclass")
+OUTPUTS = ("probability", "probability16", "mask", "labels", "logits", "probability_and_label", "merged", "patches")
+FAR = -100.0  # logit of a class that is absent
+KEPT = ("logits", "merged")  # outputs that are logits themselves
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """How blended logits become the output.
+
+    ==========  =====================  ==============================================  =============
+    mode        output                 value                                           channels
+    ==========  =====================  ==============================================  =============
+    binary      probability            floor(255 p) of the foreground                  1
+    binary      probability16          floor(65535 p) of the foreground, uint16        1
+    binary      mask                   255 where p > threshold, else 0                 1
+    binary      labels                 1 where p > threshold, else 0                   1
+    multiclass  probability            floor(255 p) of every class                     n_classes
+    multiclass  labels                 index of the largest (the first of equals)      1
+    multiclass  mask                   255 where that index is not 0                   1
+    multiclass  probability_and_label  floor(255 p) of every class, then that index    n_classes + 1
+    any         logits                 the blended logits, float32                     n_classes
+    any         merged                 the same in float16, 0 where no patch ran       n_classes
+    any         patches                nothing: every patch is kept by itself          0
+    ==========  =====================  ==============================================  =============
+
+    Softmax and argmax of a linear blend need only the differences to class 0, so ``n_accumulated`` is one less than the
+    number of classes where the activation is "softmax" and the logits themselves are not asked for.
+
+    Attributes
+    ----------
+    mode, output, activation
+        As in the table; "softmax", "sigmoid" (each channel by itself) or "none" (the network gives probabilities).
+    n_classes
+        Output channels of the network.
+    threshold
+        Probability.
+    targets
+        Of a network with several tasks: first channel and end of each. One binary output channel a task: a sigmoid for
+        one channel, else class 1 of the softmax over its channels.
+
+    Raises
+    ------
+    RequestError
+        If mode, output and model do not fit each other.
+    """
+
+    mode: str
+    output: str
+    n_classes: int
+    activation: str = "softmax"
+    threshold: float = 0.5
+    targets: tuple[tuple[int, int], ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise RequestError(f"--mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
+        if self.output not in OUTPUTS:
+            raise RequestError(f"--output {self.output!r} is unknown; use one of {', '.join(OUTPUTS)}")
+        if not 0 < self.threshold < 1:
+            raise RequestError(f"--threshold {self.threshold} is no probability; use a number between 0 and 1")
+        if self.targets:
+            return
+        if self.mode == "binary" and self.n_classes > 2:
+            raise RequestError(f"--mode binary with a model of {self.n_classes} classes; use --mode multiclass")
+        if self.mode == "multiclass" and self.output == "probability16":
+            raise RequestError("--output probability16 is for one foreground; use --output probability")
+        if self.mode == "multiclass" and self.n_classes < 2:
+            raise RequestError("--mode multiclass with a model of one class; use --mode binary")
+        if self.n_classes == 1 and self.activation == "softmax":
+            raise RequestError("a softmax over one class is always 1; the model's card should say 'sigmoid'")
+
+    @property
+    def differences(self) -> bool:
+        """Whether differences to class 0 are accumulated instead of the logits."""
+        return self.activation == "softmax" and self.output not in KEPT and not self.targets
+
+    @property
+    def n_accumulated(self) -> int:
+        """Channels of the accumulator."""
+        if self.output == "patches":
+            return 0
+        return self.n_classes - 1 if self.differences else self.n_classes
+
+    @property
+    def n_channels(self) -> int:
+        """Channels of the output."""
+        if self.output == "patches":
+            return 0
+        if self.targets and self.output not in KEPT:
+            return len(self.targets)
+        if self.output == "probability_and_label":
+            return self.n_classes + 1
+        many = self.output in KEPT or (self.output == "probability" and self.mode == "multiclass")
+        return self.n_classes if many else 1
+
+    @property
+    def dtype(self) -> str:
+        """The output's numpy dtype."""
+        if self.output in KEPT:
+            return "float16" if self.output == "merged" else "float32"
+        if self.output == "probability16":
+            return "uint16"
+        return "uint16" if self.output == "labels" and self.n_classes > 256 else "uint8"
+
+    @property
+    def background(self) -> tuple[float, ...]:
+        """The logits of background: class 0 of a softmax is certain, everything else absent."""
+        groups = self.targets or (((0, self.n_classes),) if self.activation == "softmax" else ())
+        first = {a for a, b in groups if b - a > 1}
+        return tuple(0.0 if c in first else FAR for c in range(self.n_classes))
+
+    @property
+    def cut(self) -> float:
+        """The threshold on the accumulated scale."""
+        return self.threshold if self.activation == "none" else math.log(self.threshold / (1 - self.threshold))
+
+    def __call__(self, blended: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911 - one for each row of the table
+        """The output [n_channels, Z, Y, X] of accumulated logits float32 [n_accumulated, Z, Y, X].
+
+        Each voxel depends on nothing but its own logits, to the bit. NaN comes out as NaN (logits) or is refused by the
+        caller, who checks before.
+        """
+        if blended.device.type != "cpu":
+            return self(blended.cpu()) if self.targets else self._on_device(blended)
+        logits = blended.numpy()
+        if self.output in KEPT:
+            return to_half(logits) if self.output == "merged" else logits.copy()
+        if self.targets:
+            return np.concatenate([self._of_target(logits[a:b]) for a, b in self.targets])
+        foreground = logits[-1:]  # of two classes the second, of one the only
+        if self.mode == "binary":
+            if self.output in ("probability", "probability16"):
+                return _quantize(self._probability(foreground), self.dtype)
+            return _mask(foreground > self.cut, 255 if self.output == "mask" else 1)
+        probabilities = _softmax if self.differences else self._probability
+        if self.output == "probability":
+            return _quantize(probabilities(logits))
+        labels = _argmax(logits, self.differences).astype(self.dtype)
+        if self.output == "probability_and_label":
+            return np.concatenate([_quantize(probabilities(logits)), labels])
+        return _mask(labels != 0, 255) if self.output == "mask" else labels
+
+    def _of_target(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """One task [1, ...] of its own channels."""
+        if len(logits) > 2:
+            p = _softmax(logits[1:] - logits[:1])[1:2]
+            return _quantize(p) if self.output == "probability" else _mask(p > self.threshold, 255)
+        foreground = logits[1:] - logits[:1] if len(logits) == 2 else logits
+        return _quantize(_sigmoid(foreground)) if self.output == "probability" else _mask(foreground > self.cut, 255)
+
+    def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return _sigmoid(x) if self.activation != "none" else x
+
+    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:
+        """The same on an accelerator; only the finished bytes come back."""
+        import torch
+
+        if self.output in KEPT:
+            return to_half(x.cpu().numpy()) if self.output == "merged" else x.cpu().numpy()
+        if self.output == "probability_and_label":
+            return np.concatenate([replace(self, output=o)._on_device(x) for o in ("probability", "labels")])
+        if self.mode == "binary" and not self.output.startswith("probability"):
+            value = 255 if self.output == "mask" else 1
+            return ((x[-1:] > self.cut).to(torch.uint8) * value).cpu().numpy()
+        if self.output.startswith("probability"):
+            x = x[-1:] if self.mode == "binary" else x
+            if self.differences and self.mode == "multiclass":
+                p = torch.softmax(torch.cat([torch.zeros_like(x[:1]), x]), dim=0)
+            else:
+                p = x if self.activation == "none" else torch.sigmoid(x)
+            top, wide = (65535, torch.int32) if self.dtype == "uint16" else (255, torch.uint8)
+            return (p.clamp(0, 1) * top).to(wide).cpu().numpy().astype(self.dtype)
+        full = torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x
+        labels = full.argmax(dim=0, keepdim=True)
+        if self.output == "mask":
+            return ((labels != 0).to(torch.uint8) * 255).cpu().numpy()
+        return labels.cpu().numpy().astype(self.dtype)
+
+
+def to_half(logits: NDArray[Any]) -> NDArray[np.float16]:
+    """float16; what is larger than it can hold becomes the largest that it holds.
+
+    >>> to_half(np.array([1.0, 1e6], np.float32)).tolist()
+    [1.0, 65504.0]
+    """
+    return np.asarray(np.clip(logits, -65504, 65504), np.float16)
+
+
+def _sigmoid(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """1 / (1 + exp(-x)); numpy's exp gives the same bits at any place in an array, torch's does not."""
+    p = np.negative(x)
+    np.minimum(p, 80.0, out=p)
+    np.exp(p, out=p)
+    p += 1.0
+    return np.reciprocal(p, out=p)
+
+
+def _softmax(differences: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Softmax [C, ...] of [C - 1, ...] differences to class 0."""
+    peak = np.maximum(differences.max(axis=0), 0.0)
+    p = np.empty((len(differences) + 1, *differences.shape[1:]), np.float32)
+    np.negative(peak, out=p[0])
+    np.subtract(differences, peak, out=p[1:])
+    np.exp(p, out=p)
+    total = p[0].copy()
+    for channel in p[1:]:
+        total += channel
+    p /= total
+    return p
+
+
+def _argmax(x: NDArray[np.float32], differences: bool) -> NDArray[np.intp]:
+    """Index [1, ...] of the largest channel, the first of equals; class 0 is 0 where only differences are given."""
+    if not differences:
+        return np.asarray(x.argmax(axis=0)[np.newaxis])
+    best = x.argmax(axis=0)
+    top = np.take_along_axis(x, best[np.newaxis], axis=0)
+    return np.asarray(np.where(top > 0.0, best[np.newaxis] + 1, 0))
+
+
+def _quantize(p: NDArray[np.float32], dtype: str = "uint8") -> NDArray[Any]:
+    top = np.float32(np.iinfo(dtype).max)
+    return np.multiply(np.clip(p, 0.0, 1.0, out=p), top, out=p).astype(dtype)
+
+
+def _mask(where: NDArray[np.bool_], value: int) -> NDArray[np.uint8]:
+    return where.view(np.uint8) * np.uint8(value)

@@ -1,0 +1,118 @@
+"""Scaling of intensities before the network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from voxweft.model.card import Normalization
+
+if TYPE_CHECKING:
+    import torch
+
+FLOOR = 1e-8
+BY_VOXEL = ("none", "ct", "global_zscore", "global_minmax")  # every voxel by itself: all channels at once
+
+
+def normalize(patch: torch.Tensor, schemes: Sequence[Normalization]) -> None:
+    """Scale a patch in place by the formulas of :class:`~voxweft.model.card.Normalization`.
+
+    The same voxels give the same bits wherever the patch lies and for any number of threads: statistics are summed in
+    float64 in a fixed order.
+
+    Parameters
+    ----------
+    patch
+        float32 [C, Z, Y, X], the valid voxels only (no padding).
+    schemes
+        One per channel, or one for all; volume-wide schemes have their numbers filled in.
+    """
+    if len(schemes) == 1 and schemes[0].scheme in BY_VOXEL:
+        _normalize_channel(patch, schemes[0])
+        return
+    for c in range(patch.shape[0]):
+        _normalize_channel(patch[c], schemes[c % len(schemes)])
+
+
+def _normalize_channel(x: torch.Tensor, scheme: Normalization) -> None:
+    match scheme.scheme:
+        case "none":
+            return
+        case "ct":
+            x.clamp_(scheme.lower, scheme.upper)
+            shift, spread = scheme.mean, scheme.std
+        case "global_zscore":
+            shift, spread = scheme.mean, scheme.std
+        case "global_minmax":
+            shift, spread = scheme.lower, _difference(scheme)
+        case "percentile_minmax":
+            lower, upper = (float(v) for v in np.percentile(x.cpu().numpy(), (1.0, 99.0)))
+            x.clamp_(lower, upper)
+            shift, spread = lower, upper - lower
+        case "instance_minmax":
+            shift = float(x.min())
+            spread = float(x.max()) - shift
+        case _:
+            shift, spread = _moments(x)
+    x.sub_(shift or 0.0).mul_(1.0 / max(spread or 0.0, FLOOR))
+
+
+def _difference(scheme: Normalization) -> float:
+    return (scheme.upper or 0.0) - (scheme.lower or 0.0)
+
+
+def _moments(x: torch.Tensor) -> tuple[float, float]:
+    """Mean and population standard deviation in float64."""
+    if x.device.type == "cpu":  # numpy sums in one fixed order; torch's order depends on the number of threads
+        values = x.numpy()
+        return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
+    wide = x.double()
+    return float(wide.mean()), float(wide.std(correction=0))
+
+
+class Statistics:
+    """Mean, standard deviation, minimum and maximum of a volume, one block at a time (float64, exact merge order).
+
+    Examples
+    --------
+    >>> s = Statistics(n_channels=1)
+    >>> s.add(np.arange(4, dtype=np.uint8).reshape(1, 1, 1, 4))
+    >>> s.filled(Normalization("global_zscore"), 0)
+    Normalization(scheme='global_zscore', mean=1.5, std=1.118033988749895, lower=None, upper=None)
+    """
+
+    def __init__(self, n_channels: int) -> None:
+        self.count = 0
+        self.mean = np.zeros(n_channels)
+        self.m2 = np.zeros(n_channels)
+        self.lower = np.full(n_channels, np.inf)
+        self.upper = np.full(n_channels, -np.inf)
+
+    def add(self, block: np.ndarray) -> None:
+        """Take in a block [C, Z, Y, X] of any real dtype (Chan et al. 1979); values that are not finite count as 0."""
+        values = block.reshape(block.shape[0], -1)
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            values = np.where(np.isfinite(values), values, 0)
+        n = values.shape[1]
+        if not n:
+            return
+        mean = values.mean(axis=1, dtype=np.float64)
+        m2 = values.var(axis=1, dtype=np.float64) * n
+        delta = mean - self.mean
+        total = self.count + n
+        self.m2 += m2 + delta**2 * (self.count * n / total)
+        self.mean += delta * (n / total)
+        self.count = total
+        self.lower = np.minimum(self.lower, values.min(axis=1))
+        self.upper = np.maximum(self.upper, values.max(axis=1))
+
+    def filled(self, scheme: Normalization, channel: int) -> Normalization:
+        """The scheme with the numbers that it needs; others come back as they are."""
+        if not scheme.needs_statistics:
+            return scheme
+        if scheme.scheme == "global_minmax":
+            return Normalization(scheme.scheme, lower=float(self.lower[channel]), upper=float(self.upper[channel]))
+        std = float(np.sqrt(self.m2[channel] / max(self.count, 1)))
+        return Normalization(scheme.scheme, mean=float(self.mean[channel]), std=std)

@@ -1,0 +1,149 @@
+"""Where volumes come from and where results go, chosen by URL."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from voxweft.errors import RequestError, VolumeError
+from voxweft.image.info import OutputSpec
+from voxweft.image.protocols import Sink, Volume
+from voxweft.plugins import find_plugin
+from voxweft.remote import is_remote
+from voxweft.stores.url import local_path
+
+FORMATS = {
+    ".tif": "voxweft.stores.tiff:TiffVolume",
+    ".tiff": "voxweft.stores.tiff:TiffVolume",
+    ".h5": "voxweft.stores.hdf5:Hdf5Volume",
+    ".hdf5": "voxweft.stores.hdf5:Hdf5Volume",
+    ".zarr": "voxweft.stores.zarr:ZarrVolume",
+}
+ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
+
+
+def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = None) -> Volume:
+    """Open a volume.
+
+    Parameters
+    ----------
+    source
+        Path or URL of a zarr array or OME-Zarr group (local, s3://, http://), of a TIFF file, of a folder of numbered
+        TIFF files, or of an HDF5 file (``file.h5`` or ``file.h5::/path/of/dataset``); an array [Z, Y, X] or
+        [C, Z, Y, X]; or anything that is a :class:`~voxweft.image.Volume` already.
+    level
+        Resolution level of a multi-scale group; 0 is the finest.
+    cache
+        Folder and most bytes of a cache on disk for zarr that is read from s3:// or http(s)://.
+
+    Raises
+    ------
+    VolumeError
+        If nothing lies there, or no known format, or a kind that voxweft refuses.
+    """
+    import numpy as np
+
+    if isinstance(source, np.ndarray):
+        from voxweft.stores.memory import MemoryVolume
+
+        return MemoryVolume(source)
+    if isinstance(source, Volume):
+        return source
+    if not isinstance(source, str | os.PathLike):
+        raise VolumeError(f"a {type(source).__name__} is no volume; give a path, an URL or a numpy array [Z, Y, X]")
+    url = str(source)
+    opener = _opener(url)
+    if level and not opener.__name__.startswith("Zarr"):
+        raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
+    if opener.__name__ != "ZarrVolume":
+        return opener(url)
+    return opener(url, level=level, cache=cache if is_remote(url) else None)
+
+
+def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
+    """Open where a result is to go: the path or s3:// URL of an OME-Zarr (``*.zarr``), "memory://", or a ready sink.
+
+    ``layout`` "vesuvius" makes it the plain zarr v2 array of the scroll pipeline, "plane" a picture: its z are rows.
+
+    Raises
+    ------
+    RequestError
+        If nothing can be written there.
+    """
+    if hasattr(target, "write") and hasattr(target, "records"):
+        return target  # type: ignore[no-any-return]
+    url = str(target).rstrip("/")
+    if str(target) == "memory://":
+        from voxweft.stores.memory import MemorySink
+
+        return MemorySink()
+    if plugin := _plugin("voxweft.sinks", url):
+        return plugin(url)  # type: ignore[no-any-return]
+    if not url.endswith(".zarr"):
+        raise RequestError(f"cannot write {url!r}: OUTPUT must end in .zarr (a path or an s3:// URL)")
+    if url.startswith(("http://", "https://")):
+        raise RequestError(f"cannot write {url}: http is read-only; give a path or an s3:// URL")
+    if layout == "vesuvius":
+        from voxweft.stores.zarr2 import Zarr2Sink
+
+        return Zarr2Sink(url)
+    from voxweft.stores.ome_zarr import OmeZarrSink
+
+    if layout == "plane":
+        from voxweft.stores.plane import PlaneSink
+
+        return PlaneSink(OmeZarrSink(url))
+    return OmeZarrSink(url)
+
+
+def in_memory(smallest: int = 256) -> Sink:
+    """An OME-Zarr that lies in memory, compressed and with its resolution levels, to measure what writing costs."""
+    from zarr.storage import MemoryStore
+
+    from voxweft.stores.memory import MemoryRecords
+    from voxweft.stores.ome_zarr import OmeZarrSink
+
+    return OmeZarrSink("memory.zarr", store=MemoryStore(), records=MemoryRecords(), smallest=smallest)
+
+
+def n_levels(spec: OutputSpec) -> int:
+    """How many resolution levels an output will have."""
+    from voxweft.stores.ome_zarr import level_shapes
+
+    return len(level_shapes(spec.shape_zyx, spec.pyramid))
+
+
+def _opener(url: str) -> Callable[..., Volume]:
+    if plugin := _plugin("voxweft.volumes", url):
+        return plugin  # type: ignore[no-any-return]
+    if not is_remote(url) and "://" in url and not url.startswith("file://"):
+        raise VolumeError(f"{url}: the scheme is unknown; use a path, s3:// or http(s)://")
+    path = local_path(url.partition("::")[0])
+    if not is_remote(url) and ".h5/" not in url and not path.exists():
+        raise VolumeError(f"{url}: nothing lies there")
+    if is_remote(url) or any((path / name).exists() for name in ZARR_FILES):
+        return _load(FORMATS[".zarr"])
+    if path.is_dir():
+        if any(p.suffix.lower() in (".tif", ".tiff") for p in path.iterdir()):
+            return _load(FORMATS[".tif"])
+        raise VolumeError(f"{url} is a folder without a zarr array and without TIFF files")
+    suffix = ".h5" if ".h5/" in url else path.suffix.lower()
+    if suffix in FORMATS and suffix != ".zarr":
+        return _load(FORMATS[suffix])
+    raise VolumeError(f"{url} is no volume that voxweft knows: use zarr, OME-Zarr, TIFF (file or folder) or HDF5")
+
+
+def _load(place: str) -> Callable[..., Volume]:
+    module, _, name = place.partition(":")
+    return getattr(import_module(module), name)  # type: ignore[no-any-return]
+
+
+def _plugin(group: str, url: str) -> Any:
+    """The installed plug-in for a suffix or scheme; a suffix that voxweft reads itself is not given away."""
+
+    def claims(name: str) -> bool:
+        return name not in FORMATS and (url.endswith(name) or url.startswith(name))
+
+    return find_plugin(group, url, claims)

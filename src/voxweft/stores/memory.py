@@ -1,0 +1,146 @@
+"""Volumes and sinks in memory, for tests and the Python API."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.errors import VolumeError
+from voxweft.geometry.box import Box, Zyx
+from voxweft.image.info import Geometry, OutputSpec, VolumeInfo
+
+
+class MemoryVolume:
+    """An array as a volume.
+
+    Parameters
+    ----------
+    array
+        [Z, Y, X] or [C, Z, Y, X], any real dtype.
+    geometry
+        Voxel size, unit, origin.
+    chunk_zyx
+        What is pretended to be decoded at once.
+    """
+
+    def __init__(self, array: NDArray[Any], geometry: Geometry | None = None, chunk_zyx: Zyx = (32, 32, 32)) -> None:
+        if array.ndim not in (3, 4):
+            raise VolumeError(f"an array of {array.ndim} dimensions is no volume; give [Z, Y, X] or [C, Z, Y, X]")
+        if array.dtype.kind not in "uifb":
+            raise VolumeError(f"an array of dtype {array.dtype} is no image; give integers or floats")
+        self._array = array if array.ndim == 4 else array[np.newaxis]
+        z, y, x = self._array.shape[1:]
+        self.info = VolumeInfo(
+            url="memory://",
+            format="memory",
+            shape_zyx=(z, y, x),
+            dtype=array.dtype.name,
+            n_channels=len(self._array),
+            chunk_zyx=chunk_zyx,
+            geometry=geometry or Geometry(),
+            levels=((z, y, x),),
+            stored_bytes=array.nbytes,
+        )
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """A copy of the voxels of ``box`` [C, Z, Y, X]."""
+        return self._array[(slice(None), *box.slices)].copy()
+
+
+class MemoryRecords:
+    """Records in a dictionary."""
+
+    def __init__(self) -> None:
+        self._data: dict[str, bytes] = {}
+        self._lock = threading.Lock()
+
+    def get(self, key: str) -> bytes | None:
+        """The record, or None."""
+        return self._data.get(key)
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write or replace."""
+        self._data[key] = data
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write if there is none."""
+        with self._lock:
+            return self._data.setdefault(key, data) is data
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys with the prefix, sorted."""
+        return sorted(k for k in self._data if k.startswith(prefix))
+
+    def remove(self, key: str) -> None:
+        """Remove a record."""
+        self._data.pop(key, None)
+
+    def clear(self) -> None:
+        """Remove all."""
+        self._data.clear()
+
+
+class MemorySink:
+    """A sink that keeps its array; it makes no resolution levels."""
+
+    url = "memory://"
+
+    def __init__(self) -> None:
+        self.records = MemoryRecords()
+        self.attributes: dict[str, Any] = {}
+        self.array: NDArray[Any] | None = None
+        self._spec: OutputSpec | None = None
+
+    def exists(self) -> bool:
+        """Whether it was created."""
+        return self.array is not None
+
+    def create(self, spec: OutputSpec) -> None:
+        """Make the array of zeros, once."""
+        if self.array is None:
+            self._spec, self.array = spec, np.zeros((spec.n_channels, *spec.shape_zyx), spec.dtype)
+
+    def open(self) -> OutputSpec:
+        """The spec it was created with."""
+        if self._spec is None:
+            raise VolumeError("nothing was written to this memory sink")
+        return self._spec
+
+    def write(self, box: Box, array: NDArray[Any]) -> None:
+        """Place [C, Z, Y, X] at a box."""
+        self._filled[(slice(None), *box.slices)] = array
+
+    def read(self, box: Box, level: int = 0) -> NDArray[Any]:
+        """A copy of a box [C, Z, Y, X]; there is only level 0."""
+        return self._filled[(slice(None), *box.slices)].copy()
+
+    def shape(self, level: int = 0) -> Zyx:
+        """Extent z y x."""
+        return self.open().shape_zyx
+
+    def n_levels(self) -> int:
+        """One."""
+        return 1
+
+    def build_level(self, level: int, box: Box) -> None:
+        """Nothing to build."""
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Merge attributes."""
+        self.attributes |= attributes
+
+    def remove(self) -> None:
+        """Forget everything."""
+        self.array, self._spec = None, None
+        self.attributes.clear()
+        self.records.clear()
+
+    @property
+    def _filled(self) -> NDArray[Any]:
+        if self.array is None:
+            raise VolumeError("nothing was written to this memory sink")
+        return self.array

@@ -1,0 +1,306 @@
+"""The OME-Zarr 0.5 sink: one array a resolution level, chunks in shards, each written once."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.errors import ReadError, RequestError, VolumeError, WriteError
+from voxweft.geometry.box import Box, Zyx
+from voxweft.image.info import Geometry, OutputSpec
+from voxweft.image.protocols import Records
+from voxweft.remote import is_remote, remote_errors
+from voxweft.stores.url import first_line, local_path, records_at, remove, unreadable, write_error, zarr_store
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+
+class OmeZarrSink:
+    """An OME-Zarr 0.5 image, local or on s3://, with its records in ``<url>.voxweft/``.
+
+        out.zarr/zarr.json      group: multi-scale metadata, provenance under "voxweft"
+        out.zarr/0/...          full resolution [Z, Y, X] or [C, Z, Y, X]
+        out.zarr/1/...          half of it, and so on until the largest side is 256 voxels or less
+        out.zarr.voxweft/...       plan, ledger, reports
+
+    Parameters
+    ----------
+    url
+        Where it is to lie.
+    store, records
+        In place of the URL's own.
+    smallest
+        Halved levels are added until no side is longer than this, in voxels.
+    """
+
+    def __init__(
+        self, url: str, *, store: Store | None = None, records: Records | None = None, smallest: int = 256
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._store = store if store is not None else zarr_store(self.url, read_only=False)
+        beside = f"{self.url}.voxweft"
+        self.records: Records = records if records is not None else records_at(beside)
+        self._levels: list[Any] = []
+        self._smallest = smallest
+        self._pyramid = "mean"
+
+    def exists(self) -> bool:
+        """Whether anything lies at the URL."""
+        if not is_remote(self.url) and self.url.startswith("memory") is False and local_path(self.url).exists():
+            return not local_path(self.url).is_dir() or any(local_path(self.url).iterdir())
+        return self._group() is not None
+
+    def create(self, spec: OutputSpec) -> None:
+        """Make group and arrays, or open those of an equal spec."""
+        import zarr
+
+        shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
+        try:
+            _create_group(self._store, {"ome": _metadata(spec, len(shapes))})
+            group = zarr.open_group(self._store, mode="r+", zarr_format=3)
+            self._levels = [_array(group, str(i), spec, shape) for i, shape in enumerate(shapes)]
+        except OSError as error:
+            raise write_error(self.url, error) from error
+        except remote_errors() as error:
+            raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
+        self._pyramid = spec.pyramid
+
+    def open(self) -> OutputSpec:
+        """Open what is there."""
+        group = self._group()
+        if group is None:
+            raise VolumeError(f"{self.url}: no OME-Zarr lies there")
+        scales = group.attrs["ome"]["multiscales"][0]
+        self._levels = [group[d["path"]] for d in scales["datasets"]]
+        base, channels = self._levels[0], self._levels[0].ndim == 4
+        kind = scales.get("type", "")
+        self._pyramid = kind if kind in ("mean", "nearest") else "none"
+        first = scales["datasets"][0]["coordinateTransformations"]
+        spatial = [a for a in scales["axes"] if a["type"] == "space"]
+        geometry = Geometry(
+            tuple(first[0]["scale"][-3:]), spatial[0].get("unit", ""), tuple(first[1]["translation"][-3:])
+        )
+        return OutputSpec(
+            shape_zyx=base.shape[-3:],
+            n_channels=base.shape[0] if channels else 1,
+            dtype=base.dtype.name,
+            chunk_zyx=base.chunks[-3:],
+            shard_zyx=(base.shards or base.chunks)[-3:],
+            pyramid=self._pyramid,
+            geometry=geometry,
+        )
+
+    def write(self, box: Box, array: NDArray[Any]) -> None:
+        """Write [C, Z, Y, X] at a shard-aligned box of level 0."""
+        self._put(self._levels[0], box, array)
+
+    def read(self, box: Box, level: int = 0) -> NDArray[Any]:
+        """Read back [C, Z, Y, X]."""
+        array = self._levels[level]
+        where = box.slices if array.ndim == 3 else (slice(None), *box.slices)
+        try:
+            values = np.asarray(array[where])
+        except unreadable() as error:
+            raise ReadError(f"{self.url}: box {box} of level {level} cannot be read ({first_line(error)})") from error
+        return values if array.ndim == 4 else values[np.newaxis]
+
+    def shape(self, level: int = 0) -> Zyx:
+        """Extent z y x of a level."""
+        z, y, x = self._levels[level].shape[-3:]
+        return z, y, x
+
+    def n_levels(self) -> int:
+        """Number of levels."""
+        return len(self._levels)
+
+    def build_level(self, level: int, box: Box) -> None:
+        """Fill a box of a level by halving the level above."""
+        target, whole = self._levels[level], Box.of(self.shape(level - 1))
+        n_channels = target.shape[0] if target.ndim == 4 else 1
+        out = np.empty((n_channels, *box.shape), target.dtype)
+        for cell in box.cells(target.chunks[-3:]):  # chunk by chunk: little memory, and each fine chunk decoded once
+            part = cell & box
+            start, stop = (tuple(2 * n for n in corner) for corner in (part.start, part.stop))
+            fine = self.read(Box(start, stop) & whole, level - 1)  # type: ignore[arg-type]
+            out[(slice(None), *part.shift(box.start, -1).slices)] = halve(fine, self._pyramid)
+        self._put(target, box, out)
+
+    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
+        """Merge attributes of the group."""
+        import zarr
+
+        group = zarr.open_group(self._store, mode="r+", zarr_format=3)
+        group.attrs.update(dict(attributes))
+
+    def remove(self) -> None:
+        """Delete what voxweft wrote at the URL, and the records; anything else is refused."""
+        if not self.exists():
+            self.records.clear()
+            return
+        group = self._group()
+        ours = self.records.get("plan.json") is not None or (group is not None and "voxweft" in group.attrs)
+        if not ours and (group is None or group.attrs.get("ome", {}).get("_creator") != CREATOR):
+            raise RequestError(f"{self.url} was not written by voxweft and is not deleted; remove it yourself")
+        remove(self.url)
+        self.records.clear()
+        self._levels = []
+
+    def _group(self) -> Any:
+        import zarr
+
+        try:
+            return zarr.open_group(self._store, mode="r", zarr_format=3)
+        except (FileNotFoundError, ValueError, OSError):
+            return None
+
+    def _put(self, target: Any, box: Box, array: NDArray[Any]) -> None:
+        """Write shard by shard: what is being compressed is then one shard, not the whole box."""
+        try:
+            for cell in box.cells((target.shards or target.chunks)[-3:]):
+                shard = cell & box
+                values = array[(slice(None), *shard.shift(box.start, -1).slices)]
+                for channel, plane in enumerate(values):
+                    where = shard.slices if target.ndim == 3 else (channel, *shard.slices)
+                    try:
+                        target[where] = plane
+                    except (ValueError, RuntimeError):  # zarr looks into the old shard first, and that one is damaged
+                        _erase(target, where)
+                        target[where] = plane
+        except OSError as error:
+            raise write_error(self.url, error) from error
+        except remote_errors() as error:
+            raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
+
+
+CREATOR = {"name": "voxweft"}
+
+
+def level_shapes(shape: Zyx, pyramid: str, smallest: int = 256) -> list[Zyx]:
+    """Extents of the levels: halved, rounded up, until no side is longer than ``smallest``.
+
+    >>> level_shapes((512, 300, 20), "mean")
+    [(512, 300, 20), (256, 150, 10)]
+    """
+    shapes = [shape]
+    while pyramid != "none" and max(shapes[-1]) > smallest:
+        z, y, x = (math.ceil(n / 2) for n in shapes[-1])
+        shapes.append((z, y, x))
+    return shapes
+
+
+def halve(fine: NDArray[Any], how: str) -> NDArray[Any]:
+    """Half the resolution of [C, Z, Y, X], extents rounded up.
+
+    "mean" averages blocks of 2 x 2 x 2 (at odd ends what there is of them; integers round half up); "nearest" takes
+    the first voxel of each block.
+    """
+    if how == "nearest":
+        return fine[:, ::2, ::2, ::2]
+    pad = [(0, 0), *((0, n % 2) for n in fine.shape[1:])]
+    if any(after for _, after in pad):
+        fine = np.pad(fine, pad, mode="edge")
+    integer = fine.dtype.kind in "ui"
+    wide = np.dtype("uint16") if fine.dtype == np.uint8 else np.dtype("int64") if integer else np.dtype("float32")
+    total = np.add(fine[:, ::2], fine[:, 1::2], dtype=wide)
+    total = total[:, :, ::2] + total[:, :, 1::2]
+    total = total[..., ::2] + total[..., 1::2]
+    if integer:
+        total += 4
+        total >>= 3
+    else:
+        total /= 8
+    return np.asarray(total.astype(fine.dtype))
+
+
+def _create_group(store: Any, attributes: dict[str, Any]) -> None:
+    """Make a group where there is none; one worker of several is the first, and what it writes stays."""
+    from zarr.core.buffer import default_buffer_prototype
+    from zarr.core.group import GroupMetadata
+    from zarr.core.sync import sync
+
+    metadata = GroupMetadata(attributes=attributes, zarr_format=3)
+    for key, data in metadata.to_buffer_dict(default_buffer_prototype()).items():
+        sync(store.set_if_not_exists(key, data))
+
+
+def _array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:
+    """The array of a level; another worker may make it at the same time."""
+    from zarr.errors import ContainsArrayError
+
+    try:
+        return group[name] if name in group else _new_array(group, name, spec, shape)
+    except ContainsArrayError:
+        return group[name]
+
+
+def _new_array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:
+    chunk = tuple(min(c, _ceil(n, 16)) for c, n in zip(spec.chunk_zyx, shape, strict=True))
+    shard = tuple(
+        min(s // c, math.ceil(n / k)) * k
+        for s, c, k, n in zip(spec.shard_zyx, spec.chunk_zyx, chunk, shape, strict=True)
+    )
+    many = spec.n_channels > 1
+    return group.create_array(
+        name,
+        shape=(spec.n_channels, *shape) if many else shape,
+        chunks=(1, *chunk) if many else chunk,
+        shards=None if shard == chunk else ((1, *shard) if many else shard),
+        dtype=spec.dtype,
+        compressors=_codec(spec),
+        fill_value=0,
+        dimension_names=["c", "z", "y", "x"] if many else ["z", "y", "x"],
+        config={"write_empty_chunks": False},
+    )
+
+
+def _erase(array: Any, where: tuple[Any, ...]) -> None:
+    """Delete the shard that begins at a place."""
+    from zarr.core.sync import sync
+
+    size = array.shards or array.chunks
+    index = tuple((w.start if isinstance(w, slice) else w) // s for w, s in zip(where, size, strict=True))
+    sync((array.store_path / array.metadata.encode_chunk_key(index)).delete())
+
+
+def _codec(spec: OutputSpec) -> Any:
+    from zarr.codecs import BloscCodec, GzipCodec, ZstdCodec
+
+    match spec.compressor:
+        case "none":
+            return None
+        case "zlib":
+            return [GzipCodec(level=spec.compression_level)]
+        case "lz4":
+            return [BloscCodec(cname="lz4", clevel=min(9, spec.compression_level))]
+        case _:
+            return [ZstdCodec(level=spec.compression_level)]
+
+
+def _ceil(n: int, unit: int) -> int:
+    return -(-n // unit) * unit
+
+
+def _metadata(spec: OutputSpec, n_levels: int) -> dict[str, Any]:
+    """OME-Zarr 0.5 metadata: voxel sizes double from level to level, origins move by half a voxel."""
+    many = [1.0] if spec.n_channels > 1 else []
+    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if many else []
+    unit = {"unit": spec.geometry.unit} if spec.geometry.unit else {}
+    axes += [{"name": n, "type": "space", **unit} for n in "zyx"]
+    datasets = []
+    for i in range(n_levels):
+        sides = list(zip(spec.shape_zyx, spec.geometry.origin_zyx, spec.geometry.voxel_size_zyx, strict=True))
+        factor = [2**i if n > 1 else 1 for n, _, _ in sides]  # a single plane stays one
+        scale = [s * k for k, (_, _, s) in zip(factor, sides, strict=True)]
+        shift = [o + s * (k - 1) / 2 for k, (_, o, s) in zip(factor, sides, strict=True)]
+        steps = [
+            {"type": "scale", "scale": [*many, *scale]},
+            {"type": "translation", "translation": [*(0.0 for _ in many), *shift]},
+        ]
+        datasets.append({"path": str(i), "coordinateTransformations": steps})
+    image = {"name": "voxweft", "axes": axes, "datasets": datasets, "type": spec.pyramid}
+    return {"version": "0.5", "_creator": CREATOR, "multiscales": [image]}

@@ -1,0 +1,213 @@
+"""From an URL to a zarr store and to records, and the errors of both in words."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from voxweft.errors import WriteError
+from voxweft.remote import is_remote, object_store, remote_errors
+
+if TYPE_CHECKING:
+    from zarr.abc.store import Store
+
+    from voxweft.image.protocols import Records
+
+
+def local_path(url: str) -> Path:
+    """The path of a local URL, ``file://`` or plain."""
+    return Path(url.removeprefix("file://")).expanduser()
+
+
+def absolute(url: str) -> str:
+    """A local path from the root; an URL as it is."""
+    return url if is_remote(url) else str(local_path(url).resolve())
+
+
+def zarr_store(url: str, *, read_only: bool) -> Store:
+    """A zarr store for the folder at an URL."""
+    if not is_remote(url):
+        from zarr.storage import LocalStore
+
+        return LocalStore(local_path(url), read_only=read_only)
+    from zarr.storage import ObjectStore
+
+    return ObjectStore(object_store(url), read_only=read_only)
+
+
+def unreadable() -> tuple[type[Exception], ...]:
+    """What codecs and stores raise on damaged or missing data."""
+    return (OSError, RuntimeError, ValueError, TypeError, KeyError, *remote_errors())
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an error's text."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+class LocalRecords:
+    """Records as files of a folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def get(self, key: str) -> bytes | None:
+        """The record, or None."""
+        try:
+            return (self._folder / key).read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """Write to a temporary name and rename."""
+        self._place(key, data, lambda temporary, target: temporary.replace(target))
+
+    def create(self, key: str, data: bytes) -> bool:
+        """Write to a temporary name and link: only one can be first, and nobody sees half a record."""
+        try:
+            self._place(key, data, lambda temporary, target: target.hardlink_to(temporary))
+        except FileExistsError:
+            return False
+        return True
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys with the prefix, sorted."""
+        folder = self._folder / prefix.rpartition("/")[0]
+        found = (
+            p.relative_to(self._folder).as_posix() for p in folder.rglob("*") if p.is_file() and p.suffix != ".tmp"
+        )
+        return sorted(k for k in found if k.startswith(prefix))
+
+    def remove(self, key: str) -> None:
+        """Remove a record."""
+        (self._folder / key).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder."""
+        import shutil
+
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _place(self, key: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
+        target = self._folder / key
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            temporary = target.with_name(f"{uuid.uuid4().hex}.tmp")
+            try:
+                temporary.write_bytes(data)
+                move(temporary, target)
+            finally:
+                temporary.unlink(missing_ok=True)
+        except FileExistsError:
+            raise
+        except OSError as error:
+            raise write_error(str(target), error) from error
+
+
+class ObjectRecords:
+    """Records as objects below a prefix of an object store."""
+
+    def __init__(self, url: str) -> None:
+        self._store = object_store(url)
+        self._url = url
+
+    def get(self, key: str) -> bytes | None:
+        """The record, or None."""
+        try:
+            return bytes(self._store.get(key).bytes())
+        except FileNotFoundError:
+            return None
+
+    def put(self, key: str, data: bytes) -> None:
+        """A single PUT."""
+        from obstore.exceptions import BaseError
+
+        try:
+            self._store.put(key, data)
+        except BaseError as error:
+            raise WriteError(f"{self._url}/{key} cannot be written: {first_line(error)}") from error
+
+    def create(self, key: str, data: bytes) -> bool:
+        """A conditional PUT; after a broken connection the object itself tells who was first."""
+        from obstore.exceptions import AlreadyExistsError, BaseError
+
+        for attempt in range(4):
+            try:
+                self._store.put(key, data, mode="create")
+            except AlreadyExistsError:
+                return attempt > 0 and self.get(key) == data
+            except BaseError as error:
+                if attempt == 3:
+                    raise WriteError(f"{self._url}/{key} cannot be written: {first_line(error)}") from error
+            else:
+                return True
+        return False
+
+    def keys(self, prefix: str = "") -> list[str]:
+        """Keys with the prefix, sorted."""
+        folder, _, _ = prefix.rpartition("/")
+        found = [item["path"] for page in self._store.list(folder or None) for item in page]
+        return sorted(k for k in found if k.startswith(prefix))
+
+    def remove(self, key: str) -> None:
+        """Remove an object."""
+        self._store.delete(key)
+
+    def clear(self) -> None:
+        """Remove all."""
+        if found := self.keys():
+            self._store.delete(found)
+
+
+def records_at(url: str) -> Records:
+    """The records in a folder, local or s3://."""
+    return ObjectRecords(url) if is_remote(url) else LocalRecords(local_path(url))
+
+
+def children(url: str) -> list[str]:
+    """Names of what lies directly in a folder."""
+    if is_remote(url):
+        found = object_store(url).list_with_delimiter()
+        return [
+            p.rstrip("/").rpartition("/")[2]
+            for p in (*found["common_prefixes"], *(o["path"] for o in found["objects"]))
+        ]
+    folder = local_path(url)
+    return sorted(p.name for p in folder.iterdir()) if folder.is_dir() else []
+
+
+def exists(url: str) -> bool:
+    """Whether anything lies at an URL."""
+    return bool(children(url)) or (not is_remote(url) and local_path(url).exists())
+
+
+def remove(url: str) -> None:
+    """Delete a folder with all that is in it."""
+    if is_remote(url):
+        store = object_store(url)
+        for page in store.list():
+            store.delete([item["path"] for item in page])
+    else:
+        import shutil
+
+        shutil.rmtree(local_path(url), ignore_errors=True)
+
+
+def remove_if_empty(url: str) -> None:
+    """Delete a local folder with nothing in it; on s3:// there are none."""
+    if not is_remote(url) and local_path(url).is_dir() and not children(url):
+        local_path(url).rmdir()
+
+
+def write_error(what: str, error: OSError) -> WriteError:
+    """A full disk or a missing right in words."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WriteError(
+            f"no space is left on the device for {what}. Free some and run the same command again: "
+            "finished slabs are kept."
+        )
+    return WriteError(f"{what} cannot be written: {error.strerror or error}")

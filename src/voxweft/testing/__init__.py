@@ -1,0 +1,19 @@
+"""For tests of voxweft and of plug-ins: contract suites and phantoms."""
+
+from __future__ import annotations
+
+from voxweft.testing.contracts import LauncherContract, ModelContract, RecordsContract, SinkContract, VolumeContract
+from voxweft.testing.phantom import Phantom, make_phantom
+from voxweft.testing.surface import InkPhantom, make_ink_phantom
+
+__all__ = [
+    "InkPhantom",
+    "LauncherContract",
+    "ModelContract",
+    "Phantom",
+    "RecordsContract",
+    "SinkContract",
+    "VolumeContract",
+    "make_ink_phantom",
+    "make_phantom",
+]

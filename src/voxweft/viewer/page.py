@@ -1,0 +1,298 @@
+"""report.html: one self-contained file about one output."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.apps.execute import plan_of
+from voxweft.apps.prepare import open_input
+from voxweft.engine.plan import Plan
+from voxweft.engine.report import REDONE_SHOWN
+from voxweft.errors import IncompleteError, RequestError, VoxweftError
+from voxweft.geometry.box import Box
+from voxweft.image.protocols import Sink
+from voxweft.stores import open_sink
+from voxweft.stores.url import records_at
+from voxweft.viewer import pictures
+from voxweft.viewer.seams import SeamCheck, check_seams
+
+WINDOW, WHOLE = 256, 1600
+HISTOGRAM_VOXELS = 1 << 26
+DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
+
+
+def save_report(output: Any, to: str = "") -> str:
+    """Write report.html of a complete output and return where it lies.
+
+    Parameters
+    ----------
+    output
+        URL of what a run wrote, or its sink.
+    to
+        A file to write, a path or s3://; default: ``report.html`` among the records beside the output.
+
+    Raises
+    ------
+    RequestError
+        If voxweft did not write the output.
+    IncompleteError
+        If slabs are missing.
+    """
+    sink = open_sink(output)
+    plan, ledger = plan_of(sink)
+    done = len(ledger.slabs())
+    if done < plan.columns.n_units:
+        raise IncompleteError(
+            f"{sink.url}: {plan.columns.n_units - done} of {plan.columns.n_units} slabs are missing. "
+            "Run the same command again to complete it."
+        )
+    if plan.finish.output == "merged":
+        raise RequestError(f"{sink.url} holds merged logits; finalize them first, report.html shows finished outputs")
+    sink = open_sink(output, layout=plan.spec.layout)
+    sink.open()
+    page = render(sink, plan, ledger.report()).encode()
+    if not to:
+        sink.records.put("report.html", page)
+        return f"{sink.url}.voxweft/report.html"
+    folder, _, name = to.rpartition("/")
+    records_at(folder or ".").put(name, page)
+    return to
+
+
+def render(sink: Sink, plan: Plan, report: Mapping[str, Any]) -> str:
+    """The page as text."""
+    seen = _look(sink, plan)
+    parts = [
+        f"<h1>{escape(sink.url)}</h1>",
+        _facts(_headline(plan, report)),
+        *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
+        *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
+        "<h2>Pictures</h2>",
+        *(_surface(sink, seen, plan) if plan.spec.layout == "plane" else _pictures(seen, plan)),
+        f"<h2>{'Label sizes' if plan.finish.output == 'labels' else 'Histogram'}</h2>",
+        _histogram(sink, plan),
+        "<h2>Seam check</h2>",
+        _seams(seen.seams, ("rows", "", "columns") if plan.spec.layout == "plane" else ("z", "y", "x")),
+        "<h2>Where the time went</h2>",
+        _times(report),
+        "<h2>Plan</h2>",
+        _facts(_plan_facts(plan)),
+        "<h2>Model</h2>",
+        _facts(_model_facts(plan)),
+        "<h2>Provenance</h2>",
+        _facts({"command": report.get("command", ""), **report.get("environment", {})}),
+        f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>"
+        f"{escape(plan.to_json().decode())}</pre></details>",
+    ]
+    return (
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>voxweft report</title><style>{CSS}</style>"
+        + "".join(parts)
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A window of the result [C, Z, Y, X] and of the image [Z, Y, X] (None where it cannot be read any more)."""
+
+    window: Box
+    values: NDArray[Any]
+    image: NDArray[Any] | None
+    seams: SeamCheck
+    missing: str
+
+
+def _look(sink: Sink, plan: Plan) -> _Seen:
+    window = _middle(plan.region)
+    values, image, missing = sink.read(window), None, ""
+    try:
+        voxels = open_input(plan).read(window)
+        image = voxels.mean(axis=0) if plan.spec.layout == "plane" else voxels[0]
+    except VoxweftError as error:
+        missing = str(error).splitlines()[0]
+    seams = check_seams(pictures.foreground(values, plan.finish), window, plan.grid)
+    return _Seen(window, values, image, seams, missing)
+
+
+def _surface(sink: Sink, seen: _Seen, plan: Plan) -> Iterator[str]:
+    """The whole surface, and its middle at full resolution."""
+    level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
+    whole = sink.read(Box.of(sink.shape(level)), level)[:, :, 0]
+    yield _figure(pictures.coloured(whole, plan.finish), f"prediction, whole surface, resolution level {level}")
+    yield from _not_shown(seen)
+    yield "<div class=grid>"
+    values, place = seen.values[:, :, 0], f"rows {seen.window.slices[0].start} on, full resolution"
+    if seen.image is not None:
+        yield _figure(pictures.grey(seen.image[:, 0]), f"mean of the layers, {place}")
+    yield _figure(pictures.coloured(values, plan.finish), f"prediction, {place}")
+    if seen.image is not None:
+        yield _figure(pictures.overlay(seen.image[:, 0], values, plan.finish), f"overlay, {place}")
+    yield "</div>"
+
+
+def _figure(rgb: NDArray[np.uint8], caption: str) -> str:
+    return f'<figure><img src="{pictures.png(rgb)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
+
+
+def _not_shown(seen: _Seen) -> Iterator[str]:
+    if seen.missing:
+        yield f"<p class=note>The image cannot be shown: {escape(seen.missing)}</p>"
+
+
+def _pictures(seen: _Seen, plan: Plan) -> Iterator[str]:
+    yield f"<p>Middle planes of {seen.window}, full resolution.</p>"
+    yield from _not_shown(seen)
+    yield "<div class=grid>"
+    for axis, (name, order) in enumerate(DIRECTIONS):
+        middle = seen.window.shape[axis] // 2
+        result = np.take(seen.values, middle, axis + 1)
+        place = f"{name} = {seen.window.start[axis] + middle} ({order})"
+        shown = {"prediction": pictures.coloured(result, plan.finish)}
+        if seen.image is not None:
+            image = np.take(seen.image, middle, axis)
+            shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, plan.finish)}
+        for what, rgb in shown.items():
+            yield _figure(rgb, f"{what}, {place}")
+    yield "</div>"
+
+
+def _histogram(sink: Sink, plan: Plan) -> str:
+    """Counts over the finest level of at most 2^26 voxels (or its middle)."""
+    level = next((k for k in range(sink.n_levels()) if np.prod(sink.shape(k)) <= HISTOGRAM_VOXELS), sink.n_levels() - 1)
+    box = plan.region if level == 0 else Box.of(sink.shape(level))
+    values = sink.read(box if box.n_voxels <= HISTOGRAM_VOXELS else _middle(box), level)
+    finish = plan.finish
+    index = pictures.classes(values, finish)
+    if index is not None or finish.output == "labels":
+        counts = np.bincount((index if index is not None else values[0]).ravel().astype(np.intp))
+        bars = {_class_name(plan, i): int(n) for i, n in enumerate(counts) if n}
+        return _bars(bars, "voxels") + f"<p class=small>resolution level {level}</p>"
+    counts, _ = np.histogram(pictures.foreground(values, finish), bins=20, range=(0, 1))
+    bars = {f"{i / 20:.2f} to {(i + 1) / 20:.2f}": int(n) for i, n in enumerate(counts)}
+    return _bars(bars, "voxels by probability of the foreground") + f"<p class=small>resolution level {level}</p>"
+
+
+def _middle(box: Box) -> Box:
+    sides = [min(WINDOW, n) for n in box.shape]
+    start = tuple(a + (n - s) // 2 for a, n, s in zip(box.start, box.shape, sides, strict=True))
+    return Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))  # type: ignore[arg-type]
+
+
+def _class_name(plan: Plan, index: int) -> str:
+    names = plan.card.class_names
+    return f"{index} {names[index]}" if index < len(names) else str(index)
+
+
+def _bars(values: Mapping[str, float], unit: str) -> str:
+    top = max(values.values(), default=0) or 1
+    rows = "".join(
+        f"<tr><th>{escape(name)}<td><i style='width:{300 * v / top:.0f}px'></i> {v:,}" for name, v in values.items()
+    )
+    return f"<table class=bars><caption>{unit}</caption>{rows}</table>"
+
+
+def _seams(seams: SeamCheck, names: tuple[str, ...]) -> str:
+    rows = {
+        f"along {name}": "no border here" if r is None else f"{r:.3f}"
+        for name, r in zip(names, seams.ratio_zyx, strict=True)
+        if name
+    }
+    text = "Mean step between voxels across patch borders, divided by that up to four voxels beside them."
+    return f"<p><b>{escape(seams.verdict)}</b></p><p>{text}</p>" + _facts(rows)
+
+
+def _times(report: Mapping[str, Any]) -> str:
+    seconds = report.get("tally", {}).get("seconds", {})
+    return _bars({k: round(v, 2) for k, v in seconds.items()}, "seconds, summed over workers")
+
+
+def _headline(plan: Plan, report: Mapping[str, Any]) -> dict[str, Any]:
+    tally = report.get("tally", {})
+    facts = {
+        "volume": f"{_extent(plan)}, {plan.source.dtype}, {plan.source.url}",
+        "layers": plan.request.get("layers", ""),
+        "result": f"{plan.finish.output}, {plan.finish.mode}, {plan.spec.dtype}",
+        "status": report.get("status", "complete"),
+    }
+    if report:
+        facts |= {
+            "time": f"{report['elapsed_s']:.1f} s in the last call, {report['voxels_per_s'] / 1e6:.2f} Mvoxel/s",
+            "peak memory": f"{report['peak_memory_bytes'] / 1e9:.2f} GB in one process",
+            "patches": f"{tally['n_patches']} computed, {tally['n_skipped']} skipped as empty, in the last call",
+        }
+    return facts
+
+
+def _extent(plan: Plan) -> str:
+    if plan.spec.layout != "plane":
+        return f"{_zyx(plan.source.shape_zyx)} voxels (z, y, x)"
+    rows, _, columns = plan.source.shape_zyx
+    return f"{plan.source.n_channels} layers of {rows} x {columns} pixels (rows, columns)"
+
+
+def _plan_facts(plan: Plan) -> dict[str, Any]:
+    setting = plan.setting
+    trials = plan.measured.get("runtimes", ())
+    measured = "; ".join(
+        f"{t['runtime']} {t['precision']} batch {t['batch_size']}: "
+        + (f"{1000 * t['patch_s']:.0f} ms a patch" if t["patch_s"] else "not measured")
+        + (f" ({t['remark']})" if t["remark"] else "")
+        for t in trials
+    )
+    probe = plan.measured.get("tiling")
+    return {
+        "grid": f"{' x '.join(str(a.count) for a in plan.grid.axes)} patches of {_zyx(plan.grid.patch)}",
+        "window": f"{plan.window}, sigma = patch / {plan.sigma_scale:g}",
+        "test-time augmentation": f"{plan.tta} ({plan.n_views} passes)",
+        "columns": f"{plan.columns.n_columns}, slabs: {plan.columns.n_slabs} of {plan.columns.slab_z} planes",
+        "waste": f"{plan.waste:.3f} (patches computed / patches of the grid)",
+        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
+        "measured": measured,
+        "tiling probe": f"a window shifted by a quarter changes probabilities by {probe['mean']:.3f} on average, "
+        f"{probe['max']:.2f} at most"
+        if probe
+        else "",
+        "output": f"chunks {_zyx(plan.spec.chunk_zyx)} in shards {_zyx(plan.spec.shard_zyx)}, {plan.spec.compressor}",
+    }
+
+
+def _model_facts(plan: Plan) -> dict[str, Any]:
+    card = plan.card
+    schemes = ", ".join(
+        n.scheme + (f" (mean {n.mean:.4g}, std {n.std:.4g})" if n.mean is not None and n.std is not None else "")
+        for n in plan.normalization
+    )
+    return {
+        "path": card.path,
+        "format": card.format,
+        "weights": f"sha256 {card.digest}",
+        "patch": _zyx(card.patch_zyx) if card.patch_zyx else "any",
+        "classes": ", ".join(card.class_names) or card.n_classes,
+        "folds": card.n_folds,
+        "normalisation": schemes,
+    }
+
+
+def _facts(facts: Mapping[str, Any]) -> str:
+    rows = "".join(f"<tr><th>{escape(k)}<td>{escape(str(v))}" for k, v in facts.items() if v not in ("", None))
+    return f"<table>{rows}</table>"
+
+
+def _zyx(size: tuple[int, ...]) -> str:
+    return " x ".join(map(str, size))
+
+
+CSS = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
+h1{font-size:1.3em;word-break:break-all}h2{font-size:1.1em;margin-top:2em;border-bottom:1px solid #ccc}
+table{border-collapse:collapse}th{text-align:left;font-weight:500;padding:.15em 1.5em .15em 0;vertical-align:top;
+white-space:nowrap}td{word-break:break-word}caption,.small,figcaption{text-align:left;color:#666;font-size:.85em}
+.grid{display:grid;grid-template-columns:repeat(3,1fr);gap:10px}figure{margin:0}img{width:100%;image-rendering:pixelated}
+.bars i{display:inline-block;height:.8em;background:#ff7a1a}.warn{background:#fff0e0;padding:.5em}
+.note{background:#f2f2f2;padding:.5em}pre{font-size:12px;overflow:auto}
+"""

@@ -1,0 +1,79 @@
+"""Grey pictures, coloured predictions and overlays as PNG."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from voxweft.ops.activate import Finish
+
+TINT = np.array([255, 122, 26], np.float32)
+
+
+def grey(plane: NDArray[np.generic]) -> NDArray[np.uint8]:
+    """An intensity plane [Y, X] as RGB uint8 [Y, X, 3], from its 1st to its 99th percentile."""
+    values = np.nan_to_num(plane.astype(np.float32))
+    low, high = np.percentile(values, (1, 99))
+    scaled = np.clip((values - low) / max(float(high - low), 1e-9), 0, 1) * 255
+    return np.repeat(scaled.astype(np.uint8)[..., None], 3, axis=2)
+
+
+def foreground(values: NDArray[np.generic], finish: Finish) -> NDArray[np.float32]:
+    """How much of a result [C, ...] is foreground, 0 to 1, float32 [...]."""
+    v = values.astype(np.float32)
+    if finish.output == "logits":
+        if finish.activation == "softmax" and len(v) > 1:
+            p = np.exp(v - v.max(axis=0))
+            return np.asarray(1 - p[0] / p.sum(axis=0))
+        return np.asarray(1 / (1 + np.exp(-np.clip(v[-1], -80, 80))))
+    if finish.output == "labels":
+        return np.asarray((v[0] > 0).astype(np.float32))
+    top = 65535 if values.dtype == np.uint16 else 255
+    if len(v) > 1:
+        return np.asarray(1 - v[0] / top if finish.activation == "softmax" else v.max(axis=0) / top)
+    return np.asarray(v[0] / top)
+
+
+def classes(values: NDArray[np.generic], finish: Finish) -> NDArray[np.intp] | None:
+    """Class indices [...] of a result [C, ...] of several classes; None where there is one foreground."""
+    if finish.mode == "binary":
+        return None
+    if finish.output == "labels":
+        return np.asarray(values[0].astype(np.intp))
+    return np.asarray(values.argmax(axis=0)) if len(values) > 1 else None
+
+
+def coloured(values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
+    """A plane of the result [C, Y, X] as RGB: grey for one foreground, a colour a class for several."""
+    index = classes(values, finish)
+    if index is None:
+        return np.repeat((foreground(values, finish) * 255).astype(np.uint8)[..., None], 3, axis=2)
+    return palette(int(index.max()) + 1)[index].astype(np.uint8)
+
+
+def overlay(image: NDArray[np.generic], values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
+    """The image [Y, X] with the result [C, Y, X] laid over it."""
+    base = grey(image).astype(np.float32)
+    index = classes(values, finish)
+    tint = TINT if index is None else palette(int(index.max()) + 1)[index]
+    alpha = 0.6 * foreground(values, finish)[..., None]
+    return (base * (1 - alpha) + tint * alpha).astype(np.uint8)
+
+
+def palette(count: int) -> NDArray[np.float32]:
+    """Colours [count, 3] that differ between neighbours; class 0 is black."""
+    hue = np.arange(count) * 0.618034 % 1.0
+    colours = 255 * np.clip(np.abs((hue[:, None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0.15, 1)
+    colours[0] = 0
+    return np.asarray(colours, np.float32)
+
+
+def png(rgb: NDArray[np.uint8]) -> str:
+    """An RGB picture as a ``data:`` URL."""
+    buffer = io.BytesIO()
+    Image.fromarray(rgb).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -1,8 +1,0 @@
-"""What a volume is: shape, axes, voxel size, and the protocols that stores follow."""
-
-from __future__ import annotations
-
-from weft.image.info import Geometry, OutputSpec, VolumeInfo
-from weft.image.protocols import PatchLogits, Records, Sink, Volume
-
-__all__ = ["Geometry", "OutputSpec", "PatchLogits", "Records", "Sink", "Volume", "VolumeInfo"]
