@@ -45,7 +45,7 @@ def test_compat_gives_the_very_bits(shared, tmp_path, case):
     assert np.array_equal(array(tmp_path / "merged.zarr"), array(golden / "merged.zarr"))
     for name, threshold in (("final_prob", False), ("final_thr", True)):
         if (golden / f"{name}.zarr").exists():
-            options = ClassOptions(threshold=threshold), FinalizeOptions(compat=COMPAT)
+            options = ClassOptions(hard=threshold), FinalizeOptions(compat=COMPAT)
             finalize(str(golden / "merged.zarr"), str(tmp_path / f"{name}.zarr"), options)
             assert np.array_equal(array(tmp_path / f"{name}.zarr"), array(golden / f"{name}.zarr"))
 
@@ -93,7 +93,7 @@ def test_fused_and_staged_agree_and_parts_change_no_bit(shared, tmp_path, tta, n
     source = str(shared / f"golden/scroll/input/{name}.zarr")
     model = str(shared / "golden/scroll/model_c2_p32")
     network = NetworkOptions(**({"disable_tta": True} if tta == "none" else {"tta_type": tta}), runtime="torch")
-    classes = ClassOptions(threshold=threshold)
+    classes = ClassOptions(hard=threshold)
     fused = tmp_path / "fused.zarr"
     pipeline(source, str(fused), model, (SourceOptions(), network, classes, PipelineOptions(), PartOptions()))
     results = []

@@ -25,6 +25,7 @@ from voxweft.engine.sweep import sweep
 from voxweft.geometry.box import Box
 from voxweft.geometry.columns import Run
 from voxweft.image.protocols import Volume
+from voxweft.model.card import Normalization
 from voxweft.stores import in_memory, n_levels, open_volume
 
 CALIBRATION_S = 6.0
@@ -70,7 +71,12 @@ class Forecast:
 
 
 def forecast(
-    source: Any, model: Any, options: RunOptions | None = None, *, emit: Emit = silent
+    source: Any,
+    model: Any,
+    options: RunOptions | None = None,
+    *,
+    normalization: tuple[Normalization, ...] = (),
+    emit: Emit = silent,
 ) -> tuple[Plan, Forecast]:
     """Plan a run and say what it will cost; nothing is written.
 
@@ -80,7 +86,7 @@ def forecast(
     options = options or RunOptions()
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
-    prepared = prepare(volume, load_model(model), options, mask=mask, emit=emit)
+    prepared = prepare(volume, load_model(model), options, mask=mask, normalization=normalization, emit=emit)
     plan, base_bytes = prepared.plan, peak_memory_bytes()
     start_s = time.time() - psutil.Process().create_time()
     cost = _measure(prepared, volume, options)

@@ -32,6 +32,7 @@ from voxweft.stores import open_volume
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
 SPOT, FEW_VALUES, FLAT, ENOUGH = 24, 16, 0.9, 1000  # what labels look like: flat areas, few values
+MASK_VOXELS = 1 << 24  # of a mask that is read whole for its fingerprint
 USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some
 
 
@@ -112,10 +113,13 @@ def prepare(
     *,
     mask: Volume | None = None,
     records: Records | None = None,
+    normalization: tuple[Normalization, ...] = (),
     n_workers: int = 1,
     emit: Emit = silent,
 ) -> Prepared:
     """Check the request and plan it, or adopt the plan that the output already holds.
+
+    ``normalization``: in place of what model and options say, one scheme per channel or one for all.
 
     Raises
     ------
@@ -124,9 +128,12 @@ def prepare(
     """
     device = devices_of(options.device)[0]
     card = model.card
-    draft = make_plan(volume.info, card, options)
+    asked = normalization or schemes_for(card, options)
+    marked = ""
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
+        marked = mask_fingerprint(mask)
+    draft = replace(make_plan(volume.info, card, options, normalization=asked), mask_fingerprint=marked)
     patch, _ = patch_for(volume.info, card, options)
     _, voxels = central_patch(volume, patch)
     if not options.accept_labels:
@@ -139,7 +146,7 @@ def prepare(
             Prepared(draft, volume, model, mask),
             device,
         )
-    schemes = measure_volume(volume, schemes_for(card, options), emit)
+    schemes = measure_volume(volume, asked, emit)
     sample = as_input(voxels, patch, schemes, device)
     n_patches = draft.n_tiles(draft.region) * draft.n_views
     setting, predictor, trials = choose_setting(model, sample, options, n_patches, device)
@@ -156,6 +163,7 @@ def prepare(
         budget=budget_for(options, device, n_workers),
         measured=measured,
     )
+    plan = replace(plan, mask_fingerprint=marked)
     return Prepared(plan, volume, model, mask, predictor)
 
 
@@ -198,6 +206,19 @@ def fingerprint_of(info: VolumeInfo, voxels: np.ndarray[Any, Any]) -> str:
     """sha256 of shape, dtype, the state of the files where it is known, and the central patch."""
     digest = hashlib.sha256(f"{info.shape_zyx} {info.n_channels} {info.dtype} {info.stamp}".encode())
     digest.update(np.ascontiguousarray(voxels).tobytes())
+    return digest.hexdigest()
+
+
+def mask_fingerprint(mask: Volume) -> str:
+    """sha256 of a mask: of all its voxels up to 2^24, else of its middle and eight spots."""
+    whole = Box.of(mask.info.shape_zyx)
+    if whole.n_voxels <= MASK_VOXELS:
+        boxes: list[Box] = list(blocks(mask.info.shape_zyx, mask.info.chunk_zyx))
+    else:
+        boxes = [central_patch(mask, mask.info.chunk_zyx)[0], *_spots(mask.info)]
+    digest = hashlib.sha256(f"{mask.info.shape_zyx} {mask.info.dtype} {mask.info.stamp}".encode())
+    for box in boxes:
+        digest.update(np.ascontiguousarray(mask.read(box)).tobytes())
     return digest.hexdigest()
 
 

@@ -10,7 +10,7 @@ from voxweft.apps.execute import IN_MEMORY, Execution, check_output, execute, pl
 from voxweft.apps.items import Outcome, for_each
 from voxweft.apps.prepare import devices_of, fingerprint_of, prepare, reopen
 from voxweft.apps.workers import Workers
-from voxweft.backends import load_model
+from voxweft.backends import BUILT_IN, load_model
 from voxweft.engine.calibrate import central_patch
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.options import RunOptions
@@ -119,7 +119,7 @@ def run_many(
             open_sink(output).remove()
     if workers.kind != "serial":  # whose working folder may be another
         items = [(absolute(source), absolute(output)) for source, output in items]
-        model = absolute(model) if local_path(model).exists() else model
+        model = absolute(model) if model not in BUILT_IN and local_path(model).exists() else model
     work = functools.partial(_run_item, model=model, options=options, command=execution.command)
     return for_each(items, work, workers, num_parts=execution.num_parts, emit=emit)
 

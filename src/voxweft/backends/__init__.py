@@ -55,7 +55,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
         model = load_model(fetch(url, token), **arguments)
         model.card = replace(model.card, path=url)
         return model
-    path = BUILT_IN[url] if url in BUILT_IN and not Path(url).exists() else Path(url).expanduser()
+    path = BUILT_IN.get(url) or Path(url).expanduser()  # a folder of that name does not hide a bundled model
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
     backend = _format_of(path, url)
     return _read(backend, path, **(arguments if backend == "ink" else {}))
@@ -64,9 +64,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
 def looks_like_a_model(url: str) -> bool:
     """Whether an URL names a model and not a volume; nothing is read."""
     path = Path(url).expanduser()
-    if url in BUILT_IN and not path.exists():
-        return True
-    if url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
+    if url in BUILT_IN or url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
         return True
     return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())
 

@@ -59,15 +59,14 @@ def predict(
 ) -> None:
     """Stage 1: run the network, write the logits of every patch. Run the same command again to continue."""
     from voxweft.apps import scroll
-    from voxweft.apps.forecast import forecast
-    from voxweft.apps.scroll.pipeline import request
+    from voxweft.apps.scroll.pipeline import estimate as cost_of
     from voxweft.cli.progress import Listener
 
     _require(model_path=model_path)
     with Listener(quiet, log_json) as listen:
         if estimate:
             choices = (sourceoptions, networkoptions, ClassOptions(), PipelineOptions(), PartOptions())
-            told = forecast(*request(input_dir, model_path, choices, listen), emit=listen)
+            told = cost_of(input_dir, model_path, choices, listen)
             show_forecast(*told, on_disk(*told, n_parts=partoptions.num_parts))
             return
         _require(output_dir=output_dir)
@@ -159,8 +158,7 @@ def pipeline(
 ) -> None:
     """All stages in one sweep, without logits on disk. Run the same command again to continue."""
     from voxweft.apps import scroll
-    from voxweft.apps.forecast import forecast
-    from voxweft.apps.scroll.pipeline import request
+    from voxweft.apps.scroll.pipeline import estimate as cost_of
     from voxweft.cli.progress import Listener
 
     check_page(report)
@@ -168,7 +166,7 @@ def pipeline(
     choices = (sourceoptions, networkoptions, classoptions, pipelineoptions, partoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            told = forecast(*request(source, model_path, choices, listen), emit=listen)
+            told = cost_of(source, model_path, choices, listen)
             show_forecast(*told, on_disk(*told) if pipelineoptions.staged else {})
             return
         _require(output=output)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Mapping
@@ -25,7 +26,8 @@ from voxweft.ops.augment import views
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-VERSION = 1
+VERSION = 2
+NOT_COMPARED = ("attributes", "note")  # details of a card that are for display
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +50,8 @@ class Plan:
         Filled in with the numbers of the whole volume where the scheme needs them.
     finish, spec
         What becomes of the blended logits, and the array they are written to.
-    region, mask
-        The box that is wanted; URL of the mask volume, or "".
+    region, mask, mask_fingerprint
+        The box that is wanted; URL of the mask volume, or "", and a digest of its voxels.
     columns
         How the output is cut.
     setting
@@ -79,6 +81,7 @@ class Plan:
     setting: ForwardSetting
     layer_z: int
     skip_empty: bool
+    mask_fingerprint: str = ""
     notes: tuple[str, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
@@ -158,13 +161,41 @@ class Plan:
         ]
         if self.card.digest != other.card.digest:
             lines.append(f"model: stored {self.card.path} ({self.card.digest[:12]}), asked for {other.card.path}")
+        lines += self._differing_settings(other)
         if self.fingerprint != other.fingerprint:
             lines.append(f"input: stored {self.source.url}, asked for {other.source.url}, and their voxels differ")
+        if self.mask_fingerprint != other.mask_fingerprint:
+            lines.append(f"mask: the voxels of {other.mask} are not those of the stored plan")
         if lines:
             raise PlanMismatchError(
                 f"the output holds the work of another plan: {'; '.join(lines)}.",
                 "Give --overwrite to replace it, or another OUTPUT.",
             )
+
+    def _differing_settings(self, other: Plan) -> list[str]:
+        """What else of the model's card, and of the normalisation, is not as it was."""
+        mine, theirs = (json.loads(plan.to_json()) for plan in (self, other))
+        a, b = mine["card"], theirs["card"]
+        a |= {f"details {k}": v for k, v in a["details"].items() if k not in NOT_COMPARED}
+        b |= {f"details {k}": v for k, v in b["details"].items() if k not in NOT_COMPARED}
+        lines = [
+            f"the model's {name}: stored {_short(a.get(name))}, now {_short(b.get(name))}"
+            for name in sorted({*a, *b} - {"path", "digest", "details"})
+            if a.get(name) != b.get(name)
+        ]
+        schemes = [[n["scheme"] for n in plan["normalization"]] for plan in (mine, theirs)]
+        alike = all(
+            v is None or old.get(k) == v
+            for old, new in zip(itertools.cycle(mine["normalization"]), theirs["normalization"], strict=False)
+            for k, v in new.items()
+        )
+        if not alike and not any("normalization" in line for line in lines):
+            lines.append(f"normalization: stored {_short(schemes[0])}, now {_short(schemes[1])}")
+        return lines
+
+
+def _short(value: Any) -> str:
+    return json.dumps(value)[:160]
 
 
 @functools.cache

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from voxweft.errors import WriteError
 from voxweft.remote import is_remote, object_store, remote_errors
+from voxweft.stores.durable import sync, sync_folders
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -29,9 +30,9 @@ def absolute(url: str) -> str:
 def zarr_store(url: str, *, read_only: bool) -> Store:
     """A zarr store for the folder at an URL."""
     if not is_remote(url):
-        from zarr.storage import LocalStore
+        from voxweft.stores.durable import local_store
 
-        return LocalStore(local_path(url), read_only=read_only)
+        return local_store(local_path(url), read_only)
     from zarr.storage import ObjectStore
 
     return ObjectStore(object_store(url), read_only=read_only)
@@ -97,7 +98,9 @@ class LocalRecords:
             temporary = target.with_name(f"{uuid.uuid4().hex}.tmp")
             try:
                 temporary.write_bytes(data)
+                sync(temporary)
                 move(temporary, target)
+                sync_folders(target, self._folder.parent)
             finally:
                 temporary.unlink(missing_ok=True)
         except FileExistsError:

@@ -124,11 +124,13 @@ def infer(
         command=command,
     )
     check_output(sink, execution)
-    volume, model, engine = request(options, where)
+    volume, model, (engine, schemes) = request(options, where)
     volume = _in_pieces(volume, layers, part, where, emit)
     records = None if part.overwrite else sink.records
     workers = Workers.of(execution, devices_of(how.device))
-    prepared = prepare_sweep(volume, model, engine, records=records, n_workers=workers.n_sharing, emit=emit)
+    prepared = prepare_sweep(
+        volume, model, engine, records=records, normalization=schemes, n_workers=workers.n_sharing, emit=emit
+    )
     report = execute(prepared, sink, workers, execution, emit)
     return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
 
@@ -142,16 +144,18 @@ def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
         Also where the layers have to be prepared first.
     """
     require(options[1], options[0])
-    volume, model, engine = request(options, PictureOptions())
+    volume, model, (engine, schemes) = request(options, PictureOptions())
     if not volume.piecewise:
         raise RequestError(
             f"{volume.info.url} cannot be read in pieces; run voxweft ink prepare, then --estimate on that"
         )
-    return forecast(volume, model, engine, emit=emit)
+    return forecast(volume, model, engine, normalization=schemes, emit=emit)
 
 
-def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Model, SweepOptions]:
-    """Volume, model and engine options of a sweep."""
+def request(
+    options: Options, where: PictureOptions
+) -> tuple[SurfaceVolume, Model, tuple[SweepOptions, tuple[Normalization, ...]]]:
+    """Volume, model, and of a sweep the engine's options and the normalisation."""
     layers, which, how = options
     volume = _open(source_of(layers), layers)
     model = load_model(
@@ -167,7 +171,6 @@ def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Mod
         raise ModelError(f"{card.path} is a {card.format} model, no network for ink; voxweft run takes it")
     divisor = float(how.divisor or card.details["divisor"])
     scheme = Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor)
-    model.card = replace(card, normalization=(scheme,))
     tile, (height, _, width) = card.patch_zyx[0], volume.info.shape_zyx
     if how.stride > tile:
         raise RequestError(f"--stride {how.stride} leaves gaps between tiles of {tile}; use at most that")
@@ -192,7 +195,7 @@ def request(options: Options, where: PictureOptions) -> tuple[SurfaceVolume, Mod
         divisor=divisor,
         layers=f"{layers.start_layer}:{layers.end_layer}{' reversed' if layers.reverse else ''}",
     )
-    return volume, model, engine
+    return volume, model, (engine, (scheme,))
 
 
 def _open(source: str, layers: LayerOptions) -> SurfaceVolume:

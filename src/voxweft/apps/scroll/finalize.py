@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from voxweft.apps.execute import COMPLETE, check_output, execute, report_of, verify
-from voxweft.apps.prepare import Prepared
+from voxweft.apps.prepare import Prepared, mask_fingerprint
 from voxweft.apps.scroll.blend import execution_of, geometry_in, stage_plan
 from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions
 from voxweft.apps.stored import CHUNKS, open_stored
@@ -28,7 +28,7 @@ from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.url import exists, records_at, remove
 from voxweft.stores.zarr import attributes_of
 
-DEFAULT = ClassOptions().threshold_value
+DEFAULT = ClassOptions().threshold
 
 
 def finalize(
@@ -60,7 +60,7 @@ def finalize(
         If the logits are missing or unfinished, or do not fit the mode; nothing was written.
     """
     (classes, how), part = options or (ClassOptions(), FinalizeOptions()), part or PartOptions()
-    if how.compat and classes.threshold_value != DEFAULT:
+    if how.compat and classes.threshold != DEFAULT:
         raise RequestError(f"--compat {how.compat} knows no --threshold-value")
     layout = "vesuvius" if how.compat else "ome-zarr"
     sink = open_sink(output_path, layout=layout)
@@ -79,6 +79,8 @@ def finalize(
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
     plan = finalize_plan(volume.info, said, (classes, how), workers.n_sharing)
+    if mask is not None:
+        plan = replace(plan, mask_fingerprint=mask_fingerprint(mask))
     prepared = Prepared(plan, None, None, mask, stored=open_stored(plan))
     report = execute(prepared, sink, workers, execution, emit)
     if how.delete_intermediates and report.status == COMPLETE:
@@ -120,7 +122,7 @@ def finalize_plan(
         fit="abut",
         mode=classes.mode,
         output=classes.output,
-        threshold=classes.threshold_value,
+        threshold=classes.threshold,
         mask=how.mask,
         chunk=how.chunk_size or ",".join(map(str, source.chunk_zyx)),
         pyramid=how.pyramid and not how.compat,
@@ -153,7 +155,7 @@ def finalize_plan(
 
 
 def _attributes(said: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
-    return {**said, "processing_mode": classes.mode, "threshold_applied": classes.threshold}
+    return {**said, "processing_mode": classes.mode, "threshold_applied": classes.hard}
 
 
 def _fingerprint(info: VolumeInfo) -> str:

@@ -147,23 +147,25 @@ class ClassOptions:
     """What becomes of the logits."""
 
     mode: str = option("binary", "binary (one channel) or multiclass (a channel a class, and the class ids).")
-    threshold: bool = option(False, "Write classes only: a 0/255 mask, or class ids.")
-    threshold_value: float = option(0.5, "Probability above which a voxel is foreground, with --threshold.")
+    hard: bool = option(False, "Write classes only: a 0/255 mask, or class ids.", names=("--threshold",))
+    threshold: float = option(
+        0.5, "Probability above which a voxel is foreground, with --threshold.", names=("--threshold-value",)
+    )
 
     def __post_init__(self) -> None:
         problems = []
         if self.mode not in MODES:
             problems.append(f"--mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
-        if not 0 < self.threshold_value < 1:
-            problems.append(f"--threshold-value {self.threshold_value} is no probability; use a number between 0 and 1")
+        if not 0 < self.threshold < 1:
+            problems.append(f"--threshold-value {self.threshold} is no probability; use a number between 0 and 1")
         check(problems)
 
     @property
     def output(self) -> str:
         """The engine's word for it."""
         if self.mode == "multiclass":
-            return "labels" if self.threshold else "probability_and_label"
-        return "mask" if self.threshold else "probability"
+            return "labels" if self.hard else "probability_and_label"
+        return "mask" if self.hard else "probability"
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +233,7 @@ class StageOptions(RunOptions):
     fits: ClassVar[tuple[str, ...]] = (*FITS, "abut")
     num_parts: int = 1
     compat: str = ""
+    listed_volume: str = ""
 
 
 def compat_problems(value: str) -> list[str]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from voxweft.apps.execute import COMPLETE, Execution, check_output, execute
+from voxweft.apps.forecast import Forecast, forecast
 from voxweft.apps.prepare import devices_of, n_gpus, prepare
 from voxweft.apps.scroll.blend import blend
 from voxweft.apps.scroll.finalize import finalize
@@ -20,12 +21,13 @@ from voxweft.apps.scroll.options import (
     SourceOptions,
 )
 from voxweft.apps.scroll.predict import predict, remove_parts, stage_options
-from voxweft.apps.scroll.source import open_source, with_scope
+from voxweft.apps.scroll.source import open_source, scope_of
 from voxweft.apps.workers import Workers
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
 from voxweft.errors import RequestError, RunError
 from voxweft.image.protocols import Volume
@@ -80,7 +82,16 @@ def pipeline(
     mask = open_volume(engine.mask) if engine.mask else None
     workers = Workers.of(execution, devices_of(engine.device))
     records = None if part.overwrite else sink.records
-    prepared = prepare(volume, found, engine, mask=mask, records=records, n_workers=workers.n_sharing, emit=emit)
+    prepared = prepare(
+        volume,
+        found,
+        engine,
+        mask=mask,
+        records=records,
+        normalization=scope_of(found.card, network.normalization, emit),
+        n_workers=workers.n_sharing,
+        emit=emit,
+    )
     return execute(prepared, sink, workers, execution, emit)
 
 
@@ -92,12 +103,18 @@ def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> t
         network,
         mode=classes.mode,
         output=classes.output,
-        threshold=classes.threshold_value,
+        threshold=classes.threshold,
         chunk=how.chunk_size,
         pyramid=how.pyramid,
     )
-    found = with_scope(load_model(model, token=network.hf_token), network.normalization, emit)
-    return open_source(source, where), found, engine
+    return open_source(source, where), load_model(model, token=network.hf_token), engine
+
+
+def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
+    """What the fused pipeline will cost; nothing is written."""
+    volume, found, engine = request(source, model, options, emit)
+    schemes = scope_of(found.card, options[1].normalization, emit)
+    return forecast(volume, found, engine, normalization=schemes, emit=emit)
 
 
 def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:

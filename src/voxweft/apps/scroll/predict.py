@@ -20,7 +20,7 @@ from voxweft.apps.scroll.options import (
     overlap_of,
     tta_of,
 )
-from voxweft.apps.scroll.source import open_source, with_scope
+from voxweft.apps.scroll.source import find_volume, open_source, scope_of
 from voxweft.apps.stored import records_of
 from voxweft.backends import load_model
 from voxweft.engine.attempts import Attempt, attempt
@@ -87,9 +87,11 @@ def predict(
     _check_folder(output_dir, records, part)
     volume = open_source(source, where)
     mask = open_volume(network.mask) if network.mask else None
-    found = with_scope(load_model(model, token=network.hf_token), network.normalization, emit)
+    found = load_model(model, token=network.hf_token)
+    schemes = scope_of(found.card, network.normalization, emit)
     require_apart(volume.info.url, output_dir)
-    prepared = prepare(volume, found, engine, mask=mask, records=None if part.overwrite else records, emit=emit)
+    stored = None if part.overwrite else records
+    prepared = prepare(volume, found, engine, mask=mask, records=stored, normalization=schemes, emit=emit)
     if part.overwrite:
         remove_parts(output_dir)
     device, ledger = devices_of(network.device)[0], Ledger(records)
@@ -131,6 +133,7 @@ def stage_options(where: SourceOptions, network: NetworkOptions, **more: Any) ->
         precision=network.precision,
         device=network.device,
         memory=network.memory,
+        listed_volume=find_volume(where) if where.input_format == "volume" else "",
         **more,
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from voxweft.apps.scroll.options import SourceOptions
@@ -12,7 +11,6 @@ from voxweft.engine.options import parse_bytes
 from voxweft.errors import ModelError, RequestError
 from voxweft.image.protocols import Volume
 from voxweft.model.card import ModelCard, Normalization
-from voxweft.model.protocols import Model
 from voxweft.stores import open_volume
 
 
@@ -26,7 +24,7 @@ def open_source(url: Any, options: SourceOptions) -> Volume:
     """
     if options.input_format == "volume":
         url = find_volume(options)
-    elif not url:
+    elif url is None or (isinstance(url, str) and not url):
         raise RequestError("the input is missing: give --input-dir, or --input-format volume with --scroll-id")
     size = parse_bytes(options.cache_size) or 0
     return open_volume(url, level=options.level, cache=(options.cache_dir, size) if options.cache_dir else None)
@@ -67,8 +65,8 @@ def _same(stored: Any, asked: str) -> bool:
         return str(stored) == asked
 
 
-def with_scope(model: Model, asked: str, emit: Emit) -> Model:
-    """The model with the normalisation of this pipeline: what its plans say, or what was asked for; by patch.
+def scope_of(card: ModelCard, asked: str, emit: Emit) -> tuple[Normalization, ...]:
+    """The normalisation of this pipeline: what its plans say, or what was asked for; by patch.
 
     nnU-Net's z-score is over the case; here it is over each patch, as in the pipeline that trained these networks.
 
@@ -77,7 +75,6 @@ def with_scope(model: Model, asked: str, emit: Emit) -> Model:
     ModelError
         If the scheme needs numbers that the model does not give.
     """
-    card = model.card
     own = tuple(
         Normalization("instance_zscore") if n.scheme == "global_zscore" and n.mean is None else n
         for n in card.normalization
@@ -86,8 +83,7 @@ def with_scope(model: Model, asked: str, emit: Emit) -> Model:
     if asked != "auto" and any(a.scheme != b.scheme for a, b in zip(own * card.n_inputs, wanted, strict=False)):
         text = f"--normalization {asked} differs from the model's training, {', '.join(n.scheme for n in own)}"
         emit(Event("warning", f"{text}; the prediction may be much worse"))
-    model.card = replace(card, normalization=wanted)
-    return model
+    return wanted
 
 
 def _scheme(card: ModelCard, name: str, channel: int) -> Normalization:
