@@ -21,7 +21,7 @@ import numpy as np
 import tifffile
 import zarr
 
-BIN, S, W = sys.argv[1], Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve()
+BIN, S, W = str(Path(sys.argv[1]).absolute()), Path(sys.argv[2]).resolve(), Path(sys.argv[3]).resolve()
 shutil.rmtree(W, ignore_errors=True)
 W.mkdir(parents=True)
 rng = np.random.default_rng(5)
