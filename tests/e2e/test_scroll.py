@@ -501,7 +501,7 @@ def test_a_staged_run_that_is_complete_is_not_run_again(voxweft, volume, tmp_pat
     voxweft(*command, "--log-json", "log.jsonl")
     assert '"layer"' not in (tmp_path / "log.jsonl").read_text()
     assert digest(tmp_path / "o.zarr") == before
-    assert "threshold: stored False, asked for True" in voxweft(*command, "--threshold", code=2).stderr
+    assert "hard: stored False, asked for True" in voxweft(*command, "--threshold", code=2).stderr
 
 
 def test_overwrite_deletes_parts_only_for_a_sound_request(voxweft, merged, shared):
