@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-TEXT = "voxweft weaves overlapping patches into one seamless result so that what was written can be read again"
+TEXT = "weft weaves overlapping patches into one seamless result so that what was written can be read again"
 LETTER = 58  # height of the letters, pixels
 SHEET = 2.2  # half thickness of the sheet, layers
 CONTRAST, GRAIN, CRACKLE = 42.0, 12.0, 14.0  # grey levels
