@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,10 +12,11 @@ if TYPE_CHECKING:
     from zarr.abc.store import Store
 
 
+NOT_OFFERED = (errno.EACCES, errno.EPERM, errno.EINVAL, errno.ENOTSUP)
+
+
 def sync(path: Path) -> None:
     """Force a file, or the names in a folder, to the disk."""
-    if os.name == "nt" and path.is_dir():
-        return  # Windows opens no folders
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -23,9 +25,16 @@ def sync(path: Path) -> None:
 
 
 def sync_folders(path: Path, root: Path) -> None:
-    """Force the name of a file to the disk, and those of the folders above it up to ``root``, which may be new too."""
+    """Force the name of a file to the disk, and those of the folders above it up to ``root``, which may be new too.
+
+    Some file systems sync no folders, and a folder above may be closed to reading: there is nothing more to be done.
+    """
     for folder in path.parents:
-        sync(folder)
+        try:
+            sync(folder)
+        except OSError as error:
+            if error.errno not in NOT_OFFERED:
+                raise
         if folder == root:
             return
 
