@@ -106,7 +106,7 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft, tmp_path, image):
         assert f"part {part} is set aside" in broken.stderr
         assert sum(a["index"] == int(part) and a["outcome"] == "running" for a in attempts) == 3
     assert "parts failed and were set aside; part " in broken.stderr
-    assert len(broken.stderr.splitlines()) <= 5
+    assert len(broken.stderr.splitlines()) <= 3 + len(told["failures"])  # a note, a line a part, two lines in the end
     assert n_slabs(tmp_path / "o.zarr") >= 20  # of 25; those that a patch with the voxel meets are missing
     voxweft("verify", "o.zarr", code=1)
     kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "slabs").glob("*")}
