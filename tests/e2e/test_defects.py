@@ -62,6 +62,8 @@ def test_parts_with_another_card_are_refused(voxweft, tmp_path, volume, key, val
     voxweft(*words, 0)
     (tmp_path / "net.json").write_text(json.dumps(said | {key: value}))
     assert key in voxweft(*words, 1, code=2).stderr
+    assert key in voxweft("run", "--plan", "o.zarr", "again.zarr", code=2).stderr
+    assert not (tmp_path / "again.zarr").exists()
     (tmp_path / "net.json").write_text(json.dumps(said))
     voxweft(*words, 1)
     voxweft(*words, 2)
@@ -75,6 +77,8 @@ def test_parts_with_another_mask_are_refused(voxweft, tmp_path, volume, image):
     voxweft(*words, 0)
     mask[49, 60, 71] = 1
     assert "the voxels of m.zarr are not those" in voxweft(*words, 1, code=2).stderr
+    assert "the mask at" in voxweft("run", "--plan", "o.zarr", "again.zarr", code=2).stderr
+    assert not (tmp_path / "again.zarr").exists()
 
 
 def test_a_folder_does_not_hide_a_bundled_model(voxweft, tmp_path):

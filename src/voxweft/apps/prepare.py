@@ -19,7 +19,7 @@ from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions, parse_bytes
-from voxweft.engine.plan import Plan, make_plan, patch_for, schemes_for
+from voxweft.engine.plan import Plan, differing_fields, make_plan, patch_for, schemes_for
 from voxweft.engine.staged import TileLogits
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
@@ -54,7 +54,7 @@ def reopen(plan: Plan, predictor: Predictor | None = None) -> Prepared:
     Raises
     ------
     RequestError
-        If another model lies at the path.
+        If another model lies at the path, or the same one with another card.
     """
     mask = open_volume(plan.mask) if plan.mask else None
     if plan.source.format in STORED:
@@ -64,6 +64,8 @@ def reopen(plan: Plan, predictor: Predictor | None = None) -> Prepared:
     model = load_model(plan.card.path, **plan.card.details.get("arguments", {}))
     if model.card.digest != plan.card.digest:
         raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
+    if differ := differing_fields(plan.card, model.card):
+        raise RequestError(f"the model at {plan.card.path} is not what it was: {'; '.join(differ)}")
     return Prepared(plan, open_input(plan), model, mask)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from voxweft.apps.execute import IN_MEMORY, Execution, check_output, execute, plan_of
 from voxweft.apps.items import Outcome, for_each
-from voxweft.apps.prepare import devices_of, fingerprint_of, prepare, reopen
+from voxweft.apps.prepare import devices_of, fingerprint_of, mask_fingerprint, prepare, reopen
 from voxweft.apps.workers import Workers
 from voxweft.backends import BUILT_IN, load_model
 from voxweft.engine.calibrate import central_patch
@@ -164,6 +164,8 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
         _, voxels = central_patch(prepared.volume, plan.grid.patch)
         if fingerprint_of(prepared.volume.info, voxels) != plan.fingerprint:
             raise RequestError(f"the input at {plan.source.url} is not the one of the plan: its voxels differ")
+    if prepared.mask and mask_fingerprint(prepared.mask) != plan.mask_fingerprint:
+        raise RequestError(f"the mask at {plan.mask} is not the one of the plan: its voxels differ")
     return execute(prepared, sink, Workers.of(execution, devices_of(plan.setting.device)), execution, emit)
 
 

@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from voxweft.engine.budget import Budget, choose_column
@@ -175,14 +175,7 @@ class Plan:
     def _differing_settings(self, other: Plan) -> list[str]:
         """What else of the model's card, and of the normalisation, is not as it was."""
         mine, theirs = (json.loads(plan.to_json()) for plan in (self, other))
-        a, b = mine["card"], theirs["card"]
-        a |= {f"details {k}": v for k, v in a["details"].items() if k not in NOT_COMPARED}
-        b |= {f"details {k}": v for k, v in b["details"].items() if k not in NOT_COMPARED}
-        lines = [
-            f"the model's {name}: stored {_short(a.get(name))}, now {_short(b.get(name))}"
-            for name in sorted({*a, *b} - {"path", "digest", "details"})
-            if a.get(name) != b.get(name)
-        ]
+        lines = differing_fields(self.card, other.card)
         schemes = [[n["scheme"] for n in plan["normalization"]] for plan in (mine, theirs)]
         alike = all(
             v is None or old.get(k) == v
@@ -192,6 +185,18 @@ class Plan:
         if not alike and not any("normalization" in line for line in lines):
             lines.append(f"normalization: stored {_short(schemes[0])}, now {_short(schemes[1])}")
         return lines
+
+
+def differing_fields(stored: ModelCard, now: ModelCard) -> list[str]:
+    """What of a model's card, but its path, its weights and what is for display, is not as it was."""
+    a, b = (json.loads(json.dumps(asdict(card), default=str)) for card in (stored, now))
+    a |= {f"details {k}": v for k, v in a["details"].items() if k not in NOT_COMPARED}
+    b |= {f"details {k}": v for k, v in b["details"].items() if k not in NOT_COMPARED}
+    return [
+        f"the model's {name}: stored {_short(a.get(name))}, now {_short(b.get(name))}"
+        for name in sorted({*a, *b} - {"path", "digest", "details"})
+        if a.get(name) != b.get(name)
+    ]
 
 
 def _short(value: Any) -> str:
