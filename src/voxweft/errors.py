@@ -20,7 +20,11 @@ from collections.abc import Sequence
 
 
 class VoxweftError(Exception):
-    """Base of all; ``exit_code`` is what the command line returns."""
+    """Base of all; ``exit_code`` is what the command line returns.
+
+    >>> RequestError("INPUT is missing", "OUTPUT is missing").exit_code, RunError("no answer").exit_code
+    (2, 1)
+    """
 
     exit_code = 1
 

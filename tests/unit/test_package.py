@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import subprocess
 import sys
 
@@ -35,3 +36,15 @@ def test_every_option_has_a_help_line():
     for cls in (RunOptions, Execution):
         for field in fields(cls):
             assert field.name == "command" or len(field.metadata["help"]) > 10
+
+
+def test_every_public_name_has_an_example_that_runs():
+    """The examples themselves are run as doctests of src."""
+    finder, parser = doctest.DocTestFinder(parser=doctest.DocTestParser()), doctest.DocTestParser()
+    lacking = []
+    for name in voxweft.__all__:
+        if not name.startswith("__"):
+            found = finder.find(getattr(voxweft, name), name, module=False)
+            if not any(parser.get_examples(one.docstring or "") for one in found):
+                lacking.append(name)
+    assert not lacking

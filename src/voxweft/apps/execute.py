@@ -49,6 +49,14 @@ class Execution(WorkerOptions):
         Only store the plan and make the empty output; parts that begin later need not plan again.
     command
         The command line, for the record.
+
+    Examples
+    --------
+    >>> Execution(num_parts=4, part_id=1).executor
+    'auto'
+    >>> Execution(part_id=1)
+    Traceback (most recent call last):
+    voxweft.errors.RequestError: --part-id 1 needs --num-parts
     """
 
     num_parts: int = option(0, "Divide the work into N parts; 0: up to 8 a worker.")
@@ -259,6 +267,14 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     ------
     IncompleteError
         Naming the slabs or levels that are missing or differ.
+
+    Examples
+    --------
+    >>> import numpy as np, voxweft
+    >>> sink, image = open_sink("memory://"), np.random.default_rng(0).random((20, 20, 20))
+    >>> done = voxweft.run(image, sink, "fake://null?patch=16,16,16")
+    >>> verify(sink)["n_slabs"]
+    1
     """
     sink = open_sink(output)
     plan, ledger = plan_of(sink)

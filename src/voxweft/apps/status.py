@@ -89,6 +89,14 @@ def status(output: str | Path) -> Status:
     ------
     RequestError
         If no run was begun there.
+
+    Examples
+    --------
+    >>> import tempfile, numpy as np, voxweft
+    >>> output = tempfile.mkdtemp() + "/o.zarr"
+    >>> done = voxweft.run(np.random.default_rng(0).random((20, 20, 20)), output, "fake://null?patch=16,16,16")
+    >>> status(output).state, status(output).n_slabs_done
+    ('complete', 1)
     """
     output = str(output)
     ledger = Ledger(records_at(records_of(output)))

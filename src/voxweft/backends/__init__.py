@@ -43,6 +43,16 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     ------
     ModelError
         If it is missing, of no known format, unsafe, or does not fit together.
+
+    Examples
+    --------
+    >>> load_model("demo").card.format
+    'nnU-Net v2'
+    >>> load_model("fake://null?classes=3&patch=32,32,32").card.n_classes
+    3
+    >>> load_model("nowhere.pt2")
+    Traceback (most recent call last):
+    voxweft.errors.ModelError: nowhere.pt2: no model lies there
     """
     if hasattr(source, "card") and hasattr(source, "open"):
         return source  # type: ignore[no-any-return]

@@ -30,6 +30,15 @@ class RunOptions:
     ------
     RequestError
         If values are impossible; all of them are named at once.
+
+    Examples
+    --------
+    >>> RunOptions(overlap=0.25, output="labels").window
+    'gaussian'
+    >>> RunOptions(overlap=1.5, output="tables")
+    Traceback (most recent call last):
+    voxweft.errors.RequestError: --output 'tables' is unknown; use one of probability, mask, labels, logits
+    --overlap 1.5 is not a fraction; use 0 <= overlap < 1, for example 0.5
     """
 
     overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")

@@ -62,6 +62,17 @@ class Plan:
         What the user should know: padding, assumptions, repeated decoding.
     measured
         Timings and probes behind the decisions; not part of the digest.
+
+    Examples
+    --------
+    >>> from voxweft.image import VolumeInfo
+    >>> card = ModelCard("m.pt2", "torch.export", "", patch_zyx=(64, 64, 64))
+    >>> plan = make_plan(VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8"), card, RunOptions())
+    >>> Plan.from_json(plan.to_json()) == plan
+    True
+    >>> Plan.from_json("{}")
+    Traceback (most recent call last):
+    voxweft.errors.RequestError: the plan has version None; this voxweft reads version 2
     """
 
     source: VolumeInfo
@@ -243,6 +254,15 @@ def make_plan(
     ------
     RequestError
         All that does not fit, named at once.
+
+    Examples
+    --------
+    >>> from voxweft.image import VolumeInfo
+    >>> source = VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8")
+    >>> card = ModelCard("m.pt2", "torch.export", "", patch_zyx=(64, 64, 64))
+    >>> plan = make_plan(source, card, RunOptions(overlap=0.25))
+    >>> plan.grid.axes[0].count, plan.grid.n_tiles, plan.columns.n_slabs
+    (11, 1331, 4)
     """
     if not min(source.shape_zyx):
         raise VolumeError(f"{source.url} is empty: its shape is {source.shape_zyx}")

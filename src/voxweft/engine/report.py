@@ -45,6 +45,12 @@ class Report:
         Parts that were begun more than once: by whom, and what became of each attempt.
     environment
         Versions, host, processor, device.
+
+    Examples
+    --------
+    >>> report = Report("o.zarr", "", "complete", 8, 8, {"n_voxels": 4_000_000}, elapsed_s=2.0, peak_memory_bytes=10**9)
+    >>> report.voxels_per_s, report.to_dict()["status"]
+    (2000000.0, 'complete')
     """
 
     output: str

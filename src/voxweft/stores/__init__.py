@@ -42,6 +42,17 @@ def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = 
     ------
     VolumeError
         If nothing lies there, or no known format, or a kind that voxweft refuses.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from voxweft.geometry.box import Box
+    >>> volume = open_volume(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
+    >>> volume.info.shape_zyx, volume.read(Box((1, 0, 0), (2, 1, 4))).tolist()
+    ((2, 3, 4), [[[[12, 13, 14, 15]]]])
+    >>> open_volume("nowhere.zarr")
+    Traceback (most recent call last):
+    voxweft.errors.VolumeError: nowhere.zarr: nothing lies there
     """
     import numpy as np
 
@@ -71,6 +82,14 @@ def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
     ------
     RequestError
         If nothing can be written there.
+
+    Examples
+    --------
+    >>> open_sink("memory://").exists()
+    False
+    >>> open_sink("result.png")
+    Traceback (most recent call last):
+    voxweft.errors.RequestError: cannot write 'result.png': OUTPUT must end in .zarr (a path or an s3:// URL)
     """
     if hasattr(target, "write") and hasattr(target, "records"):
         return target  # type: ignore[no-any-return]

@@ -1,0 +1,88 @@
+"""Figures of a source tree: long files and functions, options that exist twice, `Any`, examples of public names.
+
+python scripts/figures.py src/voxweft
+"""
+
+from __future__ import annotations
+
+import ast
+import doctest
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+LONG_FILE, LONG_FUNCTION = 300, 50
+FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+
+
+def annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
+    """Of all parameters, and of the result."""
+    a = function.args
+    for one in (*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))):
+        if one.annotation:
+            yield one.annotation
+    if function.returns:
+        yield function.returns
+
+
+def options(tree: ast.Module) -> Iterator[str]:
+    """Names of fields that are made with ``option(...)``, once a class."""
+    for cls in ast.walk(tree):
+        for field in cls.body if isinstance(cls, ast.ClassDef) else ():
+            call = getattr(field, "value", None)
+            if isinstance(field, ast.AnnAssign) and isinstance(call, ast.Call):
+                name = getattr(call.func, "id", "")
+                if name == "option" and isinstance(field.target, ast.Name):
+                    yield field.target.id
+
+
+def public_names(root: Path, trees: dict[Path, ast.Module]) -> dict[str, bool]:
+    """What the package's ``__all__`` names, and whether its docstring has an example."""
+    names: set[str] = set()
+    for node in ast.walk(trees[root / "__init__.py"]):
+        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
+            names = {e.value for e in getattr(node.value, "elts", ()) if not str(e.value).startswith("__")}
+    found = {}
+    for path, tree in trees.items():
+        if path.name == "__init__.py" and path.parent == root:
+            continue
+        for node in tree.body:
+            if isinstance(node, Definition) and node.name in names:
+                texts = [ast.get_docstring(n) or "" for n in ast.walk(node) if isinstance(n, Definition)]
+                found[node.name] = found.get(node.name, False) or any(
+                    doctest.DocTestParser().get_examples(t) for t in texts
+                )
+    return found
+
+
+def main(root: Path) -> None:
+    """Print a table."""
+    texts = {path: path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
+    trees = {path: ast.parse(text) for path, text in texts.items()}
+    long_files = {str(p.relative_to(root)): n for p, t in texts.items() if (n := len(t.splitlines())) > LONG_FILE}
+    functions = [(p, f) for p, tree in trees.items() for f in ast.walk(tree) if isinstance(f, FUNCTIONS)]
+    long_functions = {
+        f"{p.relative_to(root)}:{f.name}": n
+        for p, f in functions
+        if (n := (f.end_lineno or f.lineno) - f.lineno + 1) > LONG_FUNCTION
+    }
+    twice = {n: k for n, k in Counter(name for tree in trees.values() for name in options(tree)).items() if k > 1}
+    n_any = sum(
+        isinstance(node, ast.Name) and node.id == "Any"
+        for _, f in functions
+        for annotation in annotations(f)
+        for node in ast.walk(annotation)
+    )
+    public = public_names(root, trees)
+    print(f"files: {len(texts)}, lines: {sum(len(t.splitlines()) for t in texts.values())}")
+    print(f"files over {LONG_FILE} lines: {len(long_files)} {long_files}")
+    print(f"functions over {LONG_FUNCTION} lines: {len(long_functions)} {long_functions}")
+    print(f"names of options that exist more than once: {len(twice)} {twice}")
+    print(f"Any in signatures: {n_any}")
+    lacking = sorted(n for n, has in public.items() if not has)
+    print(f"public names with an example: {len(public) - len(lacking)} of {len(public)}; without: {', '.join(lacking)}")
+
+
+main(Path(sys.argv[1] if len(sys.argv) > 1 else "src/voxweft"))
