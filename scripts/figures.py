@@ -1,6 +1,6 @@
 """Figures of a source tree: long files and functions, options that exist twice, `Any`, examples of public names.
 
-python scripts/figures.py src/voxweft
+Run it as ``python scripts/figures.py src/voxweft``; nothing is imported, so that older trees can be counted too.
 """
 
 from __future__ import annotations
@@ -13,11 +13,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LONG_FILE, LONG_FUNCTION = 300, 50
-FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def annotations(function: ast.FunctionDef | ast.AsyncFunctionDef) -> Iterator[ast.expr]:
+def annotations(function: Function) -> Iterator[ast.expr]:
     """Of all parameters, and of the result."""
     a = function.args
     for one in (*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))):
@@ -39,21 +38,16 @@ def options(tree: ast.Module) -> Iterator[str]:
 
 
 def public_names(root: Path, trees: dict[Path, ast.Module]) -> dict[str, bool]:
-    """What the package's ``__all__`` names, and whether its docstring has an example."""
-    names: set[str] = set()
-    for node in ast.walk(trees[root / "__init__.py"]):
-        if isinstance(node, ast.Assign) and any(getattr(t, "id", "") == "__all__" for t in node.targets):
-            names = {e.value for e in getattr(node.value, "elts", ()) if not str(e.value).startswith("__")}
-    found = {}
-    for path, tree in trees.items():
-        if path.name == "__init__.py" and path.parent == root:
-            continue
-        for node in tree.body:
-            if isinstance(node, Definition) and node.name in names:
-                texts = [ast.get_docstring(n) or "" for n in ast.walk(node) if isinstance(n, Definition)]
-                found[node.name] = found.get(node.name, False) or any(
-                    doctest.DocTestParser().get_examples(t) for t in texts
-                )
+    """The names that the package takes from its modules, and whether they, or their methods, have examples."""
+    parser, found = doctest.DocTestParser(), {}
+    for line in ast.walk(trees[root / "__init__.py"]):
+        if isinstance(line, ast.ImportFrom) and (line.module or "").startswith(f"{root.name}."):
+            home = root.joinpath(*(line.module or "").split(".")[1:])
+            module = trees[home.with_suffix(".py") if home.with_suffix(".py") in trees else home / "__init__.py"]
+            for name in (alias.name for alias in line.names if not alias.name.startswith("__")):
+                nodes = [n for d in module.body if getattr(d, "name", "") == name for n in ast.walk(d)]
+                texts = (ast.get_docstring(n) or "" for n in nodes if isinstance(n, Function | ast.ClassDef))
+                found[name] = any(parser.get_examples(text) for text in texts)
     return found
 
 
@@ -62,7 +56,7 @@ def main(root: Path) -> None:
     texts = {path: path.read_text(encoding="utf-8") for path in sorted(root.rglob("*.py"))}
     trees = {path: ast.parse(text) for path, text in texts.items()}
     long_files = {str(p.relative_to(root)): n for p, t in texts.items() if (n := len(t.splitlines())) > LONG_FILE}
-    functions = [(p, f) for p, tree in trees.items() for f in ast.walk(tree) if isinstance(f, FUNCTIONS)]
+    functions = [(p, f) for p, tree in trees.items() for f in ast.walk(tree) if isinstance(f, Function)]
     long_functions = {
         f"{p.relative_to(root)}:{f.name}": n
         for p, f in functions

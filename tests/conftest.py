@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -17,6 +18,11 @@ from slurm_cluster import slurm  # noqa: F401 - a fixture
 
 settings.register_profile("voxweft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("voxweft")
+
+if (
+    signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+):  # as a shell starts what runs in the background; commands inherit it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 Voxweft = Callable[..., subprocess.CompletedProcess[str]]

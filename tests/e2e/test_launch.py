@@ -149,7 +149,7 @@ def test_two_processes_on_the_same_part_do_no_harm(voxweft, deep, serial, tmp_pa
 def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(voxweft, deep, serial, tmp_path, how):
     flags = [*BLUR, "--workers", 2, *(["--executor", "dask"] if "dask" in how else [])]
     run = start(tmp_path, "run", deep, "o.zarr", *flags)
-    wait_for_slabs(run, tmp_path / "o.zarr", 1)
+    wait_for_slabs(run, tmp_path / "o.zarr", 3)
     children = psutil.Process(run.pid).children(recursive=True)
     if how == "SIGTERM":
         run.send_signal(signal.SIGTERM)
@@ -163,7 +163,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(voxweft, dee
     assert "Traceback" not in err
     assert psutil.wait_procs(children, timeout=5)[1] == []
     kept = n_slabs(tmp_path / "o.zarr")
-    assert 1 <= kept < 25
+    assert 3 <= kept < 25
     voxweft("run", deep, "o.zarr", *flags)
     assert digest(tmp_path / "o.zarr") == serial
 

@@ -164,7 +164,7 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
         _, voxels = central_patch(prepared.volume, plan.grid.patch)
         if fingerprint_of(prepared.volume.info, voxels) != plan.fingerprint:
             raise RequestError(f"the input at {plan.source.url} is not the one of the plan: its voxels differ")
-    if prepared.mask and mask_fingerprint(prepared.mask) != plan.mask_fingerprint:
+    if prepared.mask is not None and mask_fingerprint(prepared.mask) != plan.mask_fingerprint:
         raise RequestError(f"the mask at {plan.mask} is not the one of the plan: its voxels differ")
     return execute(prepared, sink, Workers.of(execution, devices_of(plan.setting.device)), execution, emit)
 

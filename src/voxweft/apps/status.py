@@ -93,9 +93,11 @@ def status(output: str | Path) -> Status:
     Examples
     --------
     >>> import tempfile, numpy as np, voxweft
-    >>> output = tempfile.mkdtemp() + "/o.zarr"
-    >>> done = voxweft.run(np.random.default_rng(0).random((20, 20, 20)), output, "fake://null?patch=16,16,16")
-    >>> status(output).state, status(output).n_slabs_done
+    >>> image = np.random.default_rng(0).random((20, 20, 20))
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     done = voxweft.run(image, f"{folder}/o.zarr", "fake://null?patch=16,16,16")
+    ...     found = status(f"{folder}/o.zarr")
+    >>> found.state, found.n_slabs_done
     ('complete', 1)
     """
     output = str(output)

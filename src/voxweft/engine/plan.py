@@ -8,7 +8,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from voxweft.engine.budget import Budget, choose_column
@@ -99,7 +99,7 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The plan as JSON; :meth:`from_json` gives an equal plan."""
-        return _adapter().dump_json(self, indent=1)
+        return _adapter(Plan).dump_json(self, indent=1)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Plan:
@@ -115,9 +115,10 @@ class Plan:
         try:
             if (version := json.loads(data).get("version")) != VERSION:
                 raise RequestError(f"the plan has version {version}; this voxweft reads version {VERSION}")
-            return _adapter().validate_json(data)
+            plan: Plan = _adapter(Plan).validate_json(data)
         except (ValidationError, json.JSONDecodeError, AttributeError) as error:
             raise RequestError(f"this is no plan: {str(error).splitlines()[0]}") from error
+        return plan
 
     @property
     def digest(self) -> str:
@@ -200,14 +201,19 @@ class Plan:
 
 def differing_fields(stored: ModelCard, now: ModelCard) -> list[str]:
     """What of a model's card, but its path, its weights and what is for display, is not as it was."""
-    a, b = (json.loads(json.dumps(asdict(card), default=str)) for card in (stored, now))
-    a |= {f"details {k}": v for k, v in a["details"].items() if k not in NOT_COMPARED}
-    b |= {f"details {k}": v for k, v in b["details"].items() if k not in NOT_COMPARED}
+    a, b = (_compared(card) for card in (stored, now))
     return [
         f"the model's {name}: stored {_short(a.get(name))}, now {_short(b.get(name))}"
-        for name in sorted({*a, *b} - {"path", "digest", "details"})
+        for name in sorted({*a, *b})
         if a.get(name) != b.get(name)
     ]
+
+
+def _compared(card: ModelCard) -> dict[str, Any]:
+    """The fields of a card that must stay as they are, as JSON values: a stored card and one just read look alike."""
+    values: dict[str, Any] = json.loads(_adapter(ModelCard).dump_json(card))
+    details = {f"details {k}": v for k, v in values["details"].items() if k not in NOT_COMPARED}
+    return {k: v for k, v in values.items() if k not in ("path", "digest", "details")} | details
 
 
 def _short(value: Any) -> str:
@@ -215,11 +221,11 @@ def _short(value: Any) -> str:
 
 
 @functools.cache
-def _adapter() -> TypeAdapter[Plan]:
-    """The JSON form of a plan; making it takes a tenth of a second."""
+def _adapter(kind: type) -> TypeAdapter[Any]:
+    """The JSON form of a plan or a card; making it takes a tenth of a second."""
     from pydantic import TypeAdapter
 
-    return TypeAdapter(Plan)
+    return TypeAdapter(kind)
 
 
 def make_plan(
