@@ -9,7 +9,7 @@ from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class LoadedModel:
     """What :func:`voxweft.load_model` gives: a model and its reference. Read-only."""
 
