@@ -52,6 +52,7 @@ def load(path: Path) -> TorchModel:
         n_classes=result[1],
         patch_zyx=patch,
         batch_size=given[0] or None,
+        fixed_patch=patch is not None,
     )
     return TorchModel(card, [program.module()], ("torch", "openvino"))
 

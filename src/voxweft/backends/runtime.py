@@ -75,7 +75,9 @@ def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) 
         If the network refuses the patch or gives another shape.
     """
     patch = setting.patch_zyx
-    if setting.runtime == "torch" and min(card.divisor_zyx) > 1:  # any multiple will do: a small one tells as much
+    if (
+        setting.runtime == "torch" and min(card.divisor_zyx) > 1 and not card.fixed_patch
+    ):  # a small multiple tells as much
         patch = tuple(min(p, 4 * d) for p, d in zip(patch, card.divisor_zyx, strict=True))  # type: ignore[assignment]
     size, wanted = ((setting.batch_size, n, *patch) for n in (card.n_inputs, card.n_classes))
     with torch.inference_mode():
@@ -83,7 +85,7 @@ def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) 
             found = tuple(predictor(torch.zeros(size, device=setting.device)).shape)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AssertionError) as error:  # AssertionError: a guard of torch.export
             lines = str(error).splitlines() or [type(error).__name__]
             raise ModelError(f"the network refuses an input of {size}: {lines[0][:200]}") from error
     if found != wanted:

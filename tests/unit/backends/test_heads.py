@@ -106,6 +106,17 @@ def test_two_dimensional_networks(tmp_path, kind, several):
         run(model, torch.zeros(1, 1, 4, 8, 8), model.runtimes("cpu")[0])
 
 
+def test_a_program_of_fixed_sizes_takes_no_other_patch(tmp_path):
+    path = exported(tmp_path / "net.pt2", DictNet(), (16, 16, 16), heads=HEADS, normalization="none")
+    model = voxweft.load_model(path)
+    assert (model.card.fixed_patch, model.card.patch_zyx, model.card.divisor_zyx) == (True, (16, 16, 16), (2, 2, 2))
+    assert result_of(volume((20, 20, 20)), path, output="logits").shape == (3, 20, 20, 20)
+    with pytest.raises(ModelError, match=r"takes \(16, 16, 16\) and nothing else"):
+        result_of(volume((20, 20, 20)), path, patch_size="8")
+    with pytest.raises(ModelError, match="refuses an input"):
+        run(model, torch.zeros(1, 1, *PATCH), "torch")
+
+
 @pytest.mark.parametrize("kind", ["torchscript", "export", "onnx"])
 def test_slices_are_asked_for(tmp_path, kind):
     match kind:
