@@ -54,7 +54,7 @@ def load(model: str, runtime: str, n_lanes: int) -> tuple[Any, Callable[[torch.T
     from voxweft.model import ForwardSetting
 
     found = voxweft.load_model(model)
-    module = found._modules[0]
+    module = found.model._modules[0]
     return module, found.open(ForwardSetting(runtime, "cpu", "fp32", 1, (PATCH,) * 3, n_lanes))
 
 

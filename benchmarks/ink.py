@@ -62,7 +62,7 @@ def network(checkpoint: str, runtime: str, batch: int) -> Callable[[torch.Tensor
     """The network on all cores, as a script would run it."""
     from voxweft.backends import load_model
 
-    module = load_model(checkpoint)._modules[0]
+    module = load_model(checkpoint).model._modules[0]
     if runtime == "torch":
         return module
     import openvino

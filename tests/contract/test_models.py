@@ -80,7 +80,7 @@ def test_a_sidecar_says_what_the_file_does_not(tmp_path):
     model = TestTorchScript().make(tmp_path)
     assert model.card.patch_zyx is None
     assert model.card.n_inputs == 2
-    assert "does not say its normalization" in model.card.details["note"]
+    assert "does not say its normalization" in model.card.normalization_note
     (tmp_path / "net.json").write_text(
         json.dumps({"patch_size": [16, 16, 16], "normalization": "instance_zscore", "class_names": ["a", "b", "c"]})
     )

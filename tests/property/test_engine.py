@@ -171,7 +171,7 @@ def test_a_network_that_returns_nan_is_an_error_and_not_a_result(image):
 
     model = voxweft.load_model("fake://null?patch=16,16,16")
     with torch.no_grad():
-        model._modules[0].bias.fill_(float("nan"))
+        model.model._modules[0].bias.fill_(float("nan"))
     with pytest.raises(RunError, match="NaN or Inf for planes"):
         swept(voxweft.open_volume(image), model, RunOptions(chunk="16,16,16"))
 

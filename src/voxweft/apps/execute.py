@@ -106,7 +106,7 @@ def execute(prepared: Prepared, sink: Sink, workers: Workers, execution: Executi
     plan = prepared.plan
     sink.create(plan.spec)
     if first:
-        sink.set_attributes(provenance(plan, execution.command) | plan.card.details.get("attributes", {}))
+        sink.set_attributes({**provenance(plan, execution.command), **plan.card.attributes})
     emit(Event("begin", data={"n_slabs": plan.columns.n_units, "n_done": len(ledger.slabs())}))
     share = (execution.num_parts, execution.part_id)
     parts, failures = ([], {}) if execution.prepare else compute(prepared, sink, share, workers, emit)

@@ -220,7 +220,7 @@ def _open_here(task: PartTask, sink: Sink) -> Job:
     plan = task.plan
     device = task.devices[worker_number() % len(task.devices)]
     lanes = worker_threads() or lanes_for(device, task.n_sharing)
-    key = (plan.card.path, plan.card.digest, repr(plan.card.details.get("arguments")), plan.setting, device, lanes)
+    key = (plan.card.path, plan.card.digest, repr(plan.arguments), plan.setting, device, lanes)
     job = open_job(reopen(plan, _ready.get(key)), sink, device, n_lanes=lanes)
     sink.create(plan.spec)
     if job.predictor:

@@ -12,14 +12,14 @@ import numpy as np
 
 from voxweft.apps.stored import STORED, open_stored
 from voxweft.apps.surface import SURFACE, SurfaceVolume
-from voxweft.backends import load_model
+from voxweft.backends import reload
 from voxweft.engine.budget import Budget
 from voxweft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions, parse_bytes
-from voxweft.engine.plan import Plan, differing_fields, make_plan, patch_for, schemes_for
+from voxweft.engine.plan import Plan, make_plan, patch_for, schemes_for
 from voxweft.engine.staged import TileLogits
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
@@ -27,6 +27,7 @@ from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
 from voxweft.model.card import Normalization
 from voxweft.model.protocols import Model, Predictor
+from voxweft.model.ref import ModelRef, ref_of
 from voxweft.ops.normalize import Statistics
 from voxweft.stores import open_volume
 
@@ -61,12 +62,7 @@ def reopen(plan: Plan, predictor: Predictor | None = None) -> Prepared:
         return Prepared(plan, None, None, mask, stored=open_stored(plan))
     if predictor:
         return Prepared(plan, open_input(plan), None, mask, predictor)
-    model = load_model(plan.card.path, **plan.card.details.get("arguments", {}))
-    if model.card.digest != plan.card.digest:
-        raise RequestError(f"the model at {plan.card.path} is not the one of the plan: its weights differ")
-    if differ := differing_fields(plan.card, model.card):
-        raise RequestError(f"the model at {plan.card.path} is not what it was: {'; '.join(differ)}")
-    return Prepared(plan, open_input(plan), model, mask)
+    return Prepared(plan, open_input(plan), reload(ModelRef(plan.card, plan.arguments)), mask)
 
 
 def open_input(plan: Plan) -> Volume:
@@ -135,7 +131,8 @@ def prepare(
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
-    draft = replace(make_plan(volume.info, card, options, normalization=asked), mask_fingerprint=marked)
+    more: dict[str, Any] = {"mask_fingerprint": marked, "arguments": ref_of(model).arguments}
+    draft = replace(make_plan(volume.info, card, options, normalization=asked), **more)
     patch, _ = patch_for(volume.info, card, options)
     _, voxels = central_patch(volume, patch)
     if not options.accept_labels:
@@ -165,7 +162,7 @@ def prepare(
         budget=budget_for(options, device, n_workers),
         measured=measured,
     )
-    plan = replace(plan, mask_fingerprint=marked)
+    plan = replace(plan, **more)
     return Prepared(plan, volume, model, mask, predictor)
 
 

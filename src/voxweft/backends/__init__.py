@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import zipfile
-from dataclasses import replace
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from voxweft.backends.hub import SCHEMES, fetch
-from voxweft.errors import ModelError
+from voxweft.backends.loaded import LoadedModel
+from voxweft.errors import ModelError, RequestError
 from voxweft.model.protocols import Model
+from voxweft.model.ref import ModelRef, card_differences
 from voxweft.plugins import find_plugin
 
 DEMO = Path(__file__).parent / "demo"
@@ -39,6 +41,12 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
         For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
         :func:`voxweft.backends.ink.load`; other formats need none and ignore them.
 
+    Returns
+    -------
+    Model
+        Its ``ref`` tells how to load it again (:func:`reload`), without secrets such as the token. An object that was
+        given comes back as it is.
+
     Raises
     ------
     ModelError
@@ -53,22 +61,56 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     >>> load_model("nowhere.pt2")
     Traceback (most recent call last):
     voxweft.errors.ModelError: nowhere.pt2: no model lies there
+    >>> model = load_model("fake://null?patch=16,16,16")
+    >>> model.card.patch_zyx, model.ref.url
+    ((16, 16, 16), 'fake://null?patch=16,16,16')
     """
     if hasattr(source, "card") and hasattr(source, "open"):
         return source  # type: ignore[no-any-return]
-    url = str(source)
+    return _load(str(source), token, arguments)
+
+
+def reload(ref: ModelRef) -> Model:
+    """Load a model again and make sure that it is the same.
+
+    Raises
+    ------
+    ModelError
+        As :func:`load_model`.
+    RequestError
+        If its weights, or anything else on its card that decides the output, are not what they were; all that differs
+        is named.
+
+    Examples
+    --------
+    >>> model = load_model("fake://null?patch=16,16,16")
+    >>> reload(model.ref).card == model.card
+    True
+    """
+    model = _load(ref.url, "", ref.arguments)
+    told = ["its weights differ"] if model.ref.digest != ref.digest else []
+    told += card_differences(ref.card, model.card)
+    if told:
+        raise RequestError(f"the model at {ref.url} is not the one of the plan: {'; '.join(told)}")
+    return model
+
+
+def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
     if plugin := find_plugin("voxweft.backends", url):
-        return plugin(url)  # type: ignore[no-any-return]
+        return _loaded(plugin(url))
     if url.startswith("fake://"):
-        return _read("fake", url)
+        return _loaded(_read("fake", url))
     if url.startswith(SCHEMES):
-        model = load_model(fetch(url, token), **arguments)
-        model.card = replace(model.card, path=url)
-        return model
+        return _load(str(fetch(url, token)), "", arguments).at(url)
     path = BUILT_IN.get(url) or Path(url).expanduser()  # a folder of that name does not hide a bundled model
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
     backend = _format_of(path, url)
-    return _read(backend, path, **(arguments if backend == "ink" else {}))
+    needed = arguments if backend == "ink" else {}
+    return _loaded(_read(backend, path, **needed), needed)
+
+
+def _loaded(model: Model, arguments: Mapping[str, Any] | None = None) -> LoadedModel:
+    return LoadedModel(ModelRef(model.card, arguments or {}), model)
 
 
 def looks_like_a_model(url: str) -> bool:

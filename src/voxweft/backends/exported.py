@@ -27,7 +27,7 @@ def load(path: Path) -> TorchModel:
     Raises
     ------
     ModelError
-        If the file is damaged, holds objects that would run code, or is not 3-D.
+        If the file is damaged, holds objects that would run code, or the network has other dimensions than it should.
     """
     _refuse_code(path)
     try:
@@ -40,16 +40,19 @@ def load(path: Path) -> TorchModel:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ModelError(f"{path} cannot be read as a torch.export program: {lines[0][:200]}") from error
     given, result = (_shape(program, which) for which in ("input", "output"))
-    if len(given) != 5 or len(result) != 5:
-        raise ModelError(f"{path} takes {given} and gives {result}; voxweft run needs [B, C, Z, Y, X] for both")
-    patch = tuple(given[2:]) if all(given[2:]) else None
-    card = Sidecar.beside(path).card(
+    sidecar = Sidecar.beside(path)
+    if len(given) != sidecar.n_axes or len(result) != sidecar.n_axes:
+        flat = f'; for 2-D images say "dimensions": 2 in {path.stem}.json' if len(given) == 4 else ""
+        raise ModelError(f"{path} takes {given} and gives {result}; voxweft run needs {sidecar.axes} for both{flat}")
+    patch = tuple(([1] * (3 - sidecar.dimensions)) + given[2:]) if all(given[2:]) else None
+    card = sidecar.card(
         path,
         "torch.export",
         n_inputs=given[1],
         n_classes=result[1],
         patch_zyx=patch,
         batch_size=given[0] or None,
+        fixed_patch=patch is not None,
     )
     return TorchModel(card, [program.module()], ("torch", "openvino"))
 

@@ -108,7 +108,6 @@ def load(
     divisor = _number(told, "normalize_divisor") or DIVISOR
     if not 1 <= divisor <= 255:
         raise ModelError(f"{path} says normalize_divisor {divisor}; 200 and 255 are usual")
-    arguments = {"model_type": model_type, "n_layers": n_layers, "tile": tile, "trust_code": trust_code}
     card = ModelCard(
         path=str(path),
         digest=_digest(path),
@@ -117,7 +116,8 @@ def load(
         activation="none",
         mirror_axes=(0, 2),
         normalization=(Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor),),
-        **{**found, "details": {**found["details"], "divisor": divisor, "arguments": arguments}},
+        divisor=divisor,
+        **found,
     )
     return TorchModel(card, [network.eval().requires_grad_(False)])
 
@@ -166,7 +166,8 @@ def _timesformer(state: State, told: Mapping[str, Any], request: _Request) -> tu
         "format": "ink TimeSformer",
         "patch_zyx": (size.image_size, 1, size.image_size),
         "n_inputs": size.num_frames,
-        "details": {"fixed_patch": True, "normalization": bool(normalization), **asdict(size)},
+        "fixed_patch": True,
+        "details": {"normalization": bool(normalization), **asdict(size)},
     }
 
 

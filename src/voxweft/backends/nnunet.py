@@ -11,6 +11,7 @@ import importlib
 import json
 import math
 import pickle
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ import torch
 
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError
-from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.card import Intensity, ModelCard, Normalization
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 SAFE_MODULES = ("torch.nn.", "dynamic_network_architectures.")
@@ -76,12 +77,12 @@ def load(path: Path) -> TorchModel:
         mirror_axes=tuple(mirror) if mirror is not None else (),
         spacing_zyx=tuple(float(s) for s in configuration["spacing"]),  # type: ignore[arg-type]
         n_folds=len(modules),
+        intensity=tuple(_foreground(plans, c) for c in range(len(channels))),
+        normalization_note=MASKED if any(configuration.get("use_mask_for_norm", [])) else "",
         details={
             "configuration": name,
             "trainer": str(first.get("trainer_name", "")),
             "checkpoints": [str(c.relative_to(root)) for c in checkpoints],
-            "intensity": [_foreground(plans, c) for c in range(len(channels))],
-            **({"note": MASKED} if any(configuration.get("use_mask_for_norm", [])) else {}),
         },
     )
     return TorchModel(card, modules)
@@ -239,10 +240,10 @@ def _normalizations(plans: dict[str, Any], configuration: dict[str, Any], root: 
     return found
 
 
-def _foreground(plans: dict[str, Any], channel: int) -> dict[str, float]:
-    """Mean, standard deviation and percentiles of the training foreground; empty where the plans have none."""
+def _foreground(plans: dict[str, Any], channel: int) -> Intensity:
+    """Grey values of the training foreground, as far as the plans have them."""
     numbers = plans.get("foreground_intensity_properties_per_channel", {}).get(str(channel), {})
-    return {k: float(numbers[k]) for k in ("mean", "std", "percentile_00_5", "percentile_99_5") if k in numbers}
+    return Intensity(**{f.name: float(numbers[f.name]) for f in fields(Intensity) if f.name in numbers})
 
 
 def _strides(configuration: dict[str, Any]) -> list[list[int]]:

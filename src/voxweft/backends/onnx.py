@@ -9,42 +9,53 @@ from typing import Any
 
 import torch
 
-from voxweft.backends.runtime import check_shape, compile_openvino
+from voxweft.backends.heads import network_input, one_tensor
+from voxweft.backends.runtime import OpenVino, check_shape, compile_openvino
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting, Predictor
 
 
 def load(path: Path) -> OnnxModel:
-    """Read an ONNX network [B, C, Z, Y, X] -> [B, n_classes, Z, Y, X].
+    """Read an ONNX network [B, C, Z, Y, X] -> [B, n_classes, Z, Y, X], or what its ``NAME.json`` says instead.
 
-    Shapes come from the graph. Of the metadata ``window_level`` and ``window_width`` (Hounsfield units; the result is
-    scaled to 0..1) and ``class_names`` are understood; ``NAME.json`` adds what else is needed.
+    Shapes come from the graph; several outputs are heads by their names, softmaxes where they have several channels,
+    unless ``NAME.json`` tells otherwise. Of the metadata ``window_level`` and ``window_width`` (Hounsfield units; the
+    result is scaled to 0..1) and ``class_names`` are understood; ``NAME.json`` adds what else is needed.
 
     Raises
     ------
     ModelError
-        If onnxruntime is not installed, the file is damaged, or the network is not 3-D.
+        If onnxruntime is not installed, the file is damaged, or the network has other dimensions than it should.
     """
     session = _session(str(path))
-    given, result = session.get_inputs()[0], session.get_outputs()[0]
-    sizes, out = ([n if isinstance(n, int) else 0 for n in node.shape] for node in (given, result))
-    if len(sizes) != 5 or len(out) != 5 or not sizes[1] or not out[1]:
-        raise ModelError(
-            f"{path} takes {given.shape} and gives {result.shape}; voxweft run needs [B, C, Z, Y, X] for both"
-        )
+    sidecar, given = Sidecar.beside(path), session.get_inputs()[0]
+    sizes, n_axes = _sizes(given), sidecar.n_axes
+    outputs = {node.name: _sizes(node) for node in session.get_outputs()}
+    if missing := [h.name for h in sidecar.heads if h.name not in outputs]:
+        raise ModelError(f"{path} has no output {', '.join(missing)}; its outputs are {', '.join(outputs)}")
+    used = [outputs[h.name] for h in sidecar.heads] or list(outputs.values())
+    if len(sizes) != n_axes or not sizes[1] or any(len(out) != n_axes or not out[1] for out in used):
+        told = " and ".join(str(node.shape) for node in session.get_outputs())
+        flat = f'; for 2-D images say "dimensions": 2 in {path.stem}.json' if len(sizes) == 4 else ""
+        raise ModelError(f"{path} takes {given.shape} and gives {told}; voxweft run needs {sidecar.axes} for all{flat}")
     meta = session.get_modelmeta().custom_metadata_map
-    card = Sidecar.beside(path).card(
+    heads = None if len(outputs) == 1 else tuple(_head(name, out, sizes) for name, out in outputs.items())
+    patch = tuple([1] * (5 - n_axes) + sizes[2:])
+    card = sidecar.card(
         path,
         "ONNX",
         n_inputs=sizes[1],
-        n_classes=out[1],
-        patch_zyx=tuple(sizes[2:]) if all(sizes[2:]) else None,
+        n_classes=sum(h.n_channels for h in heads) if heads else used[0][1],
+        heads=heads,
+        patch_zyx=patch if all(patch) else None,
         batch_size=sizes[0] or None,
         normalization=_window(meta, path),
         class_names=_names(meta),
-        details={"metadata": dict(meta), "fixed_patch": all(sizes[2:])},
+        fixed_patch=all(patch),
+        details={"metadata": dict(meta)},
     )
     return OnnxModel(card, path)
 
@@ -68,25 +79,43 @@ class OnnxModel:
             raise ModelError(f"--precision {setting.precision} is not offered for --runtime onnx; use fp32")
         predictor: Predictor
         if setting.runtime == "openvino":
-            size = (setting.batch_size, self.card.n_inputs, *setting.patch_zyx)
-            predictor = compile_openvino(str(self._path), size, setting)
+            patch = setting.patch_zyx[3 - self.card.n_dimensions :]
+            size = (setting.batch_size, self.card.n_inputs, *patch)
+            predictor = _OneOpenVino(compile_openvino(str(self._path), size, setting), self.card)
         else:
-            predictor = _Onnx(_session(str(self._path)), setting)
+            predictor = _Onnx(_session(str(self._path)), setting, self.card)
         check_shape(predictor, setting, self.card)
         return predictor
 
 
 class _Onnx:
-    def __init__(self, session: Any, setting: ForwardSetting) -> None:
-        self._session, self._device = session, setting.device
-        self._input, self._output = session.get_inputs()[0].name, session.get_outputs()[0].name
+    def __init__(self, session: Any, setting: ForwardSetting, card: ModelCard) -> None:
+        self._session, self._device, self._card = session, setting.device, card
+        self._input = session.get_inputs()[0].name
+        self._outputs = [h.name for h in card.heads] or [session.get_outputs()[0].name]
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        voxels = network_input(batch, self._card).cpu().contiguous().numpy()
         try:
-            (out,) = self._session.run([self._output], {self._input: batch.cpu().contiguous().numpy()})
+            found = self._session.run(self._outputs, {self._input: voxels})
         except Exception as error:  # as in _session
             raise RuntimeError(str(error).splitlines()[0]) from error
-        return torch.from_numpy(out).float().to(self._device)
+        maps = [torch.from_numpy(out).float() for out in found]
+        z, y, x = batch.shape[2:]
+        return one_tensor(maps[0] if len(maps) == 1 else maps, self._card, (z, y, x)).to(self._device)
+
+
+class _OneOpenVino:
+    """Takes and gives what a predictor should, whatever the compiled network does."""
+
+    def __init__(self, compiled: OpenVino, card: ModelCard) -> None:
+        self._compiled, self._card = compiled, card
+
+    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        voxels, names = network_input(batch, self._card), [h.name for h in self._card.heads]
+        found: Any = self._compiled.named(voxels, names) if names else self._compiled(voxels)
+        z, y, x = batch.shape[2:]
+        return one_tensor(found, self._card, (z, y, x))
 
 
 def _session(path: str) -> Any:
@@ -104,6 +133,18 @@ def _session(path: str) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's exceptions share no base class that it exports
         raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0][:200]}") from error
+
+
+def _sizes(node: Any) -> list[int]:
+    """Sizes of an input or output; 0 where one is dynamic."""
+    return [n if isinstance(n, int) else 0 for n in node.shape]
+
+
+def _head(name: str, out: list[int], given: list[int]) -> Head:
+    """A head from an output [B, C, ...]; its scale from the sizes, 1 where they are dynamic."""
+    scale = [max(1, a // b) if a and b else 1 for a, b in zip(given[2:], out[2:], strict=True)]
+    z, y, x = [1] * (5 - len(out)) + scale
+    return Head(name, out[1], "sigmoid" if out[1] == 1 else "softmax", (z, y, x))
 
 
 def _window(meta: dict[str, str], path: Path) -> tuple[Normalization, ...] | None:

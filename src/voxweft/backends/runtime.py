@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from voxweft.backends.heads import OneTensor
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import ForwardSetting, Predictor
@@ -27,7 +28,8 @@ class TorchModel:
     card
         What the model expects and gives.
     modules
-        In evaluation mode; [B, n_inputs, *patch] -> [B, n_classes, *patch] (of a list or tuple the first).
+        In evaluation mode; [B, n_inputs, *patch] -> [B, n_classes, *patch], or what
+        :func:`~voxweft.backends.heads.one_tensor` makes that of.
     runtimes
         Those that fit the format.
     """
@@ -54,10 +56,11 @@ class TorchModel:
 
     def open(self, setting: ForwardSetting) -> Predictor:
         """Make the modules ready and check them on zeros."""
-        openers = {"torch": _Torch, "jit": _frozen, "compile": _compiled, "openvino": _openvino}
+        openers = {"torch": _plain, "jit": _frozen, "compile": _compiled, "openvino": _openvino}
         if setting.runtime not in openers or setting.runtime not in self._runtimes:
             raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
-        predictors = [openers[setting.runtime](m, setting, self.card) for m in self._modules]
+        modules = [OneTensor(m, self.card) for m in self._modules]
+        predictors = [openers[setting.runtime](m, setting, self.card) for m in modules]
         predictor = predictors[0] if len(predictors) == 1 else _Mean(predictors)
         check_shape(predictor, setting, self.card)
         return predictor
@@ -72,7 +75,9 @@ def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) 
         If the network refuses the patch or gives another shape.
     """
     patch = setting.patch_zyx
-    if setting.runtime == "torch" and min(card.divisor_zyx) > 1:  # any multiple will do: a small one tells as much
+    if (
+        setting.runtime == "torch" and min(card.divisor_zyx) > 1 and not card.fixed_patch
+    ):  # a small multiple tells as much
         patch = tuple(min(p, 4 * d) for p, d in zip(patch, card.divisor_zyx, strict=True))  # type: ignore[assignment]
     size, wanted = ((setting.batch_size, n, *patch) for n in (card.n_inputs, card.n_classes))
     with torch.inference_mode():
@@ -80,15 +85,19 @@ def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) 
             found = tuple(predictor(torch.zeros(size, device=setting.device)).shape)
         except torch.OutOfMemoryError:
             raise
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, AssertionError) as error:  # AssertionError: a guard of torch.export
             lines = str(error).splitlines() or [type(error).__name__]
             raise ModelError(f"the network refuses an input of {size}: {lines[0][:200]}") from error
     if found != wanted:
         raise ModelError(f"the network gives {found} for an input of {size}; {wanted} was expected")
 
 
+def _plain(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
+    return _Torch(module, setting)
+
+
 class _Torch:
-    def __init__(self, module: Any, setting: ForwardSetting, card: ModelCard) -> None:
+    def __init__(self, module: Any, setting: ForwardSetting) -> None:
         torch.backends.cudnn.benchmark = False  # the algorithm, and with it the bits, must not depend on timing
         torch.backends.cudnn.deterministic = True
         self._module = module.to(setting.device) if hasattr(module, "to") else module
@@ -97,15 +106,15 @@ class _Torch:
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode(), torch.autocast(self._kind, dtype=self._dtype, enabled=self._dtype is not None):
-            return _first(self._module(batch)).float()
+            return self._module(batch).float()  # type: ignore[no-any-return]
 
 
-def _compiled(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:
+def _compiled(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
     if setting.device == "cpu" and not shutil.which("g++"):
         raise ModelError("--runtime compile needs a C++ compiler on the CPU; install g++ or use --runtime torch")
     torch.compiler.reset()
-    compiled = torch.compile(module.to(setting.device), dynamic=False, mode=setting.compile_mode)
-    return _OneThread(_Torch(compiled, setting, card))
+    compiled: Any = torch.compile(module.module.to(setting.device), dynamic=False, mode=setting.compile_mode)
+    return _OneThread(_Torch(OneTensor(compiled, card), setting))
 
 
 class _OneThread:
@@ -119,26 +128,26 @@ class _OneThread:
         return self._thread.submit(lambda: self._predictor(batch).clone()).result()
 
 
-def _frozen(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:
+def _frozen(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
     """Traced and frozen, so that activations stay in oneDNN's own layouts: about 1.4 times plain torch on a CPU."""
     example = torch.zeros((setting.batch_size, card.n_inputs, *setting.patch_zyx))
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # torch announces the end of TorchScript
-        traced = torch.jit.trace(_FirstOutput(module).eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
-        return _Torch(torch.jit.optimize_for_inference(torch.jit.freeze(traced)), setting, card)
+        traced = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
+        return _Torch(torch.jit.optimize_for_inference(torch.jit.freeze(traced)), setting)
 
 
-def _openvino(module: Any, setting: ForwardSetting, card: ModelCard) -> Predictor:
+def _openvino(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
     """Converted in memory by torch.export."""
     size = (setting.batch_size, card.n_inputs, *setting.patch_zyx)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # the converters warn of their own deprecations
-        program = torch.export.export(_FirstOutput(module), (torch.zeros(size),))
+        program = torch.export.export(module, (torch.zeros(size),))
     return compile_openvino(program, size, setting)
 
 
-def compile_openvino(source: Any, size: tuple[int, ...], setting: ForwardSetting) -> Predictor:
-    """Compile an exported program or an ONNX file for the CPU; shapes are fixed to ``size``, order [B, C, Z, Y, X].
+def compile_openvino(source: Any, size: tuple[int, ...], setting: ForwardSetting) -> OpenVino:
+    """Compile an exported program or an ONNX file for the CPU; the input's shape is fixed to ``size``.
 
     Raises
     ------
@@ -158,31 +167,32 @@ def compile_openvino(source: Any, size: tuple[int, ...], setting: ForwardSetting
             warnings.simplefilter("ignore")
             converted = openvino.convert_model(source)
         converted.reshape(list(size))
-        return _OpenVino(openvino.Core().compile_model(converted, "CPU", config))
+        return OpenVino(openvino.Core().compile_model(converted, "CPU", config))
     except (RuntimeError, TypeError, ValueError) as error:
         lines = str(error).strip().splitlines() or ["?"]
         raise ModelError(f"OpenVINO cannot run this network: {lines[0][:200]}") from error
 
 
-class _OpenVino:
+class OpenVino:
+    """A compiled network; called, it gives its first output, and :meth:`named` those that are asked for."""
+
     def __init__(self, compiled: Any) -> None:
         self._compiled = compiled
         self._own = threading.local()  # a request is not to be shared between threads
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
+        """The first output."""
+        return torch.from_numpy(self._infer(batch)[0])
+
+    def named(self, batch: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
+        """Several outputs, by their names."""
+        out = self._infer(batch)
+        return {name: torch.from_numpy(out[name]) for name in names}
+
+    def _infer(self, batch: torch.Tensor) -> Any:
         if not hasattr(self._own, "request"):
             self._own.request = self._compiled.create_infer_request()
-        out = self._own.request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=False)
-        return torch.from_numpy(out[0])
-
-
-class _FirstOutput(torch.nn.Module):
-    def __init__(self, module: torch.nn.Module) -> None:
-        super().__init__()
-        self.module = module
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return _first(self.module(x))
+        return self._own.request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=False)
 
 
 class _Mean:
@@ -196,12 +206,3 @@ class _Mean:
         for predictor in self._predictors[1:]:
             total += predictor(batch)
         return total.div_(len(self._predictors))
-
-
-def _first(result: Any) -> torch.Tensor:
-    """The output proper: of deep supervision's list the first, at full resolution."""
-    if isinstance(result, dict):
-        raise ModelError(
-            f"the network returns a dictionary with {', '.join(map(str, result))}; voxweft needs one tensor"
-        )
-    return result[0] if isinstance(result, (list, tuple)) else result  # type: ignore[no-any-return]

@@ -2,7 +2,14 @@
 
     {"patch_size": [64, 64, 64], "num_classes": 2, "in_channels": 1, "activation": "softmax",
      "normalization": "instance_zscore", "class_names": ["background", "membrane"], "mirror_axes": [0, 1, 2],
-     "spacing": [10, 10, 10]}
+     "spacing": [10, 10, 10], "spacing_unit": "nanometer"}
+
+A network that returns several maps names them, in order; ``scale`` may be left out where a map is as large as the
+patch. One for 2-D images says so; its sizes are then y x:
+
+    {"patch_size": [256, 256], "dimensions": 2,
+     "heads": [{"name": "cell", "channels": 2, "activation": "softmax"},
+               {"name": "edge", "channels": 1, "activation": "sigmoid", "scale": [2, 2]}]}
 
 Every key may be left out. ``normalization`` is a scheme, or an object with its numbers, such as
 ``{"scheme": "ct", "lower": -300, "upper": 900, "mean": -300, "std": 1200}``, or a list with one per channel.
@@ -11,14 +18,27 @@ Every key may be left out. ``normalization`` is a scheme, or an object with its 
 from __future__ import annotations
 
 import hashlib
+import math
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
 from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.head import Head
+
+
+class SideHead(BaseModel):
+    """A head as the file writes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str
+    channels: int
+    activation: str
+    scale: Zyx | tuple[int, int] = (1, 1, 1)
 
 
 class Sidecar(BaseModel):
@@ -26,8 +46,8 @@ class Sidecar(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    patch_size: Zyx | None = None
-    divisor: Zyx | None = None
+    patch_size: Zyx | tuple[int, int] | None = None
+    divisor: Zyx | tuple[int, int] | None = None
     num_classes: int | None = None
     in_channels: int | None = None
     activation: str | None = None
@@ -35,6 +55,9 @@ class Sidecar(BaseModel):
     class_names: list[str] = []
     mirror_axes: list[int] | None = None
     spacing: tuple[float, float, float] | None = None
+    spacing_unit: str = ""
+    dimensions: Literal[2, 3] = 3
+    heads: list[SideHead] = []
 
     @classmethod
     def beside(cls, path: Path) -> Sidecar:
@@ -55,16 +78,58 @@ class Sidecar(BaseModel):
             where = ".".join(map(str, first["loc"])) or "the file"
             raise ModelError(f"{place}: {where}: {first['msg']}") from error
 
+    @property
+    def patch_zyx(self) -> Zyx | None:
+        """The patch in voxels; (1, Y, X) where the file says Y X for a network of two dimensions.
+
+        Raises
+        ------
+        ModelError
+            If it has two numbers and the network three dimensions.
+        """
+        return self._zyx("patch_size", self.patch_size)
+
+    @property
+    def axes(self) -> str:
+        """What the network takes and gives, in letters."""
+        return "[B, C, Y, X]" if self.dimensions == 2 else "[B, C, Z, Y, X]"
+
+    @property
+    def n_axes(self) -> int:
+        """How many they are."""
+        return self.dimensions + 2
+
+    @property
+    def own_heads(self) -> tuple[Head, ...] | None:
+        """The heads; None where the file names none."""
+        scales = [self._zyx("scale", h.scale) or (1, 1, 1) for h in self.heads]
+        return tuple(Head(h.name, h.channels, h.activation, s) for h, s in zip(self.heads, scales, strict=True)) or None
+
+    @property
+    def n_classes(self) -> int | None:
+        """Channels of the output, as far as the file says them: those of all heads."""
+        return self.num_classes or sum(h.channels for h in self.heads) or None
+
+    def _zyx(self, name: str, size: Zyx | tuple[int, int] | None) -> Zyx | None:
+        if size is None or len(size) == 3:
+            return size
+        if self.dimensions == 3:
+            raise ModelError(f"{name} {list(size)} in the side file has two numbers; give z, y, x, or dimensions 2")
+        return (1, *size)
+
     def card(self, path: Path, kind: str, **found: Any) -> ModelCard:
         """A card from what the model file tells and what this file adds; this file wins."""
         own = {
-            "patch_zyx": self.patch_size,
-            "divisor_zyx": self.divisor,
-            "n_classes": self.num_classes,
+            "patch_zyx": self.patch_zyx,
+            "divisor_zyx": self._zyx("divisor", self.divisor),
+            "n_classes": self.n_classes,
             "n_inputs": self.in_channels,
             "activation": self.activation,
             "class_names": tuple(self.class_names) or None,
             "mirror_axes": None if self.mirror_axes is None else tuple(self.mirror_axes),
+            "n_dimensions": self.dimensions,
+            "spacing_unit": self.spacing_unit,
+            "heads": self.own_heads,
             "spacing_zyx": self.spacing,
             "normalization": self._schemes(),
         }
@@ -72,11 +137,15 @@ class Sidecar(BaseModel):
         if "n_classes" in known:
             known.setdefault("activation", "sigmoid" if known["n_classes"] == 1 else "softmax")
         known.setdefault("patch_zyx", None)
+        if heads := known.get("heads"):
+            scales = zip(*(h.scale_zyx for h in heads), strict=True)
+            known.setdefault("divisor_zyx", tuple(math.lcm(*axis) for axis in scales))
+        if self.dimensions == 2:
+            known.setdefault("mirror_axes", (1, 2))
         if "normalization" not in known:
-            note = (
+            known["normalization_note"] = (
                 f"{path.name} does not say its normalization, so none is applied; give --normalization if it needs one"
             )
-            known["details"] = {**known.get("details", {}), "note": note}
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return ModelCard(path=str(path), format=kind, digest=digest, **known)
 

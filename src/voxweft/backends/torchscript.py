@@ -15,7 +15,7 @@ PROBE = 32
 
 
 def load(path: Path) -> TorchModel:
-    """Read a TorchScript network [B, C, Z, Y, X] -> [B, n_classes, Z, Y, X].
+    """Read a TorchScript network [B, C, Z, Y, X] -> [B, n_classes, Z, Y, X], or what its ``NAME.json`` says instead.
 
     The number of inputs comes from the first weight, the number of classes from a run on zeros, unless ``NAME.json``
     gives them; the patch size comes from there or from ``--patch-size``.
@@ -23,7 +23,7 @@ def load(path: Path) -> TorchModel:
     Raises
     ------
     ModelError
-        If the file is damaged or the network is not 3-D.
+        If the file is damaged, or the network has other dimensions than it should.
     """
     sidecar = Sidecar.beside(path)
     try:
@@ -33,26 +33,32 @@ def load(path: Path) -> TorchModel:
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from error
     weight = next((p for p in module.parameters() if p.ndim >= 4), None)
-    if weight is not None and weight.ndim != 5:
-        raise ModelError(f"{path} is a network for 2-D images; voxweft run needs a 3-D one")
+    if weight is not None and weight.ndim != sidecar.n_axes:
+        raise ModelError(
+            f"{path} is a network for {weight.ndim - 2}-D images; {path.stem}.json says dimensions {sidecar.dimensions}"
+            if sidecar.dimensions == 2
+            else f'{path} is a network for 2-D images; with "dimensions": 2 in {path.stem}.json it runs slice by slice'
+        )
     n_inputs = sidecar.in_channels or (int(weight.shape[1]) if weight is not None else 1)
     card = sidecar.card(
         path,
         "TorchScript",
         n_inputs=n_inputs,
-        n_classes=sidecar.num_classes or _count_classes(module, n_inputs, sidecar.patch_size, path),
+        n_classes=sidecar.n_classes or _count_classes(module, n_inputs, sidecar, path),
     )
     return TorchModel(card, [module], ("torch",))
 
 
-def _count_classes(module: torch.nn.Module, n_inputs: int, patch: tuple[int, int, int] | None, path: Path) -> int:
+def _count_classes(module: torch.nn.Module, n_inputs: int, sidecar: Sidecar, path: Path) -> int:
+    patch = (sidecar.patch_zyx or (PROBE,) * 3)[3 - sidecar.dimensions :]
     with torch.inference_mode():
         try:
-            result = module(torch.zeros((1, n_inputs, *(patch or (PROBE,) * 3))))
+            result = module(torch.zeros((1, n_inputs, *patch)))
         except RuntimeError as error:
             line = str(error).strip().splitlines()[-1][:160]
             raise ModelError(f"{path} refuses zeros: {line}. Give its patch_size in {path.stem}.json.") from error
     first = result[0] if isinstance(result, (list, tuple)) else result
     if not isinstance(first, torch.Tensor):
-        raise ModelError(f"{path} returns {type(result).__name__}; voxweft needs one tensor")
+        found = f" with {', '.join(map(str, result))}" if isinstance(result, dict) else ""
+        raise ModelError(f"{path} returns {type(result).__name__}{found}; name its heads in {path.stem}.json")
     return int(first.shape[1])

@@ -19,7 +19,11 @@ from voxweft.geometry.columns import Columns
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.frozen import FrozenDict
 from voxweft.model.protocols import ForwardSetting
+from voxweft.model.ref import card_differences
+from voxweft.model.spacing import spacing_note
+from voxweft.model.targets import targets_of
 from voxweft.ops.activate import Finish
 from voxweft.ops.augment import views
 
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 VERSION = 2
-NOT_COMPARED = ("attributes", "note")  # details of a card that are for display
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +43,8 @@ class Plan:
     ----------
     source, fingerprint
         The input and a digest of its shape, dtype and a sample of its voxels.
-    card
-        The model.
+    card, arguments
+        The model, and what it is loaded with beside its path.
     request
         What was asked for (see :meth:`RunOptions.request`); a rerun must ask for the same.
     grid, window, sigma_scale, tta
@@ -92,6 +95,7 @@ class Plan:
     setting: ForwardSetting
     layer_z: int
     skip_empty: bool
+    arguments: Mapping[str, Any] = field(default_factory=FrozenDict)
     mask_fingerprint: str = ""
     notes: tuple[str, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
@@ -187,7 +191,7 @@ class Plan:
     def _differing_settings(self, other: Plan) -> list[str]:
         """What else of the model's card, and of the normalisation, is not as it was."""
         mine, theirs = (json.loads(plan.to_json()) for plan in (self, other))
-        lines = differing_fields(self.card, other.card)
+        lines = card_differences(self.card, other.card)
         schemes = [[n["scheme"] for n in plan["normalization"]] for plan in (mine, theirs)]
         alike = all(
             v is None or old.get(k) == v
@@ -197,23 +201,6 @@ class Plan:
         if not alike and not any("normalization" in line for line in lines):
             lines.append(f"normalization: stored {_short(schemes[0])}, now {_short(schemes[1])}")
         return lines
-
-
-def differing_fields(stored: ModelCard, now: ModelCard) -> list[str]:
-    """What of a model's card, but its path, its weights and what is for display, is not as it was."""
-    a, b = (_compared(card) for card in (stored, now))
-    return [
-        f"the model's {name}: stored {_short(a.get(name))}, now {_short(b.get(name))}"
-        for name in sorted({*a, *b})
-        if a.get(name) != b.get(name)
-    ]
-
-
-def _compared(card: ModelCard) -> dict[str, Any]:
-    """The fields of a card that must stay as they are, as JSON values: a stored card and one just read look alike."""
-    values: dict[str, Any] = json.loads(_adapter(ModelCard).dump_json(card))
-    details = {f"details {k}": v for k, v in values["details"].items() if k not in NOT_COMPARED}
-    return {k: v for k, v in values.items() if k not in ("path", "digest", "details")} | details
 
 
 def _short(value: Any) -> str:
@@ -305,7 +292,7 @@ def make_plan(
         setting=replace(setting, n_lanes=1),  # lanes belong to the machine, not to the plan
         layer_z=cut.layer_z,
         skip_empty=options.skip_empty,
-        notes=(*notes, *cut.notes),
+        notes=(*notes, *filter(None, [spacing_note(card, source.geometry)]), *cut.notes),
         measured=dict(measured or {}),
     )
 
@@ -337,7 +324,7 @@ def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple
     patch = parse_size(options.patch_size) or card.patch_zyx
     if patch is None:
         raise ModelError(f"{card.path} does not say its patch size; give --patch-size z,y,x")
-    if card.details.get("fixed_patch") and patch != card.patch_zyx:
+    if card.fixed_patch and patch != card.patch_zyx:
         raise ModelError(f"--patch-size {patch}: {card.path} takes {card.patch_zyx} and nothing else")
     if card.batch_size and options.batch_size not in (0, card.batch_size):
         raise ModelError(f"--batch-size {options.batch_size}: {card.path} takes {card.batch_size} and nothing else")
@@ -346,16 +333,16 @@ def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple
     short = [f"{a} ({n} < {p})" for a, n, p in zip("zyx", source.shape_zyx, patch, strict=True) if n < p]
     note = f"the volume is smaller than the patch along {', '.join(short)} and is padded with zeros"
     notes = [note] if short else []
-    if options.normalization == "auto" and "note" in card.details:
-        notes.append(str(card.details["note"]))
+    if options.normalization == "auto" and card.normalization_note:
+        notes.append(card.normalization_note)
     return patch, notes
 
 
 def finish_for(card: ModelCard, options: RunOptions) -> Finish:
     """Mode "auto" resolved: binary up to two classes (one channel or softmax over two), else multiclass."""
-    binary = card.n_classes == 1 or (card.n_classes == 2 and card.activation == "softmax")
+    targets = targets_of(card, options.mode, options.output)
+    binary = bool(targets) or card.n_classes == 1 or (card.n_classes == 2 and card.activation == "softmax")
     mode = options.mode if options.mode != "auto" else ("binary" if binary else "multiclass")
-    targets = tuple((int(a), int(b)) for a, b in card.details.get("targets", ()))
     return Finish(mode, options.output, card.n_classes, card.activation, options.threshold, targets)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
+from voxweft.model.frozen import FrozenDict
+from voxweft.model.head import ACTIVATIONS, Head
 
 SCHEMES = ("none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct")
 
@@ -62,8 +64,18 @@ class Normalization:
 
 
 @dataclass(frozen=True, slots=True)
+class Intensity:
+    """Grey values of the training foreground in one channel, in the unit of the images; None where it is not known."""
+
+    mean: float | None = None
+    std: float | None = None
+    percentile_00_5: float | None = None
+    percentile_99_5: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
-    """What a model expects and gives; all that must equal training.
+    """What a model expects and gives; all that must equal training. Read-only, also inside.
 
     Attributes
     ----------
@@ -72,27 +84,58 @@ class ModelCard:
     digest
         sha256 of the weights (hex).
     patch_zyx
-        Patch in voxels, or None where any size will do.
-    divisor_zyx
-        The patch must be a multiple of this (product of the strides).
+        Patch in voxels, or None where any size will do; (1, Y, X) of a network for 2-D images.
     n_inputs, n_classes
-        Input channels; output channels of the network.
+        Input channels; output channels of the network, those of all heads together.
+    divisor_zyx
+        The patch must be a multiple of this, in voxels (product of the strides).
     class_names
         Names by index, or empty.
     activation
         "softmax" (exclusive classes), "sigmoid" (each channel by itself), or "none" where outputs are probabilities.
+        With heads that of the first of them, whatever is given.
     normalization
         One per input channel, or one for all.
     mirror_axes
         Axes (0 z, 1 y, 2 x) that mirroring TTA may flip.
-    spacing_zyx
-        Voxel size at training, in the file's unit, or None.
+    spacing_zyx, spacing_unit
+        Voxel size at training, or None; its unit ("nanometer", "micrometer", ...), or "" where the file has none.
     n_folds
         Networks whose logits are averaged.
     batch_size
         A batch size that the file prescribes, or None.
+    n_dimensions
+        3, or 2 for a network for images, which is applied slice by slice.
+    heads
+        The maps that the network returns, in the order of their channels; empty for one that returns one tensor.
+    fixed_patch
+        Whether the network takes ``patch_zyx`` and nothing else.
+    targets
+        Of a network with several tasks in one tensor: first channel and end of each.
+    intensity
+        Grey values of the training foreground, one per input channel; empty where they are not known.
+    divisor
+        What grey values are divided by before an ink network sees them, or None.
+    normalization_note
+        What a user should know of the normalisation, or "".
+    attributes
+        What an output is to say beside its own provenance; plain JSON values.
     details
-        Whatever else ``voxweft info`` should show; plain JSON values.
+        Whatever else ``voxweft info`` should show; plain JSON values. Nothing is decided by them.
+
+    Raises
+    ------
+    ModelError
+        If heads, channels, dimensions or the activation do not fit together.
+
+    Examples
+    --------
+    >>> card = ModelCard("net.pt2", "torch.export", "", patch_zyx=(64, 64, 64), n_classes=3)
+    >>> card.all_heads
+    (Head(name='', n_channels=3, activation='softmax', scale_zyx=(1, 1, 1)),)
+    >>> ModelCard("net.pt2", "torch.export", "", None, n_classes=3, heads=(Head("cell", 2, "softmax"),))
+    Traceback (most recent call last):
+    voxweft.errors.ModelError: net.pt2: the heads cell (2) have 2 channels, the model has 3
     """
 
     path: str
@@ -107,6 +150,44 @@ class ModelCard:
     normalization: tuple[Normalization, ...] = (Normalization(),)
     mirror_axes: tuple[int, ...] = (0, 1, 2)
     spacing_zyx: tuple[float, float, float] | None = None
+    spacing_unit: str = ""
     n_folds: int = 1
     batch_size: int | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)
+    n_dimensions: int = 3
+    heads: tuple[Head, ...] = ()
+    fixed_patch: bool = False
+    targets: tuple[tuple[int, int], ...] = ()
+    intensity: tuple[Intensity, ...] = ()
+    divisor: float | None = None
+    normalization_note: str = ""
+    attributes: Mapping[str, Any] = field(default_factory=FrozenDict)
+    details: Mapping[str, Any] = field(default_factory=FrozenDict)
+
+    def __post_init__(self) -> None:
+        for name in ("attributes", "details"):
+            object.__setattr__(self, name, FrozenDict(getattr(self, name)))
+        if self.heads:
+            object.__setattr__(self, "activation", self.heads[0].activation)
+            self._check_heads()
+        if self.activation not in ACTIVATIONS:
+            known = ", ".join(ACTIVATIONS)
+            raise ModelError(f"{self.path}: activation {self.activation!r} is unknown; use one of {known}")
+        if self.n_dimensions not in (2, 3):
+            raise ModelError(f"{self.path}: a network of {self.n_dimensions} dimensions; 2 or 3 can be")
+        thick = [size for size in (self.patch_zyx, *(h.scale_zyx for h in self.heads)) if size and size[0] != 1]
+        if self.n_dimensions == 2 and thick:
+            raise ModelError(f"{self.path} takes 2-D images; sizes z y x begin with 1, not {thick[0]}")
+
+    def _check_heads(self) -> None:
+        names = [h.name for h in self.heads]
+        if len(set(names)) < len(names) or "" in names:
+            raise ModelError(f"{self.path}: every head needs a name of its own, not {', '.join(map(repr, names))}")
+        found = sum(h.n_channels for h in self.heads)
+        if found != self.n_classes:
+            told = ", ".join(f"{h.name} ({h.n_channels})" for h in self.heads)
+            raise ModelError(f"{self.path}: the heads {told} have {found} channels, the model has {self.n_classes}")
+
+    @property
+    def all_heads(self) -> tuple[Head, ...]:
+        """The heads; of a model that names none one head, without a name, of all its channels."""
+        return self.heads or (Head("", self.n_classes, self.activation),)

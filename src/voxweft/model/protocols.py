@@ -52,10 +52,15 @@ class Predictor(Protocol):
 
 
 class Model(Protocol):
-    """A model read from disk, before a runtime was chosen."""
+    """A model read from disk, before a runtime was chosen.
 
-    card: ModelCard
-    """What it expects and gives."""
+    One that :func:`voxweft.load_model` gives has a ``ref`` too (:class:`~voxweft.model.ref.ModelRef`); see
+    :func:`~voxweft.model.ref.ref_of`.
+    """
+
+    @property
+    def card(self) -> ModelCard:
+        """What it expects and gives."""
 
     def runtimes(self, device: str) -> tuple[str, ...]:
         """The runtimes that can run it on "cpu" or "cuda" with the packages installed here, plainest first."""

@@ -58,13 +58,14 @@ def test_probabilities_in_every_runtime(tmp_path, runtime):
 
 def test_the_card(tmp_path):
     path = lightning(tmp_path / "net.ckpt", backbone(small_timesformer().state_dict()), backbone=HYPER, size=32)
-    card = voxweft.load_model(path, tile=32).card
+    model = voxweft.load_model(path, tile=32)
+    card = model.card
     assert (card.patch_zyx, card.n_inputs, card.n_classes, card.class_names) == ((32, 1, 32), 5, 1, ("ink",))
     assert (card.activation, card.mirror_axes) == ("none", (0, 2))
     (scheme,) = card.normalization
     assert (scheme.scheme, scheme.mean, scheme.std, scheme.lower, scheme.upper) == ("ct", 0.0, 200.0, 0.0, 200.0)
-    assert card.details["arguments"] == {"model_type": "auto", "n_layers": 0, "tile": 32, "trust_code": False}
-    assert card.details["fixed_patch"]
+    assert model.ref.arguments == {"tile": 32}
+    assert (card.fixed_patch, card.divisor) == (True, 200.0)
     assert json.loads(json.dumps(card.details))["dim"] == 16
 
 
@@ -219,7 +220,7 @@ def test_code_needs_trust(tmp_path, name):
     assert not trace.exists()
     model = voxweft.load_model(path, n_layers=5, tile=32, trust_code=True)
     assert trace.exists()
-    assert model.card.details["arguments"]["trust_code"]
+    assert model.ref.arguments["trust_code"]
 
 
 def test_trusted_code_that_is_not_here(tmp_path):

@@ -167,9 +167,9 @@ def request(
         trust_code=which.trust_code,
     )
     card = model.card
-    if not card.format.startswith("ink") or card.patch_zyx is None:
+    if not card.format.startswith("ink") or card.patch_zyx is None or card.divisor is None:
         raise ModelError(f"{card.path} is a {card.format} model, no network for ink; voxweft run takes it")
-    divisor = float(how.divisor or card.details["divisor"])
+    divisor = float(how.divisor or card.divisor)
     scheme = Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor)
     tile, (height, _, width) = card.patch_zyx[0], volume.info.shape_zyx
     if how.stride > tile:

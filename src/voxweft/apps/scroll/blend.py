@@ -93,7 +93,7 @@ def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions,
         patch_zyx=first.patch_zyx,
         n_classes=first.n_classes,
         activation="softmax" if first.n_classes > 1 else "sigmoid",
-        details={"attributes": said | {"sigma_scale": options.sigma_scale}},
+        attributes=said | {"sigma_scale": options.sigma_scale},
     )
     source = VolumeInfo(
         parent_dir, PATCHES, (z, y, x), "float16", chunk_zyx=first.patch_zyx, geometry=geometry_in(said)

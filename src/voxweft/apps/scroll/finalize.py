@@ -113,7 +113,8 @@ def finalize_plan(
 ) -> Plan:
     """The plan of a finalize: a sweep over the stored chunks, which do not overlap."""
     classes, how = options
-    targets = sorted((t["start_channel"], t["end_channel"]) for t in said.get("target_info", {}).values())
+    told = said.get("target_info", {}).values()
+    targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in told))
     if targets and classes.mode == "multiclass":
         raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
     engine = StageOptions(
@@ -138,7 +139,8 @@ def finalize_plan(
         n_inputs=source.n_channels,
         n_classes=source.n_channels,
         activation="softmax" if source.n_channels > 1 else "sigmoid",
-        details={"targets": targets, "attributes": _attributes(said, classes)},
+        targets=targets,
+        attributes=_attributes(said, classes),
     )
     info = VolumeInfo(
         url=source.url,

@@ -32,6 +32,7 @@ from voxweft.engine.report import Report, environment, peak_memory_bytes, tally_
 from voxweft.engine.staged import Layers, predict_part, tiles_of_part
 from voxweft.errors import RequestError
 from voxweft.image.protocols import Records
+from voxweft.model.targets import target_info
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.patches import ZarrPatches
 from voxweft.stores.url import absolute, records_at, remove
@@ -207,6 +208,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "voxel_size_zyx": list(geometry.voxel_size_zyx),
         "origin_zyx": list(geometry.origin_zyx),
         "unit": geometry.unit,
+        **target_info(plan.card),
     } | ({"bbox_zyx": [list(plan.region.start), list(plan.region.stop)]} if plan.request.get("bbox") else {})
 
 

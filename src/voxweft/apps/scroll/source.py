@@ -10,7 +10,7 @@ from voxweft.engine.events import Emit, Event
 from voxweft.engine.options import parse_bytes
 from voxweft.errors import ModelError, RequestError
 from voxweft.image.protocols import Volume
-from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.card import Intensity, ModelCard, Normalization
 from voxweft.stores import open_volume
 
 
@@ -90,11 +90,10 @@ def _scheme(card: ModelCard, name: str, channel: int) -> Normalization:
     """A scheme with the numbers of the model's training data, where it takes any."""
     if name not in ("ct", "global_zscore"):
         return Normalization(name)
-    given = card.details.get("intensity") or []
-    numbers = given[channel] if channel < len(given) else {}
-    if "mean" not in numbers or "std" not in numbers:
+    numbers = card.intensity[channel] if channel < len(card.intensity) else Intensity()
+    if numbers.mean is None or numbers.std is None:
         raise ModelError(
             f"--normalization {name} needs the mean and standard deviation of training; {card.path} has none"
         )
-    limits = (numbers.get("percentile_00_5"), numbers.get("percentile_99_5")) if name == "ct" else (None, None)
-    return Normalization(name, numbers["mean"], numbers["std"], *limits)
+    limits = (numbers.percentile_00_5, numbers.percentile_99_5) if name == "ct" else (None, None)
+    return Normalization(name, numbers.mean, numbers.std, *limits)

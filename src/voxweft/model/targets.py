@@ -1,0 +1,66 @@
+"""Which channels of a network make which channel of the output, where it has several tasks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voxweft.errors import RequestError
+from voxweft.model.card import ModelCard
+from voxweft.model.head import Head, channel_ranges
+
+Targets = tuple[tuple[int, int], ...]
+LOGITS = ("logits", "merged", "patches")  # outputs that no activation is applied to
+
+
+def targets_of(card: ModelCard, mode: str, output: str) -> Targets:
+    """First channel and end of each task; empty for a network with one.
+
+    A head with a softmax over two channels is one task, and so is every channel of a head with sigmoids: one binary
+    output channel each. Logits can be asked of any heads.
+
+    Raises
+    ------
+    RequestError
+        If what is asked for has no meaning for these heads; all heads are named.
+
+    Examples
+    --------
+    >>> from voxweft.model.head import Head
+    >>> heads = (Head("cell", 2, "softmax"), Head("edge", 1, "sigmoid"))
+    >>> targets_of(ModelCard("net.pt2", "torch.export", "", None, n_classes=3, heads=heads), "auto", "probability")
+    ((0, 2), (2, 3))
+    """
+    if len(card.heads) < 2:
+        return card.targets
+    told = ", ".join(f"{h.name} ({h.activation} of {h.n_channels})" for h in card.heads)
+    if output not in LOGITS:
+        if mode == "multiclass":
+            raise RequestError(f"--mode multiclass with a model of several heads, {told}; use --mode binary")
+        if output not in ("probability", "mask"):
+            raise RequestError(
+                f"--output {output} with a model of several heads, {told}; use probability, mask or logits"
+            )
+        if any(h.activation == "none" or (h.activation == "softmax" and h.n_channels > 2) for h in card.heads):
+            raise RequestError(
+                f"the heads {told} cannot be finished together: each must be sigmoids or a softmax of 2",
+                "Give --output logits.",
+            )
+    spans = zip(card.heads, channel_ranges(card.heads), strict=True)
+    return tuple(target for head, (a, b) in spans for target in _of(head, a, b))
+
+
+def _of(head: Head, start: int, stop: int) -> Targets:
+    return ((start, stop),) if head.activation == "softmax" else tuple((c, c + 1) for c in range(start, stop))
+
+
+def target_info(card: ModelCard) -> dict[str, Any]:
+    """The channels of several tasks as the scroll pipeline writes them beside logits; empty for a network with one."""
+    if len(card.heads) < 2:
+        return {}
+    spans = {h.name: (h, *span) for h, span in zip(card.heads, channel_ranges(card.heads), strict=True)}
+    named = {
+        name if len(_of(*span)) == 1 else f"{name}_{n}": one
+        for name, span in spans.items()
+        for n, one in enumerate(_of(*span))
+    }
+    return {"target_info": {name: {"start_channel": a, "end_channel": b} for name, (a, b) in named.items()}}
