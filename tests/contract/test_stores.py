@@ -125,7 +125,7 @@ class TestOmeZarrSink(SinkContract):
 
 class TestMemorySink(SinkContract):
     def make(self, tmp_path):
-        return MemorySink()
+        return MemorySink(smallest=16)
 
     def reopen(self, sink, tmp_path):
         return sink

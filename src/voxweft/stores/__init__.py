@@ -110,7 +110,7 @@ def in_memory(smallest: int = 256) -> Sink:
 
 def n_levels(spec: OutputSpec) -> int:
     """How many resolution levels an output will have."""
-    from voxweft.stores.ome_zarr import level_shapes
+    from voxweft.ops.halve import level_shapes
 
     return len(level_shapes(spec.shape_zyx, spec.pyramid))
 

@@ -13,6 +13,7 @@ from voxweft.errors import ReadError, RequestError, VolumeError, WriteError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import Geometry, OutputSpec
 from voxweft.image.protocols import Records
+from voxweft.ops.halve import finer_box, halve, level_shapes
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.url import first_line, local_path, records_at, remove, unreadable, write_error, zarr_store
 
@@ -95,9 +96,11 @@ class OmeZarrSink:
             geometry=geometry,
         )
 
-    def write(self, box: Box, array: NDArray[Any]) -> None:
-        """Write [C, Z, Y, X] at a shard-aligned box of level 0."""
-        self._put(self._levels[0], box, array)
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+        """Write [C, Z, Y, X] at a shard-aligned box of a level."""
+        if not level < len(self._levels):
+            raise RequestError(f"{self.url} has {len(self._levels)} resolution levels; there is no level {level}")
+        self._put(self._levels[level], box, array)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Read back [C, Z, Y, X]."""
@@ -120,15 +123,14 @@ class OmeZarrSink:
 
     def build_level(self, level: int, box: Box) -> None:
         """Fill a box of a level by halving the level above."""
-        target, whole = self._levels[level], Box.of(self.shape(level - 1))
+        target, finer = self._levels[level], self.shape(level - 1)
         n_channels = target.shape[0] if target.ndim == 4 else 1
         out = np.empty((n_channels, *box.shape), target.dtype)
         for cell in box.cells(target.chunks[-3:]):  # chunk by chunk: little memory, and each fine chunk decoded once
             part = cell & box
-            start, stop = (tuple(2 * n for n in corner) for corner in (part.start, part.stop))
-            fine = self.read(Box(start, stop) & whole, level - 1)  # type: ignore[arg-type]
+            fine = self.read(finer_box(part, finer), level - 1)
             out[(slice(None), *part.shift(box.start, -1).slices)] = halve(fine, self._pyramid)
-        self._put(target, box, out)
+        self.write(box, out, level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the group."""
@@ -178,43 +180,6 @@ class OmeZarrSink:
 
 
 CREATOR = {"name": "voxweft"}
-
-
-def level_shapes(shape: Zyx, pyramid: str, smallest: int = 256) -> list[Zyx]:
-    """Extents of the levels: halved, rounded up, until no side is longer than ``smallest``.
-
-    >>> level_shapes((512, 300, 20), "mean")
-    [(512, 300, 20), (256, 150, 10)]
-    """
-    shapes = [shape]
-    while pyramid != "none" and max(shapes[-1]) > smallest:
-        z, y, x = (math.ceil(n / 2) for n in shapes[-1])
-        shapes.append((z, y, x))
-    return shapes
-
-
-def halve(fine: NDArray[Any], how: str) -> NDArray[Any]:
-    """Half the resolution of [C, Z, Y, X], extents rounded up.
-
-    "mean" averages blocks of 2 x 2 x 2 (at odd ends what there is of them; integers round half up); "nearest" takes
-    the first voxel of each block.
-    """
-    if how == "nearest":
-        return fine[:, ::2, ::2, ::2]
-    pad = [(0, 0), *((0, n % 2) for n in fine.shape[1:])]
-    if any(after for _, after in pad):
-        fine = np.pad(fine, pad, mode="edge")
-    integer = fine.dtype.kind in "ui"
-    wide = np.dtype("uint16") if fine.dtype == np.uint8 else np.dtype("int64") if integer else np.dtype("float32")
-    total = np.add(fine[:, ::2], fine[:, 1::2], dtype=wide)
-    total = total[:, :, ::2] + total[:, :, 1::2]
-    total = total[..., ::2] + total[..., 1::2]
-    if integer:
-        total += 4
-        total >>= 3
-    else:
-        total /= 8
-    return np.asarray(total.astype(fine.dtype))
 
 
 def _create_group(store: Any, attributes: dict[str, Any]) -> None:

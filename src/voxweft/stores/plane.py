@@ -42,9 +42,9 @@ class PlaneSink:
         """Open what is there."""
         return _turned(self._inner.open())
 
-    def write(self, box: Box, array: NDArray[Any]) -> None:
-        """Write [C, rows, 1, columns]."""
-        self._inner.write(_box(box), np.ascontiguousarray(array.swapaxes(1, 2)))
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+        """Write [C, rows, 1, columns] of a level."""
+        self._inner.write(_box(box), np.ascontiguousarray(array.swapaxes(1, 2)), level)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Read back [C, rows, 1, columns]."""
