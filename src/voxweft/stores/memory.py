@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import Geometry, OutputSpec, VolumeInfo
+from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.place import Geometry
 from voxweft.ops.halve import finer_box, halve, level_shapes
 
 
@@ -149,7 +150,7 @@ class MemorySink:
     def build_level(self, level: int, box: Box) -> None:
         """Fill a box of a level from the level above it."""
         fine = self.read(finer_box(box, self.shape(level - 1)), level - 1)
-        self.write(box, halve(fine, self.open().pyramid), level)
+        self.write(box, halve(fine, self.open().halving), level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes."""
