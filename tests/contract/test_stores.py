@@ -11,6 +11,7 @@ import tifffile
 import zarr
 
 import voxweft
+from voxweft.image import Permute, Stack
 from voxweft.stores.memory import MemoryRecords, MemorySink
 from voxweft.stores.url import LocalRecords
 from voxweft.testing import RecordsContract, SinkContract, VolumeContract
@@ -125,10 +126,35 @@ class TestOmeZarrSink(SinkContract):
 
 class TestMemorySink(SinkContract):
     def make(self, tmp_path):
-        return MemorySink()
+        return MemorySink(smallest=16)
 
     def reopen(self, sink, tmp_path):
         return sink
+
+
+class TestPermutedSink(SinkContract):
+    def make(self, tmp_path):
+        from voxweft.stores.ome_zarr import OmeZarrSink
+        from voxweft.stores.permuted import PermutedSink
+
+        return PermutedSink(OmeZarrSink(str(tmp_path / "o.zarr"), smallest=16), (2, 0, 1))
+
+    def reopen(self, sink, tmp_path):
+        return self.make(tmp_path)
+
+
+class TestPermuted(VolumeContract):
+    array = CUBE
+
+    def make(self, tmp_path):
+        return Permute((2, 0, 1)).of(voxweft.open_volume(CUBE[0].transpose(1, 2, 0).copy()))
+
+
+class TestStack(VolumeContract):
+    array = MANY
+
+    def make(self, tmp_path):
+        return Stack([voxweft.open_volume(MANY[:1]), voxweft.open_volume(MANY[1:])])
 
 
 class TestLocalRecords(RecordsContract):

@@ -278,7 +278,7 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     """
     sink = open_sink(output)
     plan, ledger = plan_of(sink)
-    sink = open_sink(output, layout=plan.spec.layout)
+    sink = open_sink(output, layout=plan.spec.layout, order=plan.spec.order)
     sink.open()
     done, problems = ledger.slabs(), []
     units = [(c, s) for c in range(plan.columns.n_columns) for s in range(plan.columns.n_slabs)]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import psutil
-from numpy.typing import NDArray
 
 from voxweft.apps.execute import build_levels
 from voxweft.apps.parts import open_job
@@ -25,11 +25,13 @@ from voxweft.engine.sweep import sweep
 from voxweft.geometry.box import Box
 from voxweft.geometry.columns import Run
 from voxweft.image.protocols import Volume
+from voxweft.image.views import Crop
 from voxweft.model.card import Normalization
 from voxweft.stores import in_memory, n_levels, open_volume
 
 CALIBRATION_S = 6.0
 MAX_PATCHES = 1000
+OVERLAPS = {f"--overlap {o}": o for o in (0.25, 0.5)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +78,12 @@ def forecast(
     options: RunOptions | None = None,
     *,
     normalization: tuple[Normalization, ...] = (),
+    overlaps: Mapping[str, float] = OVERLAPS,
     emit: Emit = silent,
 ) -> tuple[Plan, Forecast]:
     """Plan a run and say what it will cost; nothing is written.
+
+    ``overlaps``: other choices whose cost is told, with the overlap (a fraction) that each means.
 
     A piece from the middle of the volume is run for real, into memory: reading, network, blending, compression and
     resolution levels are all in the numbers.
@@ -123,7 +128,7 @@ def forecast(
         bytes_written=round(levels * n_voxels * np.dtype(plan.spec.dtype).itemsize * plan.spec.n_channels),
         memory_bytes=base_bytes + buffers.total_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
-        choices=_choices(plan, options),
+        choices=_choices(plan, options, overlaps),
     )
 
 
@@ -133,18 +138,6 @@ class _Cost:
 
     patch_s: float
     voxel_s: float
-
-
-class _Crop:
-    """A box of a volume as a volume of its own."""
-
-    def __init__(self, volume: Volume, box: Box) -> None:
-        self._volume, self._box = volume, box
-        self.info = replace(volume.info, shape_zyx=box.shape, levels=(box.shape,), stored_bytes=None)
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """The voxels of a box of the crop."""
-        return self._volume.read(box.shift(self._box.start))
 
 
 def _measure(prepared: Prepared, volume: Volume, options: RunOptions) -> _Cost:
@@ -162,7 +155,7 @@ def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches
     sides = [min(n, e) for n, e in zip(whole, extent, strict=True)]
     middle = [(a + b) // 2 for a, b in zip(plan.region.start, plan.region.stop, strict=True)]
     start = tuple(min(max(0, m - s // 2), n - s) for m, s, n in zip(middle, sides, whole, strict=True))
-    crop = _Crop(volume, Box(start, tuple(a + s for a, s in zip(start, sides, strict=True))))
+    crop = Crop(Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))).of(volume)
     small = make_plan(
         crop.info,
         plan.card,
@@ -182,17 +175,13 @@ def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches
     return _Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, tally.n_voxels))
 
 
-def _choices(plan: Plan, options: RunOptions) -> tuple[str, ...]:
+def _choices(plan: Plan, options: RunOptions, overlaps: Mapping[str, float]) -> tuple[str, ...]:
     """What other settings would cost, relative to this one."""
     from voxweft.geometry.tiling import TileGrid
 
     here = plan.grid.n_tiles
     lines = [f"1 of {plan.card.n_folds} folds: x {1 / plan.card.n_folds:.2f}"] if plan.card.n_folds > 1 else []
-    others = {f"--overlap {o}": o for o in (0.25, 0.5)}
-    if options.layout == "plane":  # ink speaks of strides
-        side, stride = plan.grid.patch[0], round(plan.grid.patch[0] * (1 - options.overlap))
-        others = {f"--stride {s}": 1 - s / side for s in (stride // 2, stride * 2) if 1 <= s <= side}
-    for text, overlap in others.items():
+    for text, overlap in overlaps.items():
         if overlap != options.overlap:
             other = TileGrid.of(plan.source.shape_zyx, plan.grid.patch, overlap, options.fit).n_tiles  # type: ignore[arg-type]
             lines.append(f"{text}: x {other / here:.2f}")

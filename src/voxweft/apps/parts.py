@@ -206,7 +206,7 @@ def run_part(task: PartTask) -> dict[str, Any]:
     if task.version != __version__:
         raise RequestError(f"the worker has voxweft {__version__}, the run is of {task.version}; install the same")
     with _one_at_a_time:
-        sink = open_sink(task.output, layout=task.plan.spec.layout)
+        sink = open_sink(task.output, layout=task.plan.spec.layout, order=task.plan.spec.order)
         ledger = Ledger(sink.records)
 
         def goes_on(column: int, slab: int) -> bool:

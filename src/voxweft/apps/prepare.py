@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 
 from voxweft.apps.stored import STORED, open_stored
-from voxweft.apps.surface import SURFACE, SurfaceVolume
 from voxweft.backends import reload
 from voxweft.engine.budget import Budget
 from voxweft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
@@ -25,11 +24,12 @@ from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
+from voxweft.image.ref import VolumeRef, volume_ref
 from voxweft.model.card import Normalization
 from voxweft.model.protocols import Model, Predictor
-from voxweft.model.ref import ModelRef, ref_of
+from voxweft.model.ref import ModelRef, model_ref
 from voxweft.ops.normalize import Statistics
-from voxweft.stores import open_volume
+from voxweft.stores import open_ref, open_volume
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
 SPOT, FEW_VALUES, FLAT, ENOUGH = 24, 16, 0.9, 1000  # what labels look like: flat areas, few values
@@ -67,10 +67,7 @@ def reopen(plan: Plan, predictor: Predictor | None = None) -> Prepared:
 
 def open_input(plan: Plan) -> Volume:
     """The volume that a plan was made for."""
-    source = plan.source
-    if source.format == SURFACE:
-        return SurfaceVolume(source.url, source.level, **source.details)
-    return open_volume(source.url, level=source.level)
+    return open_ref(plan.source_ref or VolumeRef(plan.source.url, plan.source.level))
 
 
 def devices_of(text: str) -> list[str]:
@@ -131,7 +128,11 @@ def prepare(
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
-    more: dict[str, Any] = {"mask_fingerprint": marked, "arguments": ref_of(model).arguments}
+    more: dict[str, Any] = {
+        "mask_fingerprint": marked,
+        "arguments": model_ref(model).arguments,
+        "source_ref": volume_ref(volume),
+    }
     draft = replace(make_plan(volume.info, card, options, normalization=asked), **more)
     patch, _ = patch_for(volume.info, card, options)
     _, voxels = central_patch(volume, patch)

@@ -155,7 +155,7 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     """
     execution = execution or Execution()
     plan = read_plan(plan_source)
-    sink = open_sink(output, layout=plan.spec.layout)
+    sink = open_sink(output, layout=plan.spec.layout, order=plan.spec.order)
     check_output(sink, execution)
     if IN_MEMORY in (plan.source.url, plan.mask):
         raise RequestError(f"{plan_source} was made from an array in memory and cannot be repeated from its plan alone")

@@ -106,7 +106,8 @@ def infer(
     options = (layers, inkmodeloptions, inkoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            show_forecast(*ink.estimate(options, emit=listen))
+            told = ink.estimate(options, emit=listen)
+            show_forecast(*told, _in_rows(*told))
             return
         result = ink.infer(options, inkpartoptions, where, by=workeroptions, command=command_line(), emit=listen)
     _tell(result, report, quiet)
@@ -150,6 +151,20 @@ def _tell(result: Any, report_to: str, quiet: bool) -> None:
         page = save_report(result.zarr, report_to or page)
         if not quiet:
             print(f"report: {page}")
+
+
+def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
+    """The rows of a forecast that speak of layers, tiles and bands."""
+
+    def pixels(zyx: tuple[int, int, int]) -> str:
+        return f"{zyx[0]} x {zyx[2]}"
+
+    return {
+        "volume": f"{plan.source.n_channels} layers of {pixels(plan.source.shape_zyx)} pixels (rows x columns)",
+        "patches": f"{cost.n_patches} tiles of {pixels(plan.grid.patch)}, {cost.n_patches_computed} computed",
+        "columns": f"{cost.n_columns} of {plan.columns.column_yx[1]} pixels",
+        "slabs": f"{cost.n_slabs} bands of {plan.columns.slab_z} rows",
+    }
 
 
 def _placed(layers: Any, where: Any, source: str, target: str) -> tuple[LayerOptions, PictureOptions]:

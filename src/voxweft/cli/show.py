@@ -86,7 +86,7 @@ def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:
 
 
 def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> None:
-    """A plan and its cost, on standard output."""
+    """A plan and its cost, on standard output; ``more`` adds rows, or says them in a front end's own words."""
     setting = made.setting
     rows = {
         "volume": f"{made.source.shape_zyx} z y x, {made.source.dtype}, {made.source.format}",
@@ -102,13 +102,6 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         "time": _duration(cost.seconds),
         "other choices": "\n".join(cost.choices),
     }
-    if made.spec.layout == "plane":
-        rows |= {
-            "volume": f"{made.source.n_channels} layers of {_pixels(made.source.shape_zyx)} pixels (rows x columns)",
-            "patches": f"{cost.n_patches} tiles of {_pixels(made.grid.patch)}, {cost.n_patches_computed} computed",
-            "columns": f"{cost.n_columns} of {made.columns.column_yx[1]} pixels",
-            "slabs": f"{cost.n_slabs} bands of {made.columns.slab_z} rows",
-        }
     if probe := made.measured.get("tiling"):
         rows["tiling"] = (
             f"a shifted window changes probabilities by {probe['mean']:.3f} on average, {probe['max']:.2f} at most"
@@ -139,11 +132,6 @@ def show_status(found: Any) -> None:
     table(
         {p.name: f"{p.state}, {p.n_slabs_done} of {p.n_slabs}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
     )
-
-
-def _pixels(zyx: tuple[int, int, int]) -> str:
-    """Rows and columns of a surface as the engine turns it."""
-    return f"{zyx[0]} x {zyx[2]}"
 
 
 def table(rows: dict[str, str]) -> None:

@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 from voxweft.errors import RequestError
 from voxweft.geometry.tiling import FITS
 from voxweft.geometry.window import WINDOWS
+from voxweft.image.order import AS_IT_IS, Order
+from voxweft.image.words import Words
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
@@ -76,6 +78,8 @@ class RunOptions:
     outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
     fits: ClassVar[tuple[str, ...]] = FITS
     layout: ClassVar[str] = "ome-zarr"
+    order: ClassVar[Order] = AS_IT_IS
+    words: ClassVar[Words] = Words()
     pad: ClassVar[Literal["both", "after"]] = "both"
 
     def __post_init__(self) -> None:

@@ -18,6 +18,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.ref import VolumeRef
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.frozen import FrozenDict
 from voxweft.model.protocols import ForwardSetting
@@ -43,6 +44,8 @@ class Plan:
     ----------
     source, fingerprint
         The input and a digest of its shape, dtype and a sample of its voxels.
+    source_ref
+        What opens the input again; None for ``open_volume`` with its URL and level.
     card, arguments
         The model, and what it is loaded with beside its path.
     request
@@ -97,6 +100,7 @@ class Plan:
     skip_empty: bool
     arguments: Mapping[str, Any] = field(default_factory=FrozenDict)
     mask_fingerprint: str = ""
+    source_ref: VolumeRef | None = None
     notes: tuple[str, ...] = ()
     measured: Mapping[str, Any] = field(default_factory=dict)
     version: int = VERSION
@@ -310,6 +314,9 @@ def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, s
         pyramid=_pyramid(options),
         geometry=source.geometry,
         layout=options.layout,
+        order=options.order,
+        is_label=finish.output == "labels",
+        words=options.words,
     )
 
 

@@ -1,8 +1,30 @@
-"""What a volume is: shape, axes, voxel size, and the protocols that stores follow."""
+"""What a volume is: shape, axes, voxel size; the protocols that stores follow; volumes seen otherwise."""
 
 from __future__ import annotations
 
-from voxweft.image.info import Geometry, OutputSpec, VolumeInfo
+from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.place import Geometry
 from voxweft.image.protocols import PatchLogits, Records, Sink, Volume
+from voxweft.image.ref import VolumeRef, volume_ref
+from voxweft.image.views import AsChannels, Crop, EightBit, Flip, Permute, Stack, View
+from voxweft.image.words import Words
 
-__all__ = ["Geometry", "OutputSpec", "PatchLogits", "Records", "Sink", "Volume", "VolumeInfo"]
+__all__ = [
+    "AsChannels",
+    "Crop",
+    "EightBit",
+    "Flip",
+    "Geometry",
+    "OutputSpec",
+    "PatchLogits",
+    "Permute",
+    "Records",
+    "Sink",
+    "Stack",
+    "View",
+    "Volume",
+    "VolumeInfo",
+    "VolumeRef",
+    "Words",
+    "volume_ref",
+]

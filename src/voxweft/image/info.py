@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from voxweft.errors import RequestError
 from voxweft.geometry.box import Zyx
+from voxweft.image.order import AS_IT_IS, Order, check_order, permute
+from voxweft.image.place import Geometry
+from voxweft.image.words import Words
 
+__all__ = ["LABELS", "Geometry", "OutputSpec", "VolumeInfo"]
 
-@dataclass(frozen=True, slots=True)
-class Geometry:
-    """Where the voxels lie in the world, axis order z y x throughout.
-
-    Attributes
-    ----------
-    voxel_size_zyx
-        Edge lengths of a voxel, in ``unit``.
-    unit
-        A UDUNITS name as OME-Zarr uses ("nanometer", "micrometer", "millimeter", "angstrom"), or "" where unknown.
-    origin_zyx
-        Position of the centre of voxel (0, 0, 0), in ``unit``.
-    """
-
-    voxel_size_zyx: tuple[float, float, float] = (1.0, 1.0, 1.0)
-    unit: str = ""
-    origin_zyx: tuple[float, float, float] = (0.0, 0.0, 0.0)
+LABELS = ("uint8", "uint16", "uint32", "uint64")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +32,7 @@ class VolumeInfo:
     chunk_zyx
         What is decoded at once when one voxel is read (a shard's inner chunk; a TIFF page is (1, Y, X)).
     geometry
-        Voxel size, unit, origin of the level that was opened.
+        Voxel size, unit, origin and direction of the level that was opened.
     levels
         Shapes z y x of all resolution levels; one entry where there is only one.
     level
@@ -90,12 +79,23 @@ class OutputSpec:
     compressor, compression_level
         "zstd", "lz4", "zlib" or "none"; 0 to 9 (zlib, lz4) or 22 (zstd).
     pyramid
-        "mean" or "nearest" to add halved resolution levels, "none" to leave them out.
+        "mean" or "nearest" to add halved resolution levels, "none" to leave them out; see :attr:`halving`.
     geometry
-        Voxel size, unit and origin, taken from the input.
+        Voxel size, unit, origin and direction, taken from the input.
     layout
-        "ome-zarr"; "plane" for one that is stored with its first two axes exchanged, so that a sweep over rows makes
-        an image of one plane; or "vesuvius" for the plain zarr v2 array [C, Z, Y, X] of the scroll pipeline.
+        "ome-zarr", or "vesuvius" for the plain zarr v2 array [C, Z, Y, X] of the scroll pipeline.
+    order
+        The stored axes: axis k of what is stored is axis ``order[k]`` of the result, all other fields being those of
+        the result.
+    is_label
+        Whether the values are labels: numbers of classes or of objects, uint8 to uint64.
+    words
+        How the result is spoken of.
+
+    Raises
+    ------
+    RequestError
+        If the order is none, or labels are of another dtype.
     """
 
     shape_zyx: Zyx
@@ -108,3 +108,34 @@ class OutputSpec:
     pyramid: str = "mean"
     geometry: Geometry = field(default_factory=Geometry)
     layout: str = "ome-zarr"
+    order: Order = AS_IT_IS
+    is_label: bool = False
+    words: Words = field(default_factory=Words)
+
+    def __post_init__(self) -> None:
+        check_order(self.order)
+        if self.is_label and self.dtype not in LABELS:
+            raise RequestError(f"labels cannot be {self.dtype}; use {', '.join(LABELS)}")
+
+    @property
+    def halving(self) -> str:
+        """How levels are made: as ``pyramid`` says, but labels are never averaged.
+
+        >>> OutputSpec((8, 8, 8), 1, "uint32", (8, 8, 8), (8, 8, 8), is_label=True).halving
+        'nearest'
+        """
+        return "nearest" if self.is_label and self.pyramid == "mean" else self.pyramid
+
+    def permuted(self, order: Order) -> OutputSpec:
+        """The same array with its axes in another order; ``order`` itself stays as it is.
+
+        >>> OutputSpec((9, 1, 7), 1, "uint8", (4, 1, 4), (8, 1, 4)).permuted((1, 0, 2)).shape_zyx
+        (1, 9, 7)
+        """
+        return replace(
+            self,
+            shape_zyx=permute(self.shape_zyx, order),
+            chunk_zyx=permute(self.chunk_zyx, order),
+            shard_zyx=permute(self.shard_zyx, order),
+            geometry=self.geometry.permuted(order),
+        )

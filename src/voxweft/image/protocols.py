@@ -92,14 +92,16 @@ class Sink(Protocol):
     def open(self) -> OutputSpec:
         """Open an existing output; its spec as read from the store (fields the store does not keep get defaults)."""
 
-    def write(self, box: Box, array: NDArray[Any]) -> None:
-        """Write [C, Z, Y, X] at ``box`` of the full resolution level; durable when it returns.
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+        """Write [C, Z, Y, X] at ``box``, in voxels of a resolution level; durable when it returns.
 
         The box begins on shard borders and ends on them or at the array's end, so that each stored chunk is written
         once and wholly.
 
         Raises
         ------
+        RequestError
+            If there is no such level.
         WriteError
             If the store refuses (no space left, no right to write); the message says which and what to do.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from voxweft.model.card import Intensity, ModelCard, Normalization
 from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
-from voxweft.model.ref import ModelRef, ref_of
+from voxweft.model.ref import ModelRef, model_ref
 
 __all__ = [
     "ForwardSetting",
@@ -16,5 +16,5 @@ __all__ = [
     "ModelRef",
     "Normalization",
     "Predictor",
-    "ref_of",
+    "model_ref",
 ]

@@ -55,7 +55,7 @@ class Model(Protocol):
     """A model read from disk, before a runtime was chosen.
 
     One that :func:`voxweft.load_model` gives has a ``ref`` too (:class:`~voxweft.model.ref.ModelRef`); see
-    :func:`~voxweft.model.ref.ref_of`.
+    :func:`~voxweft.model.ref.model_ref`.
     """
 
     @property

@@ -55,7 +55,7 @@ class ModelRef:
         return self.card.digest
 
 
-def ref_of(model: Model) -> ModelRef:
+def model_ref(model: Model) -> ModelRef:
     """The reference of a model; of an object that has none its card alone."""
     ref = getattr(model, "ref", None)
     return ref if isinstance(ref, ModelRef) else ModelRef(model.card)

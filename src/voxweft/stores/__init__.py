@@ -9,7 +9,10 @@ from typing import Any
 
 from voxweft.errors import RequestError, VolumeError
 from voxweft.image.info import OutputSpec
+from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.protocols import Sink, Volume
+from voxweft.image.ref import STACK, VolumeRef
+from voxweft.image.views import Stack
 from voxweft.plugins import find_plugin
 from voxweft.remote import is_remote
 from voxweft.stores.url import local_path
@@ -21,6 +24,7 @@ FORMATS = {
     ".hdf5": "voxweft.stores.hdf5:Hdf5Volume",
     ".zarr": "voxweft.stores.zarr:ZarrVolume",
 }
+OPENERS = {"layers": "voxweft.stores.layers:LayersVolume"}
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -73,10 +77,44 @@ def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = 
     return opener(url, level=level, cache=cache if is_remote(url) else None)
 
 
-def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
+def open_ref(ref: VolumeRef) -> Volume:
+    """Open what a reference names, seen as it says.
+
+    Raises
+    ------
+    VolumeError
+        As :func:`open_volume`, or if the volume cannot be seen so.
+    RequestError
+        If the opener is unknown.
+    """
+    volume = _open_base(ref)
+    for view in ref.views:
+        volume = view.of(volume)
+    return volume
+
+
+def _open_base(ref: VolumeRef) -> Volume:
+    if not ref.opener:
+        return open_volume(ref.url, level=ref.level)
+    if ref.opener == STACK:
+        return Stack([open_ref(r) for r in ref.volumes])
+    if ref.opener in OPENERS:
+        return _load(OPENERS[ref.opener])(ref.url, **ref.arguments)
+    known = ", ".join((*OPENERS, STACK))
+    raise RequestError(f"{ref.url}: nothing opens {ref.opener!r}; use {known}, or none for open_volume")
+
+
+def open_sink(target: Any, *, layout: str = "ome-zarr", order: Order = AS_IT_IS) -> Sink:
     """Open where a result is to go: the path or s3:// URL of an OME-Zarr (``*.zarr``), "memory://", or a ready sink.
 
-    ``layout`` "vesuvius" makes it the plain zarr v2 array of the scroll pipeline, "plane" a picture: its z are rows.
+    Parameters
+    ----------
+    target
+        A ready sink is taken as it is.
+    layout
+        "vesuvius" makes it the plain zarr v2 array of the scroll pipeline.
+    order
+        The stored axes, see :class:`~voxweft.image.OutputSpec`.
 
     Raises
     ------
@@ -93,6 +131,15 @@ def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
     """
     if hasattr(target, "write") and hasattr(target, "records"):
         return target  # type: ignore[no-any-return]
+    sink = _open_sink(target, layout)
+    if order == AS_IT_IS:
+        return sink
+    from voxweft.stores.permuted import PermutedSink
+
+    return PermutedSink(sink, order)
+
+
+def _open_sink(target: Any, layout: str) -> Sink:
     url = str(target).rstrip("/")
     if str(target) == "memory://":
         from voxweft.stores.memory import MemorySink
@@ -110,10 +157,6 @@ def open_sink(target: Any, *, layout: str = "ome-zarr") -> Sink:
         return Zarr2Sink(url)
     from voxweft.stores.ome_zarr import OmeZarrSink
 
-    if layout == "plane":
-        from voxweft.stores.plane import PlaneSink
-
-        return PlaneSink(OmeZarrSink(url))
     return OmeZarrSink(url)
 
 
@@ -129,7 +172,7 @@ def in_memory(smallest: int = 256) -> Sink:
 
 def n_levels(spec: OutputSpec) -> int:
     """How many resolution levels an output will have."""
-    from voxweft.stores.ome_zarr import level_shapes
+    from voxweft.ops.halve import level_shapes
 
     return len(level_shapes(spec.shape_zyx, spec.pyramid))
 

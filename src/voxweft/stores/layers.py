@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from voxweft.errors import ReadError, VolumeError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
+from voxweft.image.ref import VolumeRef
+from voxweft.image.views import eight_bit
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.stores.url import children, first_line, local_path
 
@@ -46,6 +48,7 @@ class LayersVolume:
 
     def __init__(self, url: str, start: int, stop: int) -> None:
         self.url, self._files = url.rstrip("/"), _files(url.rstrip("/"), start, stop)
+        self.ref = VolumeRef(self.url, opener="layers", arguments={"start": start, "stop": stop})
         first = _Picture(self._files[0])
         stamps = hashlib.sha256("".join(map(_stamp, self._files)).encode())
         if not first.fetched:  # of files on a server the headers cannot be had without the rest
@@ -150,15 +153,6 @@ class _Picture:
             if picture.mode.startswith("I"):
                 return np.asarray(picture).astype(np.uint16)
             return np.asarray(picture.convert("L"))
-
-
-def eight_bit(values: NDArray[Any]) -> NDArray[np.uint8]:
-    """8 bits of integers: the upper byte of uint16.
-
-    >>> eight_bit(np.array([0, 255, 256, 65535], np.uint16))
-    array([  0,   0,   1, 255], dtype=uint8)
-    """
-    return values if values.dtype == np.uint8 else (values >> 8).astype(np.uint8)
 
 
 def _files(url: str, start: int, stop: int) -> list[str]:

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import VolumeError
+from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import Geometry, OutputSpec, VolumeInfo
+from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.place import Geometry
+from voxweft.ops.halve import finer_box, halve, level_shapes
 
 
 class MemoryVolume:
@@ -85,24 +87,41 @@ class MemoryRecords:
 
 
 class MemorySink:
-    """A sink that keeps its array; it makes no resolution levels."""
+    """A sink that keeps its arrays, one a resolution level.
+
+    Parameters
+    ----------
+    smallest
+        Halved levels are added until no side is longer than this, in voxels.
+    """
 
     url = "memory://"
 
-    def __init__(self) -> None:
+    def __init__(self, smallest: int = 256) -> None:
         self.records = MemoryRecords()
         self.attributes: dict[str, Any] = {}
-        self.array: NDArray[Any] | None = None
+        self._smallest = smallest
+        self._levels: list[NDArray[Any]] = []
         self._spec: OutputSpec | None = None
+        self._lock = threading.Lock()
+
+    @property
+    def array(self) -> NDArray[Any] | None:
+        """The full resolution [C, Z, Y, X] itself; None before ``create``."""
+        return self._levels[0] if self._levels else None
 
     def exists(self) -> bool:
         """Whether it was created."""
-        return self.array is not None
+        return self._spec is not None
 
     def create(self, spec: OutputSpec) -> None:
-        """Make the array of zeros, once."""
-        if self.array is None:
-            self._spec, self.array = spec, np.zeros((spec.n_channels, *spec.shape_zyx), spec.dtype)
+        """Make the arrays of zeros, once."""
+        with self._lock:
+            if self._spec is not None:
+                return
+            shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
+            self._levels = [np.zeros((spec.n_channels, *shape), spec.dtype) for shape in shapes]
+            self._spec = spec
 
     def open(self) -> OutputSpec:
         """The spec it was created with."""
@@ -110,24 +129,28 @@ class MemorySink:
             raise VolumeError("nothing was written to this memory sink")
         return self._spec
 
-    def write(self, box: Box, array: NDArray[Any]) -> None:
-        """Place [C, Z, Y, X] at a box."""
-        self._filled[(slice(None), *box.slices)] = array
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+        """Place [C, Z, Y, X] at a box of a level."""
+        self._filled(level)[(slice(None), *box.slices)] = array
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
-        """A copy of a box [C, Z, Y, X]; there is only level 0."""
-        return self._filled[(slice(None), *box.slices)].copy()
+        """A copy of a box [C, Z, Y, X] of a level."""
+        return self._filled(level)[(slice(None), *box.slices)].copy()
 
     def shape(self, level: int = 0) -> Zyx:
-        """Extent z y x."""
-        return self.open().shape_zyx
+        """Extent z y x of a level."""
+        z, y, x = self._filled(level).shape[1:]
+        return z, y, x
 
     def n_levels(self) -> int:
-        """One."""
-        return 1
+        """How many resolution levels there are."""
+        self.open()
+        return len(self._levels)
 
     def build_level(self, level: int, box: Box) -> None:
-        """Nothing to build."""
+        """Fill a box of a level from the level above it."""
+        fine = self.read(finer_box(box, self.shape(level - 1)), level - 1)
+        self.write(box, halve(fine, self.open().halving), level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes."""
@@ -135,12 +158,12 @@ class MemorySink:
 
     def remove(self) -> None:
         """Forget everything."""
-        self.array, self._spec = None, None
+        self._levels, self._spec = [], None
         self.attributes.clear()
         self.records.clear()
 
-    @property
-    def _filled(self) -> NDArray[Any]:
-        if self.array is None:
-            raise VolumeError("nothing was written to this memory sink")
-        return self.array
+    def _filled(self, level: int) -> NDArray[Any]:
+        self.open()
+        if not level < len(self._levels):
+            raise RequestError(f"memory:// has {len(self._levels)} resolution levels; there is no level {level}")
+        return self._levels[level]

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 
 from voxweft.errors import ReadError, RequestError, VolumeError, WriteError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import Geometry, OutputSpec
+from voxweft.image.info import OutputSpec
+from voxweft.image.place import IDENTITY, Geometry
 from voxweft.image.protocols import Records
+from voxweft.ops.halve import finer_box, halve, level_shapes
 from voxweft.remote import is_remote, remote_errors
+from voxweft.stores.attributes import direction_of
 from voxweft.stores.url import first_line, local_path, records_at, remove, unreadable, write_error, zarr_store
 
 if TYPE_CHECKING:
@@ -23,10 +26,14 @@ if TYPE_CHECKING:
 class OmeZarrSink:
     """An OME-Zarr 0.5 image, local or on s3://, with its records in ``<url>.voxweft/``.
 
-        out.zarr/zarr.json      group: multi-scale metadata, provenance under "voxweft"
+        out.zarr/zarr.json      group: multi-scale metadata, provenance under "voxweft"; labels have "image-label"
         out.zarr/0/...          full resolution [Z, Y, X] or [C, Z, Y, X]
         out.zarr/1/...          half of it, and so on until the largest side is 256 voxels or less
         out.zarr.voxweft/...       plan, ledger, reports
+
+    OME-Zarr 0.5 has scales and translations but no rotation: a direction that is not the identity is written to the
+    attribute "voxweft" as "direction_zyx", which voxweft reads back and other readers leave aside. The translations
+    are positions in the world, so that they see the first voxel where it is.
 
     Parameters
     ----------
@@ -61,21 +68,22 @@ class OmeZarrSink:
 
         shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
         try:
-            _create_group(self._store, {"ome": _metadata(spec, len(shapes))})
+            _create_group(self._store, _attributes(spec, len(shapes)))
             group = zarr.open_group(self._store, mode="r+", zarr_format=3)
             self._levels = [_array(group, str(i), spec, shape) for i, shape in enumerate(shapes)]
         except OSError as error:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
             raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
-        self._pyramid = spec.pyramid
+        self._pyramid = spec.halving
 
     def open(self) -> OutputSpec:
         """Open what is there."""
         group = self._group()
         if group is None:
             raise VolumeError(f"{self.url}: no OME-Zarr lies there")
-        scales = group.attrs["ome"]["multiscales"][0]
+        ome = group.attrs["ome"]
+        scales = ome["multiscales"][0]
         self._levels = [group[d["path"]] for d in scales["datasets"]]
         base, channels = self._levels[0], self._levels[0].ndim == 4
         kind = scales.get("type", "")
@@ -83,7 +91,10 @@ class OmeZarrSink:
         first = scales["datasets"][0]["coordinateTransformations"]
         spatial = [a for a in scales["axes"] if a["type"] == "space"]
         geometry = Geometry(
-            tuple(first[0]["scale"][-3:]), spatial[0].get("unit", ""), tuple(first[1]["translation"][-3:])
+            tuple(first[0]["scale"][-3:]),
+            spatial[0].get("unit", ""),
+            tuple(first[1]["translation"][-3:]),
+            direction_of(group.attrs.get("voxweft")),
         )
         return OutputSpec(
             shape_zyx=base.shape[-3:],
@@ -93,11 +104,14 @@ class OmeZarrSink:
             shard_zyx=(base.shards or base.chunks)[-3:],
             pyramid=self._pyramid,
             geometry=geometry,
+            is_label="image-label" in ome,
         )
 
-    def write(self, box: Box, array: NDArray[Any]) -> None:
-        """Write [C, Z, Y, X] at a shard-aligned box of level 0."""
-        self._put(self._levels[0], box, array)
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+        """Write [C, Z, Y, X] at a shard-aligned box of a level."""
+        if not level < len(self._levels):
+            raise RequestError(f"{self.url} has {len(self._levels)} resolution levels; there is no level {level}")
+        self._put(self._levels[level], box, array)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Read back [C, Z, Y, X]."""
@@ -120,22 +134,25 @@ class OmeZarrSink:
 
     def build_level(self, level: int, box: Box) -> None:
         """Fill a box of a level by halving the level above."""
-        target, whole = self._levels[level], Box.of(self.shape(level - 1))
+        target, finer = self._levels[level], self.shape(level - 1)
         n_channels = target.shape[0] if target.ndim == 4 else 1
         out = np.empty((n_channels, *box.shape), target.dtype)
         for cell in box.cells(target.chunks[-3:]):  # chunk by chunk: little memory, and each fine chunk decoded once
             part = cell & box
-            start, stop = (tuple(2 * n for n in corner) for corner in (part.start, part.stop))
-            fine = self.read(Box(start, stop) & whole, level - 1)  # type: ignore[arg-type]
+            fine = self.read(finer_box(part, finer), level - 1)
             out[(slice(None), *part.shift(box.start, -1).slices)] = halve(fine, self._pyramid)
-        self._put(target, box, out)
+        self.write(box, out, level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Merge attributes of the group."""
+        """Merge attributes of the group; those of "voxweft" are merged themselves, the direction may be there."""
         import zarr
 
         group = zarr.open_group(self._store, mode="r+", zarr_format=3)
-        group.attrs.update(dict(attributes))
+        there = group.attrs.get("voxweft")
+        new = dict(attributes)
+        if isinstance(there, dict) and isinstance(new.get("voxweft"), dict):
+            new["voxweft"] = there | new["voxweft"]
+        group.attrs.update(new)
 
     def remove(self) -> None:
         """Delete what voxweft wrote at the URL, and the records; anything else is refused."""
@@ -178,43 +195,6 @@ class OmeZarrSink:
 
 
 CREATOR = {"name": "voxweft"}
-
-
-def level_shapes(shape: Zyx, pyramid: str, smallest: int = 256) -> list[Zyx]:
-    """Extents of the levels: halved, rounded up, until no side is longer than ``smallest``.
-
-    >>> level_shapes((512, 300, 20), "mean")
-    [(512, 300, 20), (256, 150, 10)]
-    """
-    shapes = [shape]
-    while pyramid != "none" and max(shapes[-1]) > smallest:
-        z, y, x = (math.ceil(n / 2) for n in shapes[-1])
-        shapes.append((z, y, x))
-    return shapes
-
-
-def halve(fine: NDArray[Any], how: str) -> NDArray[Any]:
-    """Half the resolution of [C, Z, Y, X], extents rounded up.
-
-    "mean" averages blocks of 2 x 2 x 2 (at odd ends what there is of them; integers round half up); "nearest" takes
-    the first voxel of each block.
-    """
-    if how == "nearest":
-        return fine[:, ::2, ::2, ::2]
-    pad = [(0, 0), *((0, n % 2) for n in fine.shape[1:])]
-    if any(after for _, after in pad):
-        fine = np.pad(fine, pad, mode="edge")
-    integer = fine.dtype.kind in "ui"
-    wide = np.dtype("uint16") if fine.dtype == np.uint8 else np.dtype("int64") if integer else np.dtype("float32")
-    total = np.add(fine[:, ::2], fine[:, 1::2], dtype=wide)
-    total = total[:, :, ::2] + total[:, :, 1::2]
-    total = total[..., ::2] + total[..., 1::2]
-    if integer:
-        total += 4
-        total >>= 3
-    else:
-        total /= 8
-    return np.asarray(total.astype(fine.dtype))
 
 
 def _create_group(store: Any, attributes: dict[str, Any]) -> None:
@@ -285,7 +265,7 @@ def _ceil(n: int, unit: int) -> int:
     return -(-n // unit) * unit
 
 
-def _metadata(spec: OutputSpec, n_levels: int) -> dict[str, Any]:
+def _attributes(spec: OutputSpec, n_levels: int) -> dict[str, Any]:
     """OME-Zarr 0.5 metadata: voxel sizes double from level to level, origins move by half a voxel."""
     many = [1.0] if spec.n_channels > 1 else []
     axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if many else []
@@ -293,14 +273,16 @@ def _metadata(spec: OutputSpec, n_levels: int) -> dict[str, Any]:
     axes += [{"name": n, "type": "space", **unit} for n in "zyx"]
     datasets = []
     for i in range(n_levels):
-        sides = list(zip(spec.shape_zyx, spec.geometry.origin_zyx, spec.geometry.voxel_size_zyx, strict=True))
-        factor = [2**i if n > 1 else 1 for n, _, _ in sides]  # a single plane stays one
-        scale = [s * k for k, (_, _, s) in zip(factor, sides, strict=True)]
-        shift = [o + s * (k - 1) / 2 for k, (_, o, s) in zip(factor, sides, strict=True)]
+        z, y, x = (2**i if n > 1 else 1 for n in spec.shape_zyx)  # a single plane stays one
+        place = spec.geometry.coarser((z, y, x))
         steps = [
-            {"type": "scale", "scale": [*many, *scale]},
-            {"type": "translation", "translation": [*(0.0 for _ in many), *shift]},
+            {"type": "scale", "scale": [*many, *place.voxel_size_zyx]},
+            {"type": "translation", "translation": [*(0.0 for _ in many), *place.origin_zyx]},
         ]
         datasets.append({"path": str(i), "coordinateTransformations": steps})
-    image = {"name": "voxweft", "axes": axes, "datasets": datasets, "type": spec.pyramid}
-    return {"version": "0.5", "_creator": CREATOR, "multiscales": [image]}
+    image = {"name": "voxweft", "axes": axes, "datasets": datasets, "type": spec.halving}
+    ome: dict[str, Any] = {"version": "0.5", "_creator": CREATOR, "multiscales": [image]}
+    if spec.is_label:
+        ome["image-label"] = {}
+    turned = spec.geometry.direction != IDENTITY
+    return {"ome": ome} | ({"voxweft": {"direction_zyx": spec.geometry.direction}} if turned else {})

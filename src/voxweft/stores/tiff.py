@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from voxweft.errors import ReadError, VolumeError
 from voxweft.geometry.box import Box
-from voxweft.image.info import Geometry, VolumeInfo
+from voxweft.image.info import VolumeInfo
+from voxweft.image.place import Geometry
 from voxweft.stores.url import local_path
 
 SUFFIXES = (".tif", ".tiff")

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 
 from voxweft.errors import ReadError, VolumeError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import Geometry, VolumeInfo
+from voxweft.image.info import VolumeInfo
+from voxweft.image.place import Geometry
 from voxweft.remote import is_remote
+from voxweft.stores.attributes import direction_of, stamp_of
 from voxweft.stores.url import first_line, local_path, unreadable, zarr_store
 
 if TYPE_CHECKING:
@@ -106,6 +108,7 @@ class ZarrVolume:
             level=level,
             is_label=bool(meta.get("is_label")),
             stored_bytes=None if is_remote(self._url) else _stored_bytes(array, self._url, levels, level),
+            stamp=stamp_of(meta.get("voxweft")),
             details={"shard_zyx": layout.pick(shards)} if shards else {},
         )
 
@@ -201,6 +204,7 @@ def _choose(group: Any, url: str, level: int) -> tuple[Any, dict[str, Any], list
         "shapes": [n.shape for n in nodes],
         "multiscale": scales[0],
         "is_label": "image-label" in ome,
+        "voxweft": attributes.get("voxweft"),
     }
     return nodes[level], meta, paths
 
@@ -221,7 +225,7 @@ def _geometry(meta: dict[str, Any], path: str, layout: _Layout) -> Geometry:
     unit = axis.get("unit", "") if isinstance(axis, dict) else ""
     z, y, x = (float(v) for v in layout.pick(tuple(size)))
     a, b, c = (float(v) for v in layout.pick(tuple(origin)))
-    return Geometry((z, y, x), unit or "", (a, b, c))
+    return Geometry((z, y, x), unit or "", (a, b, c), direction_of(meta.get("voxweft")))
 
 
 def _stored_bytes(array: Any, url: str, levels: list[str], level: int) -> int | None:

@@ -71,8 +71,10 @@ class Zarr2Sink:
             layout="vesuvius",
         )
 
-    def write(self, box: Box, array: NDArray[Any]) -> None:
-        """Write [C, Z, Y, X] at a box that begins and ends with chunks, or with the array."""
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+        """Write [C, Z, Y, X] at a box that begins and ends with chunks, or with the array; there is only level 0."""
+        if level:
+            raise RequestError(f"{self.url} has one resolution; level {level} cannot be written")
         try:
             for channel, values in enumerate(array):
                 self._array[(channel, *box.slices)] = values

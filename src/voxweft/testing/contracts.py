@@ -26,6 +26,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.info import Geometry, OutputSpec
 from voxweft.image.protocols import Records, Sink, Volume
 from voxweft.model.protocols import ForwardSetting, Model
+from voxweft.ops.halve import finer_box, halve
 from voxweft.stores import open_sink
 
 
@@ -144,6 +145,25 @@ class SinkContract:
             values = values.reshape(c, z // 2, 2, y // 2, 2, x // 2, 2).mean((2, 4, 6))
             found = sink.read(Box.of(sink.shape(level)), level)
             _check(np.abs(found - values).max() <= level, f"level {level} is no mean of the one above")
+
+    def test_a_level_may_be_written_from_outside(self, tmp_path: Path) -> None:
+        """Read, halve, write gives the bits that the sink makes by itself; a level that is not there is refused."""
+        made, written = self.make(tmp_path / "made"), self.make(tmp_path / "written")
+        for sink in (made, written):
+            self._filled(sink)
+        for level in range(1, made.n_levels()):
+            whole = Box.of(made.shape(level))
+            for cell in whole.cells(self.spec.shard_zyx):
+                box = cell & whole
+                made.build_level(level, box)
+                fine = written.read(finer_box(box, written.shape(level - 1)), level - 1)
+                written.write(box, halve(fine, self.spec.pyramid), level)
+            _check(np.array_equal(written.read(whole, level), made.read(whole, level)), f"level {level} has other bits")
+        try:
+            made.write(Box.of((1, 1, 1)), np.zeros((self.spec.n_channels, 1, 1, 1), self.spec.dtype), made.n_levels())
+        except RequestError:
+            return
+        _check(False, "a level that does not exist was written")
 
     def test_remove_leaves_nothing(self, tmp_path: Path) -> None:
         """Array, records and all."""

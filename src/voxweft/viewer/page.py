@@ -54,7 +54,7 @@ def save_report(output: Any, to: str = "") -> str:
         )
     if plan.finish.output == "merged":
         raise RequestError(f"{sink.url} holds merged logits; finalize them first, report.html shows finished outputs")
-    sink = open_sink(output, layout=plan.spec.layout)
+    sink = open_sink(output, layout=plan.spec.layout, order=plan.spec.order)
     sink.open()
     page = render(sink, plan, ledger.report()).encode()
     if not to:
@@ -74,11 +74,11 @@ def render(sink: Sink, plan: Plan, report: Mapping[str, Any]) -> str:
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
         *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
         "<h2>Pictures</h2>",
-        *(_surface(sink, seen, plan) if plan.spec.layout == "plane" else _pictures(seen, plan)),
+        *(_surface(sink, seen, plan) if plan.spec.words.is_picture else _pictures(seen, plan)),
         f"<h2>{'Label sizes' if plan.finish.output == 'labels' else 'Histogram'}</h2>",
         _histogram(sink, plan),
         "<h2>Seam check</h2>",
-        _seams(seen.seams, ("rows", "", "columns") if plan.spec.layout == "plane" else ("z", "y", "x")),
+        _seams(seen.seams, plan.spec.words.axes),
         "<h2>Where the time went</h2>",
         _times(report),
         "<h2>Plan</h2>",
@@ -112,7 +112,7 @@ def _look(sink: Sink, plan: Plan) -> _Seen:
     values, image, missing = sink.read(window), None, ""
     try:
         voxels = open_input(plan).read(window)
-        image = voxels.mean(axis=0) if plan.spec.layout == "plane" else voxels[0]
+        image = voxels.mean(axis=0) if plan.spec.words.is_picture else voxels[0]
     except VoxweftError as error:
         missing = str(error).splitlines()[0]
     seams = check_seams(pictures.foreground(values, plan.finish), window, plan.grid)
@@ -120,18 +120,22 @@ def _look(sink: Sink, plan: Plan) -> _Seen:
 
 
 def _surface(sink: Sink, seen: _Seen, plan: Plan) -> Iterator[str]:
-    """The whole surface, and its middle at full resolution."""
+    """The whole surface, and its middle at full resolution; both lie in the plane of the axes that have names."""
+    words = plan.spec.words
+    flat = words.axes.index("")
+    down = next(axis for axis, name in enumerate(words.axes) if name)
     level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
-    whole = sink.read(Box.of(sink.shape(level)), level)[:, :, 0]
+    whole = sink.read(Box.of(sink.shape(level)), level).take(0, flat + 1)
     yield _figure(pictures.coloured(whole, plan.finish), f"prediction, whole surface, resolution level {level}")
     yield from _not_shown(seen)
     yield "<div class=grid>"
-    values, place = seen.values[:, :, 0], f"rows {seen.window.slices[0].start} on, full resolution"
+    values = seen.values.take(0, flat + 1)
+    place = f"{words.axes[down]} {seen.window.start[down]} on, full resolution"
     if seen.image is not None:
-        yield _figure(pictures.grey(seen.image[:, 0]), f"mean of the layers, {place}")
+        yield _figure(pictures.grey(seen.image.take(0, flat)), f"mean of the {words.channels}, {place}")
     yield _figure(pictures.coloured(values, plan.finish), f"prediction, {place}")
     if seen.image is not None:
-        yield _figure(pictures.overlay(seen.image[:, 0], values, plan.finish), f"overlay, {place}")
+        yield _figure(pictures.overlay(seen.image.take(0, flat), values, plan.finish), f"overlay, {place}")
     yield "</div>"
 
 
@@ -229,10 +233,10 @@ def _headline(plan: Plan, report: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _extent(plan: Plan) -> str:
-    if plan.spec.layout != "plane":
-        return f"{_zyx(plan.source.shape_zyx)} voxels (z, y, x)"
-    rows, _, columns = plan.source.shape_zyx
-    return f"{plan.source.n_channels} layers of {rows} x {columns} pixels (rows, columns)"
+    words = plan.spec.words
+    sides = {name: n for name, n in zip(words.axes, plan.source.shape_zyx, strict=True) if name}
+    extent = f"{_zyx(tuple(sides.values()))} {words.voxels} ({', '.join(sides)})"
+    return f"{plan.source.n_channels} {words.channels} of {extent}" if words.is_picture else extent
 
 
 def _plan_facts(plan: Plan) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import voxweft
 from inknets import backbone, lightning, small_timesformer
 from voxweft.backends import reload
 from voxweft.errors import ModelError, RequestError
-from voxweft.model import Head, Intensity, ModelCard, ModelRef, Normalization, ref_of
+from voxweft.model import Head, Intensity, ModelCard, ModelRef, Normalization, model_ref
 from voxweft.model.ref import NOT_COMPARED
 
 MODEL = voxweft.load_model("fake://null?patch=16,16,16&classes=3")
@@ -77,8 +77,8 @@ def test_an_object_without_a_reference_has_its_card():
 
     own = Own()
     assert voxweft.load_model(own) is own
-    assert ref_of(own) == ModelRef(MODEL.card)
-    assert ref_of(MODEL) is MODEL.ref
+    assert model_ref(own) == ModelRef(MODEL.card)
+    assert model_ref(MODEL) is MODEL.ref
 
 
 def test_the_arguments_come_back_and_secrets_do_not(tmp_path):

@@ -106,7 +106,7 @@ def test_a_cut_layer_is_named(tmp_path, volume):
 
 
 def test_a_picture_is_stored_as_one_plane(tmp_path):
-    sink = open_sink(str(tmp_path / "p.zarr"), layout="plane")
+    sink = open_sink(str(tmp_path / "p.zarr"), order=(1, 0, 2))
     rng = np.random.default_rng(0)
     values = rng.integers(0, 255, (1, 600, 1, 500), dtype=np.uint8)
     place = Geometry((2.0, 9.0, 3.0), "micrometer")

@@ -5,8 +5,13 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pytest
 import yaozarrs
 import zarr
+
+import voxweft as package
+from voxweft.geometry.box import Box
+from voxweft.image import Geometry, OutputSpec
 
 
 def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(voxweft, tmp_path, image):
@@ -36,13 +41,70 @@ def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(voxweft, tmp_path
     assert fine.shards[0] == 1
 
 
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
+def test_labels_are_valid_and_said_to_be_labels(tmp_path, dtype):
+    big = np.iinfo(dtype).max
+    labels = np.where(np.arange(40 * 300).reshape(1, 1, 40, 300) % 3, 7, big).astype(dtype)
+    sink = package.open_sink(str(tmp_path / "l.zarr"))
+    sink.create(OutputSpec((1, 40, 300), 1, dtype, (1, 16, 64), (1, 32, 64), is_label=True))
+    sink.write(Box.of((1, 40, 300)), labels)
+    sink.build_level(1, Box.of((1, 20, 150)))
+
+    yaozarrs.validate_zarr_store(str(tmp_path / "l.zarr"))
+    found = yaozarrs.v05.LabelImage.model_validate(
+        json.loads((tmp_path / "l.zarr/zarr.json").read_text())["attributes"]["ome"]
+    )
+    assert found.multiscales[0].type == "nearest"
+    spec = package.open_sink(str(tmp_path / "l.zarr")).open()
+    assert spec.is_label and spec.dtype == dtype
+    fine, coarse = (package.open_volume(tmp_path / "l.zarr", level=k) for k in (0, 1))
+    assert fine.info.is_label and coarse.info.is_label
+    assert np.array_equal(fine.read(Box.of((1, 40, 300))), labels)
+    assert np.array_equal(coarse.read(Box.of((1, 20, 150))), labels[:, :, ::2, ::2])
+
+
+def test_an_image_is_not_said_to_be_labels(tmp_path):
+    sink = package.open_sink(str(tmp_path / "i.zarr"))
+    sink.create(OutputSpec((8, 8, 8), 1, "uint8", (8, 8, 8), (8, 8, 8)))
+    assert not sink.open().is_label
+    assert not package.open_volume(tmp_path / "i.zarr").info.is_label
+
+
+def test_the_labels_of_a_run_are_refused_as_an_image(voxweft, tmp_path, image):
+    zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(32, 32, 32), dtype="u1")[:] = image
+    model = ("--model", "fake://blur?patch=16,16,16&classes=3", "--runtime", "torch", "--chunk", "16,32,32")
+    voxweft("run", "in.zarr", "l.zarr", *model, "--output", "labels")
+    yaozarrs.validate_zarr_store(str(tmp_path / "l.zarr"))
+    done = voxweft("run", "l.zarr", "o.zarr", *model, code=2)
+    assert "its metadata says so" in done.stderr
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
+def test_a_turned_volume_keeps_its_place_through_store_and_levels(tmp_path, order):
+    s, c = np.sin(0.4), np.cos(0.4)
+    place = Geometry((4.0, 2.0, 1.0), "nanometer", (10.0, -20.0, 30.0), ((1, 0, 0), (0.0, c, -s), (0.0, s, c)))
+    sink = package.open_sink(str(tmp_path / "t.zarr"), order=order)
+    sink.create(OutputSpec((9, 30, 600), 1, "uint8", (16, 16, 64), (16, 32, 64), geometry=place))
+    sink.set_attributes({"voxweft": {"version": "x"}})
+
+    yaozarrs.validate_zarr_store(str(tmp_path / "t.zarr"))
+    found = package.open_sink(str(tmp_path / "t.zarr"), order=order).open().geometry
+    assert np.allclose(found.world((3, 5, 7)), place.world((3, 5, 7)))
+    assert found == place
+    for level in (1, 2):
+        stored = package.open_volume(tmp_path / "t.zarr", level=level).info.geometry
+        k, inside = 2**level, (2**level - 1) / 2
+        coarse, fine = (2, 3, 5), tuple(i * k + inside for i in (2, 3, 5))
+        assert np.allclose(stored.world([coarse[axis] for axis in order]), place.world(fine))
+    assert zarr.open_group(str(tmp_path / "t.zarr"), mode="r").attrs["voxweft"]["version"] == "x"
+
+
 def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
     """Counted in the store itself: no shard of any level is written twice, none is read while writing."""
     from collections import Counter
 
     from zarr.storage import LocalStore
 
-    import voxweft as package
     from voxweft.apps.execute import Execution
     from voxweft.apps.run import run
 

@@ -19,6 +19,7 @@ from voxweft.apps.ink.names import (
     write_note,
 )
 from voxweft.apps.ink.options import (
+    ROWS_FIRST,
     InkModelOptions,
     InkOptions,
     InkPartOptions,
@@ -31,7 +32,7 @@ from voxweft.apps.ink.picture import RESULT_NOTE, check_place, with_suffix, writ
 from voxweft.apps.ink.prepare import prepare
 from voxweft.apps.prepare import devices_of
 from voxweft.apps.prepare import prepare as prepare_sweep
-from voxweft.apps.surface import SurfaceVolume
+from voxweft.apps.surface import open_surface, piecewise
 from voxweft.apps.workers import WorkerOptions, Workers
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, Event, silent
@@ -39,6 +40,7 @@ from voxweft.engine.options import flags_of
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
 from voxweft.errors import IncompleteError, ModelError, RequestError
+from voxweft.image.protocols import Volume
 from voxweft.model.card import Normalization
 from voxweft.model.protocols import Model
 from voxweft.stores import open_sink
@@ -113,7 +115,7 @@ def infer(
         flags_of(how),
     ]
     zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
-    sink = open_sink(zarr, layout="plane")
+    sink = open_sink(zarr, order=ROWS_FIRST)
     execution = Execution(
         by.executor,
         by.scheduler,
@@ -145,16 +147,22 @@ def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
     """
     require(options[1], options[0])
     volume, model, (engine, schemes) = request(options, PictureOptions())
-    if not volume.piecewise:
+    if not piecewise(volume):
         raise RequestError(
             f"{volume.info.url} cannot be read in pieces; run voxweft ink prepare, then --estimate on that"
         )
-    return forecast(volume, model, engine, normalization=schemes, emit=emit)
+    return forecast(volume, model, engine, normalization=schemes, overlaps=_strides(model, options[2]), emit=emit)
+
+
+def _strides(model: Model, how: InkOptions) -> dict[str, float]:
+    """Other strides, and the overlap that each means."""
+    side = (model.card.patch_zyx or (0,))[0]
+    return {f"--stride {s}": 1 - s / side for s in (how.stride // 2, how.stride * 2) if 1 <= s <= side}
 
 
 def request(
     options: Options, where: PictureOptions
-) -> tuple[SurfaceVolume, Model, tuple[SweepOptions, tuple[Normalization, ...]]]:
+) -> tuple[Volume, Model, tuple[SweepOptions, tuple[Normalization, ...]]]:
     """Volume, model, and of a sweep the engine's options and the normalisation."""
     layers, which, how = options
     volume = _open(source_of(layers), layers)
@@ -198,17 +206,15 @@ def request(
     return volume, model, (engine, (scheme,))
 
 
-def _open(source: str, layers: LayerOptions) -> SurfaceVolume:
+def _open(source: str, layers: LayerOptions) -> Volume:
     window = {"start": layers.start_layer, "stop": layers.end_layer}
-    return SurfaceVolume(source, layers.level, **window, reverse=layers.reverse)
+    return open_surface(source, layers.level, **window, reverse=layers.reverse)
 
 
-def _in_pieces(
-    volume: SurfaceVolume, layers: LayerOptions, part: InkPartOptions, where: PictureOptions, emit: Emit
-) -> SurfaceVolume:
+def _in_pieces(volume: Volume, layers: LayerOptions, part: InkPartOptions, where: PictureOptions, emit: Emit) -> Volume:
     """The volume, prepared first where a few rows of it cannot be read by themselves."""
     source = volume.info.url
-    if volume.piecewise:
+    if piecewise(volume):
         return volume
     if part.num_parts > 1:
         raise RequestError(f"{source} cannot be read in pieces by several parts; run voxweft ink prepare first")
@@ -255,7 +261,7 @@ def reduce(
     check_place(picture)
     sink = open_sink(zarr)
     plan, ledger = plan_of(sink)
-    if plan.spec.layout != "plane":
+    if not plan.request.get("layers"):
         raise RequestError(f"{zarr} is no result of voxweft ink infer")
     done = ledger.slabs()
     units = [(c, n) for c in range(plan.columns.n_columns) for n in range(plan.columns.n_slabs)]

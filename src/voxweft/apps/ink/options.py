@@ -7,9 +7,12 @@ from typing import ClassVar, Literal
 
 from voxweft.engine.options import COMPILE_MODES, RunOptions, option, part_problems
 from voxweft.errors import RequestError
+from voxweft.image.order import Order
+from voxweft.image.words import Words
 from voxweft.ops.activate import OUTPUTS
 
 UNSET = -1
+ROWS_FIRST: Order = (1, 0, 2)  # the sweep's rows are its z; stored is one plane of rows and columns
 OUTPUT_SUFFIXES = (".png", ".tif", ".tiff", ".zarr")
 
 
@@ -132,7 +135,8 @@ class SweepOptions(RunOptions):
     """The engine's options for a sweep over the rows of a surface."""
 
     outputs: ClassVar[tuple[str, ...]] = OUTPUTS
-    layout: ClassVar[str] = "plane"
+    order: ClassVar[Order] = ROWS_FIRST
+    words: ClassVar[Words] = Words(("rows", "", "columns"), "layers", "pixels")
     pad: ClassVar[Literal["both", "after"]] = "after"
     divisor: float = 200.0
     layers: str = ""

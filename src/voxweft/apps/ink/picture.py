@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.apps.ink.names import writable
+from voxweft.apps.ink.options import ROWS_FIRST
 from voxweft.engine.events import Emit, Event
 from voxweft.errors import RequestError, WriteError
 from voxweft.geometry.box import Box
@@ -43,7 +44,7 @@ def with_suffix(picture: str, zarr: str) -> str:
     """The place with its suffix: PNG where none was asked for, TIFF beyond 2^28 pixels."""
     if picture.endswith((".png", ".zarr", *TILED)):
         return picture
-    sink = open_sink(zarr, layout="plane")
+    sink = open_sink(zarr, order=ROWS_FIRST)
     height, _, width = sink.open().shape_zyx
     return f"{picture}{'.png' if height * width <= PNG_PIXELS else '.tif'}"
 
@@ -56,7 +57,7 @@ def write_picture(zarr: str, place: str, emit: Emit) -> None:
     WriteError
         If it cannot be written or uploaded; the result stays, and reduce can be run again.
     """
-    sink = open_sink(zarr, layout="plane")
+    sink = open_sink(zarr, order=ROWS_FIRST)
     sink.open()
     with _landing(place) as path:
         if place.endswith(TILED):

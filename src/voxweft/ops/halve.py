@@ -1,0 +1,94 @@
+"""Resolution levels: their extents, and how one is made from the level above it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box, Zyx
+
+HALVINGS = ("mean", "nearest")
+
+
+def level_shapes(shape: Zyx, pyramid: str, smallest: int = 256) -> list[Zyx]:
+    """Extents of the levels: halved, rounded up, until no side is longer than ``smallest``; one for "none".
+
+    >>> level_shapes((512, 300, 20), "mean")
+    [(512, 300, 20), (256, 150, 10)]
+    """
+    shapes = [shape]
+    while pyramid != "none" and max(shapes[-1]) > smallest:
+        z, y, x = (math.ceil(n / 2) for n in shapes[-1])
+        shapes.append((z, y, x))
+    return shapes
+
+
+def finer_box(box: Box, finer_shape: Zyx) -> Box:
+    """The voxels of the level above that a box of a level is made from.
+
+        level above    |0 1|2 3|4 5|6        seven voxels
+        this level      0   1   2   3        voxels 2 and 3 are made from 4 to 6
+
+    >>> str(finer_box(Box((0, 0, 2), (1, 1, 4)), (1, 2, 7)))
+    '0:1,0:2,4:7'
+    """
+    start, stop = (tuple(2 * n for n in corner) for corner in (box.start, box.stop))
+    return Box(start, stop) & Box.of(finer_shape)  # type: ignore[arg-type]
+
+
+def halve(fine: NDArray[Any], method: str) -> NDArray[Any]:
+    """Half the resolution of [C, Z, Y, X], extents rounded up.
+
+    Parameters
+    ----------
+    fine
+        [C, Z, Y, X], integers (of 64-bit ones only values below 2^60 for "mean") or floats. Where it is cut from a
+        larger array it begins at even voxels, and ends at even voxels or with the array.
+    method
+        "mean" averages blocks of 2 x 2 x 2 (at odd ends what there is of them; integers round half up); "nearest"
+        takes the first voxel of each block, as labels need it.
+
+    Returns
+    -------
+    NDArray
+        [C, Z', Y', X'] of the same dtype; for "nearest" a view.
+
+    Raises
+    ------
+    RequestError
+        If the method is another.
+
+    Examples
+    --------
+    >>> line = np.array([0, 2, 5, 6, 9], np.uint8).reshape(1, 1, 1, 5)
+    >>> halve(line, "mean").ravel().tolist(), halve(line, "nearest").ravel().tolist()
+    ([1, 6, 9], [0, 5, 9])
+    """
+    if method not in HALVINGS:
+        raise RequestError(f"a level cannot be halved by {method!r}; use {' or '.join(HALVINGS)}")
+    if method == "nearest":
+        return fine[:, ::2, ::2, ::2]
+    pad = [(0, 0), *((0, n % 2) for n in fine.shape[1:])]
+    if any(after for _, after in pad):
+        fine = np.pad(fine, pad, mode="edge")
+    wide = _wide(fine.dtype)
+    total = np.add(fine[:, ::2], fine[:, 1::2], dtype=wide)
+    total = total[:, :, ::2] + total[:, :, 1::2]
+    total = total[..., ::2] + total[..., 1::2]
+    if wide.kind in "ui":
+        total += wide.type(4)
+        total >>= wide.type(3)
+    else:
+        total /= 8
+    return np.asarray(total.astype(fine.dtype))
+
+
+def _wide(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    """A dtype that holds the sum of eight values."""
+    if dtype == np.uint8:
+        return np.dtype(np.uint16)
+    return np.dtype({"u": np.uint64, "i": np.int64}.get(dtype.kind, np.float32))
