@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from voxweft.engine.stage import Pass
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Zyx
-from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import VolumeInfo
-from voxweft.model.protocols import ForwardSetting
 from voxweft.ops.activate import Finish
 
 SHARD_CHUNKS = 4
-LAYER_Z = 32
+PLANES = 32  # that are read at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,61 +43,57 @@ class Buffers:
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """The chosen cut: column and shard in voxels, planes read at once, bytes, notes."""
+class Division:
+    """How the output is divided: column and shard in voxels, planes read at once, bytes, notes."""
 
     column_yx: tuple[int, int]
     shard_zyx: Zyx
-    layer_z: int
+    plane_block: int
     buffers: Buffers
     notes: tuple[str, ...] = ()
 
 
 def buffers_for(
     source: VolumeInfo,
-    grid: TileGrid,
+    passes: Sequence[Pass],
     finish: Finish,
-    cut: tuple[tuple[int, int], Zyx, int],
-    setting: ForwardSetting,
+    division: tuple[tuple[int, int], Zyx, int],
+    n_lanes: int = 1,
 ) -> Buffers:
     """Bytes of the buffers of a column.
 
-        accumulator  4 B  x n_accumulated x patch_z                 x column
-        input   itemsize  x n_inputs x (patch_z + 2 layers)         x (column + halo)
-        output  itemsize  x n_channels x 2 slabs (one being written) x column
+        accumulator  4 B  x n_accumulated x patch_z                       x column
+        input   itemsize  x n_inputs x (patch_z + 2 plane blocks)         x (column + halo)
+        output  itemsize  x n_channels x 2 slabs (one being written)      x column
                 itemsize  x 4 shards (the one being compressed, and its pieces)
-        batch        4 B  x (inputs + 2 outputs) x patch x batch size x slots
+        batch        4 B  x (inputs + 2 outputs) x patch x batch size x slots, of all passes
 
-    ``cut`` is (column_yx, shard_zyx, layer_z); ``setting.n_lanes`` forward passes run at once, with two slots each.
+    ``division`` is (column_yx, shard_zyx, plane_block); ``n_lanes`` forward passes run at once, with two slots each.
     """
-    column_yx, shard, layer_z = cut
-    (pz, py, px), (_, ny, nx) = grid.patch, source.shape_zyx
+    column_yx, shard, plane_block = division
+    pz, py, px = (max(one.grid.patch[a] for one in passes) for a in range(3))
+    _, ny, nx = source.shape_zyx
     cy, cx = min(column_yx[0], ny), min(column_yx[1], nx)
     area, area_in = cy * cx, min(cy + 2 * py, ny) * min(cx + 2 * px, nx)
     strip = 4 * (3 * finish.n_accumulated + finish.n_channels) * (1 << 18)  # temporaries of finishing
     itemsize_out = np.dtype(finish.dtype).itemsize
+    slots = sum(math.prod(one.grid.patch) * one.setting.batch_size for one in passes) * 2 * n_lanes
     return Buffers(
         accumulator_bytes=4 * finish.n_accumulated * pz * area + strip,
-        input_bytes=np.dtype(source.dtype).itemsize * source.n_channels * (pz + 2 * layer_z) * area_in,
+        input_bytes=np.dtype(source.dtype).itemsize * source.n_channels * (pz + 2 * plane_block) * area_in,
         output_bytes=itemsize_out * (2 * finish.n_channels * shard[0] * area + 4 * math.prod(shard)),
-        batch_bytes=4
-        * (source.n_channels + 2 * finish.n_classes)
-        * pz
-        * py
-        * px
-        * setting.batch_size
-        * (2 * setting.n_lanes),
+        batch_bytes=4 * (source.n_channels + 2 * finish.n_classes) * slots,
     )
 
 
 def choose_column(
     source: VolumeInfo,
-    grid: TileGrid,
+    passes: Sequence[Pass],
     finish: Finish,
     chunk: Zyx,
-    setting: ForwardSetting,
     budget: Budget | None,
-) -> Cut:
+    n_lanes: int = 1,
+) -> Division:
     """The widest column of whole chunks that the budget allows; the whole plane where it fits.
 
     Raises
@@ -107,20 +102,21 @@ def choose_column(
         If not even a column of one chunk fits.
     """
     chunk_z = source.chunk_zyx[0]
-    layer_z = chunk_z * max(1, round(LAYER_Z / chunk_z))
+    plane_block = chunk_z * max(1, round(PLANES / chunk_z))
     allowed = min(budget.host_bytes, budget.device_bytes) if budget else math.inf
     smallest = math.inf
-    for planes in sorted({layer_z, min(layer_z, LAYER_Z)}, reverse=True):
+    for planes in sorted({plane_block, min(plane_block, PLANES)}, reverse=True):
         fitting = []
         for column_yx in _cross_sections(source.shape_zyx, chunk):
-            buffers = buffers_for(source, grid, finish, (column_yx, _shard(column_yx, chunk), planes), setting)
+            buffers = buffers_for(source, passes, finish, (column_yx, shard_for(column_yx, chunk), planes), n_lanes)
             smallest = min(smallest, buffers.total_bytes)
             if buffers.total_bytes <= allowed:
-                fitting.append((_waste(source, grid, column_yx), column_yx, buffers))
+                fitting.append((_waste(source, passes, column_yx), column_yx, buffers))
         if fitting:
             _, column_yx, buffers = min(fitting, key=lambda f: f[0])
             note = f"memory is short: each input chunk is decoded {math.ceil(chunk_z / planes)} times"
-            return Cut(column_yx, _shard(column_yx, chunk), planes, buffers, (note,) if planes < chunk_z else ())
+            notes = (note,) if planes < chunk_z else ()
+            return Division(column_yx, shard_for(column_yx, chunk), planes, buffers, notes)
     raise RequestError(
         f"the smallest column needs {smallest / 1e9:.2f} GB of buffers, {max(allowed, 0) / 1e9:.2f} GB are allowed; "
         "raise --memory, or use a smaller --chunk or --patch-size"
@@ -138,16 +134,16 @@ def _cross_sections(shape: Zyx, chunk: Zyx) -> Iterator[tuple[int, int]]:
     return itertools.product(*sides)  # type: ignore[return-value]
 
 
-def _waste(source: VolumeInfo, grid: TileGrid, column_yx: tuple[int, int]) -> float:
+def _waste(source: VolumeInfo, passes: Sequence[Pass], column_yx: tuple[int, int]) -> float:
     """Patches computed in all columns, roughly: every border adds a patch to the extent of an axis."""
+    patch = [max(one.grid.patch[a] for one in passes) for a in range(3)]
     share = [
-        n + (math.ceil(n / c) - 1) * axis.size
-        for n, c, axis in zip(source.shape_zyx[1:], column_yx, grid.axes[1:], strict=True)
+        n + (math.ceil(n / c) - 1) * p for n, c, p in zip(source.shape_zyx[1:], column_yx, patch[1:], strict=True)
     ]
     return share[0] * share[1]
 
 
-def _shard(column_yx: tuple[int, int], chunk: Zyx) -> Zyx:
+def shard_for(column_yx: tuple[int, int], chunk: Zyx) -> Zyx:
     """One chunk deep, up to 4 x 4 chunks wide, and never across two columns."""
     y, x = (c * min(size // c, SHARD_CHUNKS) for size, c in zip(column_yx, chunk[1:], strict=True))
     return chunk[0], y, x

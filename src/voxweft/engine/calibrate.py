@@ -10,7 +10,7 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from voxweft.engine.forward import one_core_each
-from voxweft.engine.job import lanes_for
+from voxweft.engine.totals import lanes_for
 from voxweft.engine.options import RunOptions
 from voxweft.errors import ModelError, VoxweftError
 from voxweft.geometry.box import Box, Zyx

@@ -9,49 +9,32 @@ from __future__ import annotations
 
 import functools
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.engine.job import Job, Tally, commit
-from voxweft.engine.staged import StoredChunks, TileLogits
-from voxweft.errors import RunError
-from voxweft.geometry.box import Box, Zyx
-from voxweft.geometry.columns import Run
+from voxweft.engine.op import Cell, Made, block_op
+from voxweft.engine.stored import StoredLogits
+from voxweft.geometry.box import Zyx
+from voxweft.ops.activate import Finish
 
 Logits = NDArray[np.float16]
 EPSILON = np.float32(1e-8)
 LIMIT = 20.0  # logits of a single channel are cut at +- this
 
 
-def sweep_as_vesuvius(job: Job, run: Run) -> Tally:
-    """Compute slabs of a column of a plan that works on stored logits."""
-    plan, tally, stored = job.plan, Tally(), job.stored
-    if stored is None:
-        raise RunError("--compat works on stored logits; this plan has none")
-    for slab in run.slabs:
-        if not job.goes_on(run.column, slab):
-            break
-        box = plan.columns.box(run.column, range(slab, slab + 1))
-        out = np.zeros((plan.finish.n_channels, *box.shape), plan.finish.dtype)
-        for cell in box.cells(plan.spec.chunk_zyx):
-            chunk = cell & box
-            values = _finished(job, stored, chunk) if isinstance(stored, StoredChunks) else _blended(job, stored, chunk)
-            out[(slice(None), *chunk.shift(box.start, -1).slices)] = values
-        commit(job, tally, (run.column, slab), out)
-    return tally
-
-
-def _blended(job: Job, stored: TileLogits, chunk: Box) -> NDArray[np.float16]:
+@block_op
+def blend_as_vesuvius(sources: Sequence[StoredLogits], cell: Cell, *, n_classes: int, sigma_scale: float) -> Made:
     """sum(w l) / (sum(w) + 1e-8) of a chunk in float32; a patch that is all 0 in the chunk counts for nothing."""
-    grid = job.plan.grid
-    window = _window(grid.patch, job.plan.sigma_scale)
-    total = np.zeros((job.plan.finish.n_classes, *chunk.shape), np.float32)
+    (patches,), chunk = sources, cell.box
+    window = _window(patches.grid.patch, sigma_scale)
+    total = np.zeros((n_classes, *chunk.shape), np.float32)
     weight = np.zeros(chunk.shape, np.float32)
-    for index in itertools.product(*grid.touching(chunk)):
-        tile = grid.tile(index)
-        logits = stored.read(tile)
+    for index in itertools.product(*patches.grid.touching(chunk)):
+        tile = patches.grid.tile(index)
+        logits = patches.read(tile)
         if logits is None:
             continue
         shared = tile.box & chunk
@@ -62,7 +45,7 @@ def _blended(job: Job, stored: TileLogits, chunk: Box) -> NDArray[np.float16]:
         target = shared.shift(chunk.start, -1).slices
         total[(slice(None), *target)] += piece * window[inside]
         weight[target] += window[inside]
-    return np.where(weight > 0, total / (weight + EPSILON), np.float32(0)).astype(np.float16)
+    return Made((np.where(weight > 0, total / (weight + EPSILON), np.float32(0)).astype(np.float16),))
 
 
 @functools.cache
@@ -87,18 +70,17 @@ def _kernel(size: int, sigma_scale: float) -> NDArray[np.float64]:
     return np.where(inside, kernel[np.clip(where, 0, len(kernel) - 1)], 0.0)
 
 
-def _finished(job: Job, stored: StoredChunks, chunk: Box) -> NDArray[np.uint8]:
+@block_op
+def finish_as_vesuvius(sources: Sequence[NDArray[Any] | None], cell: Cell, **settings: Any) -> Made:
     """The finished values of a chunk; nothing where all its logits, or all its values, are equal."""
-    finish = job.plan.finish
-    empty = np.zeros((finish.n_channels, *chunk.shape), np.uint8)
-    logits = stored.box(chunk)
+    finish, (logits,) = Finish(**settings), sources
     if logits is None or logits.min() == logits.max():
-        return empty
+        return Made()
     values: NDArray[Any] = _values(logits, finish.mode, finish.targets, finish.output in ("mask", "labels"))
     if finish.n_classes == 1:
-        return np.asarray(np.clip(values, 0, 1) * 255, np.uint8)
+        return Made((np.asarray(np.clip(values, 0, 1) * 255, np.uint8),))
     low, high = values.min(), values.max()
-    return empty if low == high else np.asarray((values - low) / (high - low) * 255, np.uint8)
+    return Made() if low == high else Made((np.asarray((values - low) / (high - low) * 255, np.uint8),))
 
 
 def _values(x: Logits, mode: str, targets: tuple[tuple[int, int], ...], hard: bool) -> NDArray[Any]:

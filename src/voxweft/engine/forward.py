@@ -14,13 +14,14 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
-from voxweft.engine.job import Job, Tally
-from voxweft.engine.reader import LayerReader
+from voxweft.engine.opened import OpenedSweep
+from voxweft.engine.reader import PlaneReader
+from voxweft.engine.totals import Totals
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import Tile
 from voxweft.model.protocols import Predictor
-from voxweft.ops.augment import View, views
+from voxweft.ops.augment import View
 from voxweft.ops.normalize import normalize
 
 if TYPE_CHECKING:
@@ -30,27 +31,27 @@ SLOTS_PER_LANE = 2
 
 
 class PatchTarget(Protocol):
-    """Takes what becomes of patches, in grid order."""
+    """Takes what becomes of patches, in the order in which they came."""
 
-    def add(self, tile: Tile, logits: torch.Tensor) -> None:
-        """The logits [n_classes, *patch] of a patch."""
+    def add(self, one: int, tile: Tile, logits: torch.Tensor) -> None:
+        """The logits [n_classes, *patch] of a patch of pass ``one``."""
 
-    def skip(self, tile: Tile) -> None:
+    def skip(self, one: int, tile: Tile) -> None:
         """A patch that did not run."""
 
 
 class ForwardQueue:
-    """Gathers patches, runs the network in lanes, hands the logits over in grid order.
+    """Gathers patches, runs the networks in lanes, hands the logits over in order.
 
-    Batches always have the same shape, so that the same patch gives the same bits.
+    Batches always have the same shape, so that the same patch gives the same bits; a batch holds patches of one pass.
 
         add -> [slot] -> lane 1: forward -+
         add -> [slot] -> lane 2: forward -+-> target, oldest first, and what ``then`` put between them
 
     Parameters
     ----------
-    job, tally
-        What is done; where it is counted.
+    opened, totals
+        What is swept; where it is counted.
     target
         Who gets the logits: a weaver, or a store of patches.
     reach
@@ -59,23 +60,27 @@ class ForwardQueue:
         The voxels whose non-finite values are counted here.
     """
 
-    def __init__(self, job: Job, target: PatchTarget, tally: Tally, reach: Box, own: Box) -> None:
+    def __init__(self, opened: OpenedSweep, target: PatchTarget, totals: Totals, reach: Box, own: Box) -> None:
         import torch
 
-        plan = job.plan
-        if job.volume is None or job.predictor is None:
-            raise RunError("this plan works on stored logits; it has no volume and no network to run")
-        self._predictor = job.predictor
-        self._job, self._target, self._tally = job, target, tally
-        self._reader = LayerReader(job.volume, reach, plan.layer_z, job.device, own)
-        self._whole = Box.of(plan.source.shape_zyx)
-        self._views = views(plan.tta, plan.card.mirror_axes, plan.grid.patch)
-        size = (plan.setting.batch_size, plan.source.n_channels, *plan.grid.patch)
-        self._free = deque(torch.zeros(size, device=job.device) for _ in range(SLOTS_PER_LANE * job.n_lanes))
-        self._entries: list[Tile | Callable[[], None]] = []  # of the batch that is being gathered
+        stage = opened.stage
+        if opened.volume is None or len(opened.predictors) < len(stage.passes):
+            raise RunError(f"stage {stage.name} works on stored logits; it has no volume and no network to run")
+        self._opened, self._stage, self._target, self._totals = opened, stage, target, totals
+        self._reader = PlaneReader(opened.volume, reach, stage.plane_block, opened.device, own)
+        self._whole = Box.of(stage.info.shape_zyx)
+        self._free = [
+            deque(
+                torch.zeros((p.setting.batch_size, stage.info.n_channels, *p.grid.patch), device=opened.device)
+                for _ in range(SLOTS_PER_LANE * opened.n_lanes)
+            )
+            for p in stage.passes
+        ]
+        self._one = 0  # the pass whose batch is being gathered
+        self._entries: list[Tile | Callable[[], None]] = []
         self._n_tiles = 0
-        self._pending: deque[tuple[list[Tile | Callable[[], None]], torch.Tensor, Future[torch.Tensor]]] = deque()
-        self._lanes = ThreadPoolExecutor(job.n_lanes, thread_name_prefix="voxweft-forward")
+        self._pending: deque[tuple[int, list[Tile | Callable[[], None]], torch.Tensor, Future[torch.Tensor]]] = deque()
+        self._lanes = ThreadPoolExecutor(opened.n_lanes, thread_name_prefix="voxweft-forward")
 
     def __enter__(self) -> ForwardQueue:
         return self
@@ -83,72 +88,78 @@ class ForwardQueue:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self._lanes.shutdown(wait=True, cancel_futures=True)
         self._reader.__exit__(kind, error, tb)
-        self._tally.n_nonfinite += self._reader.n_nonfinite
-        self._tally.bytes_read += self._reader.bytes_read
+        self._totals.n_nonfinite += self._reader.n_nonfinite
+        self._totals.bytes_read += self._reader.bytes_read
 
     def need(self, lo: int, hi: int) -> None:
         """Hold the planes ``lo <= z < hi`` of the input."""
         self._reader.need(lo, hi)
 
-    def add(self, tile: Tile) -> None:
-        """Gather and normalise a patch; start a forward pass when the batch is full."""
-        plan = self._job.plan
-        if not self._free:
+    def add(self, one: int, tile: Tile) -> None:
+        """Gather and normalise a patch of pass ``one``; start a forward pass when the batch is full."""
+        if one != self._one:
+            self._submit_rest()
+            self._one = one
+        pass_ = self._stage.passes[one]
+        while not self._free[one]:
             self._collect()
-        with self._tally.timed("gather"):
+        with self._totals.timed("gather"):
             valid = tile.box & self._whole
-            slot = self._free[0][self._n_tiles]
+            slot = self._free[one][0][self._n_tiles]
             if valid != tile.box:
                 slot.zero_()
             patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
             self._reader.copy(valid, patch)
-            if plan.skip_empty and _constant(patch):
-                self.then(partial(self._target.skip, tile))
-                self._tally.n_skipped += 1
+            if self._stage.skip_empty and _constant(patch):
+                self.then(partial(self._target.skip, one, tile))
+                self._totals.n_skipped += 1
                 return
-            normalize(patch, plan.normalization)
+            normalize(patch, pass_.normalization)
         self._entries.append(tile)
         self._n_tiles += 1
-        if self._n_tiles == plan.setting.batch_size:
+        if self._n_tiles == pass_.setting.batch_size:
             self._submit()
 
     def then(self, action: Callable[[], None]) -> None:
         """Do something as soon as all patches before it were handed over; patches after it may run meanwhile."""
-        while self._pending and self._pending[0][2].done():
+        while self._pending and self._pending[0][-1].done():
             self._collect()
         if self._n_tiles:
             self._entries.append(action)
         elif self._pending:
-            self._pending[-1][0].append(action)
+            self._pending[-1][1].append(action)
         else:
             action()
 
     def flush(self) -> None:
-        """Run what is gathered and weave in all that is pending."""
-        if self._n_tiles:
-            self._free[0][self._n_tiles :].zero_()
-            self._submit()
+        """Run what is gathered and hand over all that is pending."""
+        self._submit_rest()
         while self._pending:
             self._collect()
 
+    def _submit_rest(self) -> None:
+        if self._n_tiles:
+            self._free[self._one][0][self._n_tiles :].zero_()
+            self._submit()
+
     def _submit(self) -> None:
-        slot = self._free.popleft()
-        future = self._lanes.submit(mean_of_views, self._predictor, slot, self._views)
-        self._pending.append((self._entries, slot, future))
+        slot, pass_ = self._free[self._one].popleft(), self._stage.passes[self._one]
+        future = self._lanes.submit(mean_of_views, self._opened.predictors[self._one], slot, pass_.views)
+        self._pending.append((self._one, self._entries, slot, future))
         self._entries, self._n_tiles = [], 0
 
     def _collect(self) -> None:
-        entries, slot, future = self._pending.popleft()
-        with self._tally.timed("wait for network"):
+        one, entries, slot, future = self._pending.popleft()
+        with self._totals.timed("wait for network"):
             logits = iter(future.result())
         for entry in entries:
             if isinstance(entry, Tile):
-                with self._tally.timed("weave"):
-                    self._target.add(entry, next(logits))
-                self._tally.n_patches += 1
+                with self._totals.timed("weave"):
+                    self._target.add(one, entry, next(logits))
+                self._totals.n_patches += 1
             else:
                 entry()
-        self._free.append(slot)
+        self._free[one].append(slot)
 
 
 def mean_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...]) -> torch.Tensor:
@@ -156,12 +167,12 @@ def mean_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, 
     import torch
 
     with torch.inference_mode():
-        if len(views) == 1:
+        if views == (View(),):
             return predictor(batch)
         total = views[0](predictor(views[0](batch).contiguous())).clone()
         for view in views[1:]:
             total += view(predictor(view(batch).contiguous()))
-        return total.div_(len(views))
+        return total.div_(len(views)) if len(views) > 1 else total
 
 
 @contextmanager

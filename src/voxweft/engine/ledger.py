@@ -1,14 +1,18 @@
-"""Which slabs are complete: one record each, written after the slab's voxels are durable."""
+"""Which units are complete: one record each, written after what the unit wrote is durable."""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.engine.op import Table
 from voxweft.errors import PlanMismatchError
-from voxweft.geometry.columns import Run
 from voxweft.image.protocols import Records
 
 READ_AT_ONCE = 16  # records, since each may be a request
@@ -16,27 +20,26 @@ PLAN_KEY, REPORT_KEY = "plan.json", "report.json"
 
 
 class Ledger:
-    """The records of a run beside its output.
+    """The records of a plan beside its output.
 
         plan.json                    who came first wrote it; all others follow it
-        slabs/000003-000012.json     column 3, slab 12 is complete: crc32 of its bytes, patches, seconds, worker
-        levels/2-000004.json         block 4 of resolution level 2 is complete
-        predicted/3-000017.json      staged: the patches of layer 17 of part 3 are complete
+        done/sweep/000012.json       unit 12 of stage "sweep" is complete: crc32 of its bytes, patches, seconds, worker
+        tables/objects/000003.npz    the table of unit 3 of stage "objects"
         attempts/5e0c….json          somebody works, or worked, on a part (see voxweft.engine.attempts)
-        cuts/5e0c…-3.json            part 3 of a run ends early: another worker has the rest
+        ends/5e0c…-3.json            part 3 of a run ends early: another worker has the rest
         parts/1-of-4.json            report of a part
         report.json                  report of the whole run
 
-    A worker that is killed leaves a slab without a record; it is computed again.
+    A worker that is killed leaves a unit without a record; it is computed again.
     """
 
     def __init__(self, records: Records) -> None:
         self._records = records
 
-    def adopt_plan(self, data: bytes) -> bytes:
+    def store_or_follow(self, plan: bytes) -> bytes:
         """Store the plan, or get the one that somebody stored before; decided atomically."""
-        if self._records.create(PLAN_KEY, data):
-            return data
+        if self._records.create(PLAN_KEY, plan):
+            return plan
         stored = self._records.get(PLAN_KEY)
         if stored is None:
             raise PlanMismatchError("the stored plan was removed while this run began; run the command again")
@@ -46,53 +49,42 @@ class Ledger:
         """The stored plan, or None."""
         return self._records.get(PLAN_KEY)
 
-    def mark_slab(self, column: int, slab: int, record: Mapping[str, Any]) -> None:
-        """Declare a slab complete."""
-        self._records.put(f"slabs/{column:06d}-{slab:06d}.json", json.dumps(record).encode())
+    def mark(self, stage: str, unit: int, record: Mapping[str, Any]) -> None:
+        """Declare a unit complete."""
+        self._records.put(_key("done", stage, unit), json.dumps(record).encode())
 
-    def slabs(self) -> set[tuple[int, int]]:
-        """All complete (column, slab) pairs."""
-        names = (key.removeprefix("slabs/").removesuffix(".json") for key in self._records.keys("slabs/"))
-        return {(int(c), int(s)) for c, s in (name.split("-") for name in names)}
-
-    def forget_slab(self, column: int, slab: int) -> None:
-        """Strike a slab from the ledger, and with it all blocks of the resolution levels."""
-        for key in self._records.keys("levels/"):
-            self._records.remove(key)
-        self._records.remove(f"slabs/{column:06d}-{slab:06d}.json")
-
-    def slab_record(self, column: int, slab: int) -> dict[str, Any]:
-        """What was recorded of a complete slab; empty where there is nothing."""
-        return _load(self._records.get(f"slabs/{column:06d}-{slab:06d}.json"))
-
-    def mark_block(self, level: int, block: int) -> None:
-        """Declare a block of a resolution level complete."""
-        self._records.put(f"levels/{level}-{block:06d}.json", b"{}")
-
-    def blocks(self, level: int) -> set[int]:
-        """Complete blocks of a level."""
-        prefix = f"levels/{level}-"
+    def done(self, stage: str) -> set[int]:
+        """The complete units of a stage."""
+        prefix = f"done/{stage}/"
         return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
 
-    def mark_layer(self, part: int, layer: int, skipped: Sequence[int]) -> None:
-        """Declare the patches of a layer of a staged part complete; those that were skipped have no logits."""
-        data = json.dumps({"skipped": list(skipped)}).encode()
-        self._records.put(f"predicted/{part}-{layer:06d}.json", data)
+    def record(self, stage: str, unit: int) -> dict[str, Any]:
+        """What was recorded of a complete unit; empty where there is nothing."""
+        return _load(self._records.get(_key("done", stage, unit)))
 
-    def skipped(self, part: int) -> set[int]:
-        """Numbers of the patches of a staged part that were skipped."""
-        keys = self._records.keys(f"predicted/{part}-")
-        return {n for key in keys for n in _load(self._records.get(key)).get("skipped", ())}
+    def records(self, stage: str) -> dict[int, dict[str, Any]]:
+        """What was recorded of all complete units of a stage."""
+        units = sorted(self.done(stage))
+        with ThreadPoolExecutor(READ_AT_ONCE) as pool:
+            return dict(zip(units, pool.map(lambda unit: self.record(stage, unit), units), strict=True))
 
-    def forget_part(self, part: int, count: int) -> None:
-        """Strike a staged part, so that it is predicted again."""
-        for key in [f"parts/{part}-of-{count}.json", *self._records.keys(f"predicted/{part}-")]:
-            self._records.remove(key)
+    def forget(self, stage: str, unit: int) -> None:
+        """Strike a unit, so that it is computed again."""
+        self._records.remove(_key("done", stage, unit))
 
-    def layers(self, part: int) -> set[int]:
-        """Complete layers of a staged part."""
-        prefix = f"predicted/{part}-"
-        return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
+    def put_table(self, stage: str, unit: int, table: Table) -> None:
+        """Store the table of a unit."""
+        data = io.BytesIO()
+        np.savez_compressed(data, **dict(table))
+        self._records.put(f"tables/{stage}/{unit:06d}.npz", data.getvalue())
+
+    def table(self, stage: str, unit: int) -> dict[str, NDArray[Any]]:
+        """The table of a unit; empty where it has none."""
+        data = self._records.get(f"tables/{stage}/{unit:06d}.npz")
+        if data is None:
+            return {}
+        with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+            return dict(stored.items())
 
     def put_attempt(self, key: str, record: Mapping[str, Any]) -> None:
         """Store the state of an attempt at a part."""
@@ -103,13 +95,13 @@ class Ledger:
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
             return [_load(data) for data in pool.map(self._records.get, self._records.keys("attempts/"))]
 
-    def cut_part(self, key: str, unit: int) -> None:
+    def end_early(self, part: str, unit: int) -> None:
         """Let a part that is being computed end before a unit."""
-        self._records.put(f"cuts/{key}.json", json.dumps({"unit": unit}).encode())
+        self._records.put(f"ends/{part}.json", json.dumps({"unit": unit}).encode())
 
-    def cut_of(self, key: str) -> int | None:
-        """Where a part ends early, if it does."""
-        return _load(self._records.get(f"cuts/{key}.json")).get("unit")
+    def end_of(self, part: str) -> int | None:
+        """The unit before which a part ends early, if it does."""
+        return _load(self._records.get(f"ends/{part}.json")).get("unit")
 
     def put_report(self, name: str, report: Mapping[str, Any]) -> None:
         """Store a report."""
@@ -119,23 +111,17 @@ class Ledger:
         """A stored report; empty where there is none."""
         return _load(self._records.get(name))
 
+    def forget_report(self, name: str) -> None:
+        """Remove a report."""
+        self._records.remove(name)
+
     def part_reports(self) -> list[dict[str, Any]]:
         """The reports of all parts that ended."""
         return [_load(self._records.get(key)) for key in self._records.keys("parts/")]
 
 
-def missing(runs: Iterable[Run], done: set[tuple[int, int]]) -> Iterator[Run]:
-    """The runs without their complete slabs.
-
-    >>> list(missing([Run(0, range(5))], {(0, 0), (0, 3)}))
-    [Run(column=0, slabs=range(1, 3)), Run(column=0, slabs=range(4, 5))]
-    """
-    for run in runs:
-        todo = [s for s in run.slabs if (run.column, s) not in done]
-        while todo:
-            n = next((i for i in range(1, len(todo)) if todo[i] != todo[0] + i), len(todo))
-            yield Run(run.column, range(todo[0], todo[0] + n))
-            todo = todo[n:]
+def _key(kind: str, stage: str, unit: int) -> str:
+    return f"{kind}/{stage}/{unit:06d}.json"
 
 
 def _load(data: bytes | None) -> dict[str, Any]:

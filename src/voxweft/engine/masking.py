@@ -8,7 +8,7 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.engine.reader import LayerReader
+from voxweft.engine.reader import PlaneReader
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import VolumeInfo
@@ -41,19 +41,19 @@ def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
     return scale  # type: ignore[return-value]
 
 
-class MaskLayers:
-    """The planes of the mask that a layer of patches needs; without a mask everything counts."""
+class MaskPlanes:
+    """The planes of the mask that a patch layer needs; without a mask everything counts."""
 
     def __init__(self, volume: Volume | None, reach: Box, shape: Zyx) -> None:
-        self._reader: LayerReader | None = None
+        self._reader: PlaneReader | None = None
         if volume is None:
             return
         self._scale = mask_scale(volume.info, shape)
         self._reach = self._coarse(reach) & Box.of(volume.info.shape_zyx)
-        layer_z = max(1, volume.info.chunk_zyx[0])
-        self._reader = LayerReader(volume, self._reach, layer_z, "cpu", own=self._reach)
+        n_planes = max(1, volume.info.chunk_zyx[0])
+        self._reader = PlaneReader(volume, self._reach, n_planes, "cpu", own=self._reach)
 
-    def __enter__(self) -> MaskLayers:
+    def __enter__(self) -> MaskPlanes:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -78,9 +78,9 @@ class MaskLayers:
         plane = self._coarse(Box((z, *box.start[1:]), (z + 1, *box.stop[1:])))
         fine = np.repeat(np.repeat(self._values(plane)[0], ky, axis=0), kx, axis=1)
         y0, x0 = box.start[1] - plane.start[1] * ky, box.start[2] - plane.start[2] * kx
-        cut = fine[y0 : y0 + box.shape[1], x0 : x0 + box.shape[2]]
-        short = [(0, n - m) for n, m in zip(box.shape[1:], cut.shape, strict=True)]
-        return ~np.pad(cut, short, mode="edge")
+        inside = fine[y0 : y0 + box.shape[1], x0 : x0 + box.shape[2]]
+        short = [(0, n - m) for n, m in zip(box.shape[1:], inside.shape, strict=True)]
+        return ~np.pad(inside, short, mode="edge")
 
     def _coarse(self, box: Box) -> Box:
         start = tuple(a // k for a, k in zip(box.start, self._scale, strict=True))

@@ -18,8 +18,8 @@ COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 def option(default: Any, text: str, **extra: Any) -> Any:
     """A field with its help text.
 
-    ``places=True`` marks what decides where and when, but not what comes out; ``names`` are its flags where they are
-    not made from the field's name.
+    ``decides=False`` marks what says where and when, but not what comes out; ``names`` are its flags where they are not
+    made from the field's name.
     """
     return field(default=default, metadata={"help": text, **extra})
 
@@ -48,6 +48,8 @@ class RunOptions:
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
     fit: str = option("spread", "Patch positions: spread (nnU-Net, evenly) or snap (fixed step, last moved in).")
     tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes) or rotation (3 passes).")
+    tta_of: str = option("patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored).")
+    weights: str = option("", "Weights of the models of an ensemble, for example 2,1; default: equal.")
     patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
     batch_size: int = option(0, "Patches per forward pass; 0: chosen by device and memory.")
     normalization: str = option(
@@ -66,14 +68,14 @@ class RunOptions:
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
     accept_labels: bool = option(False, "Run although the input looks like labels, not like an image.")
     runtime: str = option(
-        "auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.", decides=True
+        "auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx."
     )
     compile_mode: str = option(
         "default", "With runtime compile: default, reduce-overhead (CUDA graphs) or max-autotune."
     )
-    precision: str = option("auto", "auto, fp32, fp16 or bf16.", decides=True)
-    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    precision: str = option("auto", "auto, fp32, fp16 or bf16.")
+    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
 
     outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
     fits: ClassVar[tuple[str, ...]] = FITS
@@ -89,6 +91,7 @@ class RunOptions:
             "window": tuple(WINDOWS),
             "fit": self.fits,
             "tta": ("none", "mirroring", "rotation"),
+            "tta_of": ("patch", "volume"),
             "mode": ("auto", "binary", "multiclass"),
             "output": self.outputs,
             "compressor": ("zstd", "lz4", "zlib", "none"),
@@ -110,6 +113,10 @@ class RunOptions:
         highest = 22 if self.compressor == "zstd" else 9
         if not 0 <= self.compression_level <= highest:
             problems.append(f"--compression-level {self.compression_level} is not 0 to {highest} for {self.compressor}")
+        if self.tta == "rotation" and self.tta_of == "volume":
+            problems.append("--tta rotation with --tta-of volume: only mirroring is possible for the whole volume")
+        if _weights(self.weights) is None:
+            problems.append(f"--weights {self.weights!r} are no weights; write positive numbers, for example 2,1")
         if self.batch_size < 0:
             problems.append(f"--batch-size {self.batch_size} is negative; use 0 for automatic, or a count")
         problems += [p for name in ("patch_size", "chunk") for p in _size_problems(name, getattr(self, name))]
@@ -122,14 +129,49 @@ class RunOptions:
         """Batch sizes to choose from on "cpu" or "cuda", the plainest first."""
         return (self.batch_size,) if self.batch_size else {"cpu": (1,)}.get(kind, (1, 2, 4, 8))
 
-    def request(self) -> Mapping[str, Any]:
-        """The values that decide what comes out (where and when it is computed left aside)."""
-        return flags_of(self)
+    def weight_of(self, model: int) -> float:
+        """Weight of a model of an ensemble.
+
+        Raises
+        ------
+        RequestError
+            If weights were given, but not for this one.
+        """
+        weights = _weights(self.weights) or ()
+        if weights and model >= len(weights):
+            raise RequestError(f"--weights {self.weights} has {len(weights)} weights, and there are more models")
+        return weights[model] if weights else 1.0
+
+    def request(self) -> dict[str, Any]:
+        """The values that decide what comes out and are not the default."""
+        return decisive(self)
+
+    def defaults(self) -> dict[str, Any]:
+        """The defaults of all that decides what comes out."""
+        return defaults_of(self)
 
 
-def flags_of(options: Any) -> dict[str, Any]:
-    """The values of an options dataclass that decide what comes out."""
-    return {f.name: getattr(options, f.name) for f in fields(options) if not f.metadata.get("places")}
+def decisive(options: Any) -> dict[str, Any]:
+    """The values of an options dataclass that decide what comes out, where they are not the default."""
+    return {name: getattr(options, name) for name, default in defaults_of(options).items() if getattr(options, name) != default}
+
+
+def defaults_of(options: Any) -> dict[str, Any]:
+    """The defaults of an options dataclass, of all fields that decide what comes out."""
+    return {f.name: f.default for f in fields(options) if f.metadata.get("decides", True)}
+
+
+def _weights(text: str) -> tuple[float, ...] | None:
+    """Positive numbers; None where the text is none.
+
+    >>> _weights("2, 1"), _weights(""), _weights("1,x")
+    ((2.0, 1.0), (), None)
+    """
+    try:
+        weights = tuple(float(w) for w in text.split(",")) if text else ()
+    except ValueError:
+        return None
+    return weights if all(0 < w < float("inf") for w in weights) else None
 
 
 def part_problems(num_parts: int, part_id: int, overwrite: bool) -> list[str]:

@@ -1,4 +1,4 @@
-"""Planes of a column, each read once, one layer ahead."""
+"""Planes of a column, each read once, one block ahead."""
 
 from __future__ import annotations
 
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
 ON_DEVICE = ("uint8", "int8", "int16", "int32", "float16", "float32")
 
 
-def layers(box: Box, layer_z: int) -> Iterator[Box]:
-    """A box cut at the multiples of ``layer_z``: what is read at once.
+def plane_blocks(box: Box, n_planes: int) -> Iterator[Box]:
+    """A box divided at the multiples of ``n_planes``: what is read at once.
 
-    >>> [str(layer) for layer in layers(Box((5, 0, 0), (70, 9, 9)), 32)]
+    >>> [str(block) for block in plane_blocks(Box((5, 0, 0), (70, 9, 9)), 32)]
     ['5:32,0:9,0:9', '32:64,0:9,0:9', '64:70,0:9,0:9']
     """
     lo, hi = box.start[0], box.stop[0]
-    for a, b in pairwise([lo, *range((lo // layer_z + 1) * layer_z, hi, layer_z), hi]):
+    for a, b in pairwise([lo, *range((lo // n_planes + 1) * n_planes, hi, n_planes), hi]):
         yield Box((a, *box.start[1:]), (b, *box.stop[1:]))
 
 
-class LayerReader:
-    """Layers of planes of one column, read in order by a thread and dropped when the last patch has used them.
+class PlaneReader:
+    """Planes of one column, read in blocks, in order, by a thread, and dropped when the last patch has used them.
 
         planes   0        32        64        96
-                 |= held =|= held ==|= ahead =|          layers begin on multiples of ``layer_z``
+                 |= held =|= held ==|= ahead =|          blocks begin on multiples of ``n_planes``
                       |== patch ==|
 
     Parameters
@@ -45,25 +45,25 @@ class LayerReader:
         Where to read.
     box
         All voxels that the sweep will need, inside the volume.
-    layer_z
-        Planes a layer; a whole number of chunks, so that each is decoded once.
+    n_planes
+        Planes a block; a whole number of chunks, so that each is decoded once.
     device
         Where the voxels are to lie; float64, uint16 and wider integers become float32 on an accelerator.
     own
         The voxels whose non-finite values this reader counts (the column's own, without the halo).
     """
 
-    def __init__(self, volume: Volume, box: Box, layer_z: int, device: str, own: Box) -> None:
+    def __init__(self, volume: Volume, box: Box, n_planes: int, device: str, own: Box) -> None:
         self._volume, self._box, self._device, self._own = volume, box, device, own
         self.channels = volume.info.n_channels
-        self._spans = deque((layer.start[0], layer.stop[0]) for layer in layers(box, layer_z))
+        self._spans = deque((block.start[0], block.stop[0]) for block in plane_blocks(box, n_planes))
         self._held: deque[tuple[int, int, torch.Tensor]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="voxweft-read")
         self._ahead: Future[torch.Tensor] | None = None
         self.n_nonfinite = 0
         self.bytes_read = 0
 
-    def __enter__(self) -> LayerReader:
+    def __enter__(self) -> PlaneReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
@@ -85,10 +85,10 @@ class LayerReader:
         """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X]."""
         (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
         _, by, bx = self._box.start
-        for a, b, layer in self._held:
+        for a, b, block in self._held:
             lo, hi = max(a, z0), min(b, z1)
             if lo < hi:
-                out[:, lo - z0 : hi - z0].copy_(layer[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx])
+                out[:, lo - z0 : hi - z0].copy_(block[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx])
 
     def _submit(self) -> Future[torch.Tensor]:
         a, b = self._spans[0]

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voxweft.engine.job import Tally, n_cores
+from voxweft.engine.totals import n_cores
 from voxweft.version import __version__
 
 REDONE_SHOWN = 5  # lines of a report's ``redone`` that are shown to a person

@@ -11,7 +11,7 @@ from voxweft.geometry.box import Box, Zyx
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class SlabRange:
     """Consecutive slabs of one column: what a worker sweeps without a stop."""
 
     column: int
@@ -76,7 +76,7 @@ class Columns:
         stop = ((zs[slabs[-1]] + 1) * self.slab_z, (y + 1) * self.column_yx[0], (x + 1) * self.column_yx[1])
         return Box(start, stop) & Box.of(self.shape)
 
-    def part(self, index: int, count: int) -> list[Run]:
+    def part(self, index: int, count: int) -> list[SlabRange]:
         """The share of part ``index`` of ``count``: consecutive units, columns outermost.
 
         Shares differ by at most one slab; some are empty where there are more parts than slabs.
@@ -90,7 +90,7 @@ class Columns:
         --------
         >>> columns = Columns((512, 512, 512), Box.of((512, 512, 512)), (512, 256), 128)
         >>> columns.part(1, 3)
-        [Run(column=0, slabs=range(2, 4)), Run(column=1, slabs=range(0, 1))]
+        [SlabRange(column=0, slabs=range(2, 4)), SlabRange(column=1, slabs=range(0, 1))]
         """
         return list(self.runs(self.units(index, count)))
 
@@ -100,15 +100,25 @@ class Columns:
             raise RequestError(f"--part-id {index} with --num-parts {count}: use 0 to {max(count, 1) - 1}")
         return range(index * self.n_units // count, (index + 1) * self.n_units // count)
 
+    def touching(self, box: Box) -> Iterator[int]:
+        """The numbers of the units that meet a box."""
+        zs, ys, xs = self._ranges
+        sizes = (self.slab_z, *self.column_yx)
+        slabs, rows, columns = (
+            range(max(r.start, a // s) - r.start, min(r.stop, -(-b // s)) - r.start)
+            for r, a, b, s in zip((zs, ys, xs), box.start, box.stop, sizes, strict=True)
+        )
+        return (self.unit(y * len(xs) + x, z) for y in rows for x in columns for z in slabs)
+
     def unit(self, column: int, slab: int) -> int:
         """The number of a unit, columns outermost."""
         return column * self.n_slabs + slab
 
-    def runs(self, units: range) -> Iterator[Run]:
+    def runs(self, units: range) -> Iterator[SlabRange]:
         """Consecutive units as runs of slabs, columns outermost."""
         lo = units.start
         while lo < units.stop:
             column, slab = divmod(lo, self.n_slabs)
             end = min(self.n_slabs, slab + units.stop - lo)
-            yield Run(column, range(slab, end))
+            yield SlabRange(column, range(slab, end))
             lo += end - slab

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from voxweft.errors import GridError
@@ -40,6 +40,9 @@ class AxisTiles:
         "spread": n = ceil((extent - size) / step) + 1, starts round-half-even(i (extent - size) / (n - 1)), as nnU-Net
         and the scroll pipeline do. "snap": i * step, the last window moved in to end with the axis, as ITKIT, the ink
         pipeline and MONAI do.
+    mirrored
+        Whether the windows lie as they would if the axis were reversed; only where the last one is moved in, or an
+        even spread is rounded, does it make a difference.
 
     Raises
     ------
@@ -52,6 +55,8 @@ class AxisTiles:
     (0, 3, 6, 7)
     >>> AxisTiles(extent=75, size=32, step=16).starts
     (0, 14, 29, 43)
+    >>> AxisTiles(extent=11, size=4, step=3, fit="snap", mirrored=True).starts
+    (0, 1, 4, 7)
     >>> AxisTiles(extent=11, size=12, step=3)
     Traceback (most recent call last):
     voxweft.errors.GridError: a window of 12 voxels does not fit an axis of 11; pad first
@@ -61,6 +66,7 @@ class AxisTiles:
     size: int
     step: float
     fit: Fit = "spread"
+    mirrored: bool = False
 
     def __post_init__(self) -> None:
         if self.fit not in FITS:
@@ -79,6 +85,8 @@ class AxisTiles:
     def start(self, index: int) -> int:
         """First voxel of window ``index``."""
         room = self.extent - self.size
+        if self.mirrored:
+            return room - replace(self, mirrored=False).start(self.count - 1 - index)
         if self.fit == "snap":
             return min(index * round(self.step), room)
         return round(index * (room / (self.count - 1))) if self.count > 1 else 0
@@ -150,6 +158,18 @@ class TileGrid:
         )
         origin = tuple(-(max(p - n, 0) // 2) if pad == "both" else 0 for n, p in zip(shape, patch, strict=True))
         return cls(axes, origin)  # type: ignore[arg-type]
+
+    def mirrored(self, shape: Zyx, axes: Sequence[int]) -> TileGrid:
+        """The grid as it lies over the volume of this shape when the volume is reversed along axes (0 z, 1 y, 2 x).
+
+        >>> TileGrid.of((11, 4, 4), (4, 4, 4), 0.25, "snap").mirrored((11, 4, 4), [0]).axes[0].starts
+        (0, 1, 4, 7)
+        """
+        tiles, origin = list(self.axes), list(self.origin)
+        for a in axes:
+            tiles[a] = replace(tiles[a], mirrored=not tiles[a].mirrored)
+            origin[a] = shape[a] - tiles[a].extent - origin[a]
+        return TileGrid((tiles[0], tiles[1], tiles[2]), (origin[0], origin[1], origin[2]))
 
     @property
     def patch(self) -> Zyx:

@@ -91,6 +91,8 @@ class OutputSpec:
         Whether the values are labels: numbers of classes or of objects, uint8 to uint64.
     words
         How the result is spoken of.
+    smallest
+        Halved levels are added until no side is longer than this, in voxels.
 
     Raises
     ------
@@ -111,6 +113,7 @@ class OutputSpec:
     order: Order = AS_IT_IS
     is_label: bool = False
     words: Words = field(default_factory=Words)
+    smallest: int = 256
 
     def __post_init__(self) -> None:
         check_order(self.order)
@@ -125,6 +128,19 @@ class OutputSpec:
         'nearest'
         """
         return "nearest" if self.is_label and self.pyramid == "mean" else self.pyramid
+
+    @property
+    def level_shapes(self) -> tuple[Zyx, ...]:
+        """Extents of the resolution levels: halved, rounded up, until no side is longer than ``smallest``.
+
+        >>> OutputSpec((512, 300, 20), 1, "uint8", (64, 64, 64), (64, 64, 64)).level_shapes
+        ((512, 300, 20), (256, 150, 10))
+        """
+        shapes = [self.shape_zyx]
+        while self.pyramid != "none" and max(shapes[-1]) > self.smallest:
+            z, y, x = (-(-n // 2) for n in shapes[-1])
+            shapes.append((z, y, x))
+        return tuple(shapes)
 
     def permuted(self, order: Order) -> OutputSpec:
         """The same array with its axes in another order; ``order`` itself stays as it is.

@@ -115,9 +115,6 @@ class Sink(Protocol):
     def n_levels(self) -> int:
         """How many resolution levels ``create`` made."""
 
-    def build_level(self, level: int, box: Box) -> None:
-        """Fill ``box`` (shard-aligned, voxels of ``level``) from the level above it."""
-
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge plain JSON values into the root attributes (provenance); atomic."""
 

@@ -1,43 +1,15 @@
-"""Resolution levels: their extents, and how one is made from the level above it."""
+"""How a resolution level is made from the level above it."""
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import RequestError
-from voxweft.geometry.box import Box, Zyx
 
 HALVINGS = ("mean", "nearest")
-
-
-def level_shapes(shape: Zyx, pyramid: str, smallest: int = 256) -> list[Zyx]:
-    """Extents of the levels: halved, rounded up, until no side is longer than ``smallest``; one for "none".
-
-    >>> level_shapes((512, 300, 20), "mean")
-    [(512, 300, 20), (256, 150, 10)]
-    """
-    shapes = [shape]
-    while pyramid != "none" and max(shapes[-1]) > smallest:
-        z, y, x = (math.ceil(n / 2) for n in shapes[-1])
-        shapes.append((z, y, x))
-    return shapes
-
-
-def finer_box(box: Box, finer_shape: Zyx) -> Box:
-    """The voxels of the level above that a box of a level is made from.
-
-        level above    |0 1|2 3|4 5|6        seven voxels
-        this level      0   1   2   3        voxels 2 and 3 are made from 4 to 6
-
-    >>> str(finer_box(Box((0, 0, 2), (1, 1, 4)), (1, 2, 7)))
-    '0:1,0:2,4:7'
-    """
-    start, stop = (tuple(2 * n for n in corner) for corner in (box.start, box.stop))
-    return Box(start, stop) & Box.of(finer_shape)  # type: ignore[arg-type]
 
 
 def halve(fine: NDArray[Any], method: str) -> NDArray[Any]:

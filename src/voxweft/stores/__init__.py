@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Any
 
 from voxweft.errors import RequestError, VolumeError
-from voxweft.image.info import OutputSpec
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.protocols import Sink, Volume
 from voxweft.image.ref import STACK, VolumeRef
@@ -160,21 +159,14 @@ def _open_sink(target: Any, layout: str) -> Sink:
     return OmeZarrSink(url)
 
 
-def in_memory(smallest: int = 256) -> Sink:
+def in_memory() -> Sink:
     """An OME-Zarr that lies in memory, compressed and with its resolution levels, to measure what writing costs."""
     from zarr.storage import MemoryStore
 
     from voxweft.stores.memory import MemoryRecords
     from voxweft.stores.ome_zarr import OmeZarrSink
 
-    return OmeZarrSink("memory.zarr", store=MemoryStore(), records=MemoryRecords(), smallest=smallest)
-
-
-def n_levels(spec: OutputSpec) -> int:
-    """How many resolution levels an output will have."""
-    from voxweft.ops.halve import level_shapes
-
-    return len(level_shapes(spec.shape_zyx, spec.pyramid))
+    return OmeZarrSink("memory.zarr", store=MemoryStore(), records=MemoryRecords())
 
 
 def _opener(url: str) -> Callable[..., Volume]:

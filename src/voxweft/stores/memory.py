@@ -13,7 +13,6 @@ from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.image.place import Geometry
-from voxweft.ops.halve import finer_box, halve, level_shapes
 
 
 class MemoryVolume:
@@ -87,20 +86,13 @@ class MemoryRecords:
 
 
 class MemorySink:
-    """A sink that keeps its arrays, one a resolution level.
-
-    Parameters
-    ----------
-    smallest
-        Halved levels are added until no side is longer than this, in voxels.
-    """
+    """A sink that keeps its arrays, one a resolution level."""
 
     url = "memory://"
 
-    def __init__(self, smallest: int = 256) -> None:
+    def __init__(self) -> None:
         self.records = MemoryRecords()
         self.attributes: dict[str, Any] = {}
-        self._smallest = smallest
         self._levels: list[NDArray[Any]] = []
         self._spec: OutputSpec | None = None
         self._lock = threading.Lock()
@@ -119,8 +111,7 @@ class MemorySink:
         with self._lock:
             if self._spec is not None:
                 return
-            shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
-            self._levels = [np.zeros((spec.n_channels, *shape), spec.dtype) for shape in shapes]
+            self._levels = [np.zeros((spec.n_channels, *shape), spec.dtype) for shape in spec.level_shapes]
             self._spec = spec
 
     def open(self) -> OutputSpec:
@@ -146,11 +137,6 @@ class MemorySink:
         """How many resolution levels there are."""
         self.open()
         return len(self._levels)
-
-    def build_level(self, level: int, box: Box) -> None:
-        """Fill a box of a level from the level above it."""
-        fine = self.read(finer_box(box, self.shape(level - 1)), level - 1)
-        self.write(box, halve(fine, self.open().halving), level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes."""

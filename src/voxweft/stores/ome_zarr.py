@@ -14,7 +14,6 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY, Geometry
 from voxweft.image.protocols import Records
-from voxweft.ops.halve import finer_box, halve, level_shapes
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.url import first_line, local_path, records_at, remove, unreadable, write_error, zarr_store
@@ -41,20 +40,14 @@ class OmeZarrSink:
         Where it is to lie.
     store, records
         In place of the URL's own.
-    smallest
-        Halved levels are added until no side is longer than this, in voxels.
     """
 
-    def __init__(
-        self, url: str, *, store: Store | None = None, records: Records | None = None, smallest: int = 256
-    ) -> None:
+    def __init__(self, url: str, *, store: Store | None = None, records: Records | None = None) -> None:
         self.url = url.rstrip("/")
         self._store = store if store is not None else zarr_store(self.url, read_only=False)
         beside = f"{self.url}.voxweft"
         self.records: Records = records if records is not None else records_at(beside)
         self._levels: list[Any] = []
-        self._smallest = smallest
-        self._pyramid = "mean"
 
     def exists(self) -> bool:
         """Whether anything lies at the URL."""
@@ -66,7 +59,7 @@ class OmeZarrSink:
         """Make group and arrays, or open those of an equal spec."""
         import zarr
 
-        shapes = level_shapes(spec.shape_zyx, spec.pyramid, self._smallest)
+        shapes = spec.level_shapes
         try:
             _create_group(self._store, _attributes(spec, len(shapes)))
             group = zarr.open_group(self._store, mode="r+", zarr_format=3)
@@ -75,7 +68,6 @@ class OmeZarrSink:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
             raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
-        self._pyramid = spec.halving
 
     def open(self) -> OutputSpec:
         """Open what is there."""
@@ -87,7 +79,6 @@ class OmeZarrSink:
         self._levels = [group[d["path"]] for d in scales["datasets"]]
         base, channels = self._levels[0], self._levels[0].ndim == 4
         kind = scales.get("type", "")
-        self._pyramid = kind if kind in ("mean", "nearest") else "none"
         first = scales["datasets"][0]["coordinateTransformations"]
         spatial = [a for a in scales["axes"] if a["type"] == "space"]
         geometry = Geometry(
@@ -102,7 +93,7 @@ class OmeZarrSink:
             dtype=base.dtype.name,
             chunk_zyx=base.chunks[-3:],
             shard_zyx=(base.shards or base.chunks)[-3:],
-            pyramid=self._pyramid,
+            pyramid=kind if kind in ("mean", "nearest") else "none",
             geometry=geometry,
             is_label="image-label" in ome,
         )
@@ -131,17 +122,6 @@ class OmeZarrSink:
     def n_levels(self) -> int:
         """Number of levels."""
         return len(self._levels)
-
-    def build_level(self, level: int, box: Box) -> None:
-        """Fill a box of a level by halving the level above."""
-        target, finer = self._levels[level], self.shape(level - 1)
-        n_channels = target.shape[0] if target.ndim == 4 else 1
-        out = np.empty((n_channels, *box.shape), target.dtype)
-        for cell in box.cells(target.chunks[-3:]):  # chunk by chunk: little memory, and each fine chunk decoded once
-            part = cell & box
-            fine = self.read(finer_box(part, finer), level - 1)
-            out[(slice(None), *part.shift(box.start, -1).slices)] = halve(fine, self._pyramid)
-        self.write(box, out, level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the group; those of "voxweft" are merged themselves, the direction may be there."""

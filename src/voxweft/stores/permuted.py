@@ -67,10 +67,6 @@ class PermutedSink:
         """How many resolution levels there are."""
         return self._inner.n_levels()
 
-    def build_level(self, level: int, box: Box) -> None:
-        """Fill a box of a level from the level above it."""
-        self._inner.build_level(level, permute_box(box, self._order))
-
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes."""
         self._inner.set_attributes(attributes)

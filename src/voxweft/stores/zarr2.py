@@ -99,9 +99,6 @@ class Zarr2Sink:
         """One."""
         return 1
 
-    def build_level(self, level: int, box: Box) -> None:
-        """Nothing to build."""
-
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the array."""
         import zarr

@@ -1,0 +1,110 @@
+"""Block stages: an operation on every block, computed cell by cell; the next cell is read meanwhile."""
+
+from __future__ import annotations
+
+import itertools
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.engine.commit import Commit, GoesOn
+from voxweft.engine.op import Cell, Made, Table, block_op, find_op
+from voxweft.engine.opened import OpenedBlocks, Readable, TileLogits
+from voxweft.engine.totals import Totals
+from voxweft.geometry.box import Box
+from voxweft.ops.halve import halve
+
+CELLS_AHEAD = 2
+Values = NDArray[Any] | TileLogits | None
+
+
+def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: GoesOn) -> None:
+    """Compute blocks and write each once; several of a run at the same time where the stage allows it.
+
+    Raises
+    ------
+    RunError
+        From the stores or the operation; what was written before stays and is not computed again.
+    """
+    stage = opened.stage
+    operation = find_op(stage.op, "block")
+
+    def block(unit: int) -> None:
+        if goes_on(unit):
+            arrays, table = _computed(opened, operation, stage.box(unit), commit.totals)
+            with commit.totals.timed("write"):
+                commit(unit, arrays, table=table)
+
+    if stage.at_once == 1:
+        for unit in units:
+            block(unit)
+        return
+    with ThreadPoolExecutor(stage.at_once, thread_name_prefix="voxweft-blocks") as pool:
+        list(pool.map(block, units))
+
+
+def _computed(
+    opened: OpenedBlocks, operation: Callable[..., Made], box: Box, totals: Totals
+) -> tuple[tuple[NDArray[Any], ...], Table]:
+    """The arrays of a block, one an output, and its table."""
+    stage = opened.stage
+    specs = [output.spec for output in stage.outputs if output.spec]
+    arrays = tuple(np.zeros((spec.n_channels, *box.shape), spec.dtype) for spec in specs)
+    table: Table = {}
+    for cell, values in _cells(opened, box, totals):
+        with totals.timed("compute"):
+            made = operation(values, cell, **stage.op.arguments)
+        if made.arrays:
+            place = (slice(None), *cell.box.shift(box.start, -1).slices)
+            for array, part in zip(arrays, made.arrays, strict=True):
+                array[place] = part
+        table = made.table or table
+    return arrays, table
+
+
+def _cells(opened: OpenedBlocks, box: Box, totals: Totals) -> Iterator[tuple[Cell, list[Values]]]:
+    """The cells of a block with what they read, a few read ahead."""
+    stage = opened.stage
+    boxes = [cell & box for cell in box.cells(stage.cell_zyx)] if stage.cell_zyx else [box]
+    ahead: deque[Future[tuple[Cell, list[Values]]]] = deque()
+    with ThreadPoolExecutor(CELLS_AHEAD, thread_name_prefix="voxweft-read") as threads:
+        todo = iter(boxes)
+        try:
+            while True:
+                for further in itertools.islice(todo, 1 + CELLS_AHEAD - len(ahead)):
+                    ahead.append(threads.submit(_read, opened, further))
+                if not ahead:
+                    return
+                with totals.timed("read"):
+                    cell, values = ahead.popleft().result()
+                totals.bytes_read += _n_bytes(values)
+                yield cell, values
+        finally:
+            threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _read(opened: OpenedBlocks, box: Box) -> tuple[Cell, list[Values]]:
+    reads, values = list[Box](), list[Values]()
+    for source, readable in zip(opened.stage.sources, opened.sources, strict=True):
+        if not hasattr(readable, "shape_zyx"):  # patches that were kept
+            reads.append(box)
+            values.append(readable)
+            continue
+        within = source.reads(box) & Box.of(readable.shape_zyx)
+        reads.append(within)
+        values.append(readable.read(within))
+    return Cell(box, tuple(reads)), values
+
+
+def _n_bytes(values: Sequence[Values]) -> int:
+    return sum(v.nbytes for v in values if isinstance(v, np.ndarray))
+
+
+@block_op
+def halve_block(sources: Sequence[NDArray[Any]], cell: Cell, *, method: str) -> Made:
+    """A cell of a resolution level from the level above it; see :func:`voxweft.ops.halve.halve`."""
+    return Made((halve(sources[0], method),))

@@ -1,0 +1,102 @@
+"""Stages with all that they need opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.engine.stage import Blocks, Gather, Sweep
+from voxweft.geometry.box import Box, Zyx
+from voxweft.geometry.tiling import Tile
+from voxweft.image.protocols import PatchLogits, Sink, Volume
+from voxweft.model.protocols import Predictor
+
+
+class TileLogits(Protocol):
+    """Logits of patches that were kept."""
+
+    def read(self, tile: Tile) -> NDArray[np.float16] | None:
+        """Logits [n_classes, *patch] of a patch, or None where it was skipped."""
+
+
+class Readable(Protocol):
+    """What a block reads: an input, or an output of an earlier stage."""
+
+    @property
+    def shape_zyx(self) -> Zyx:
+        """Its extent in voxels."""
+
+    def read(self, box: Box) -> NDArray[Any] | None:
+        """The voxels [C, Z, Y, X] of a box inside it; None where nothing is stored there."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedVolume:
+    """An input as a block reads it; a volume that knows where it ``holds`` nothing says so."""
+
+    volume: Volume
+
+    @property
+    def shape_zyx(self) -> Zyx:
+        """Its extent."""
+        return self.volume.info.shape_zyx
+
+    def read(self, box: Box) -> NDArray[Any] | None:
+        """Its voxels."""
+        holds = getattr(self.volume, "holds", None)
+        return self.volume.read(box) if holds is None or holds(box) else None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedOutput:
+    """An output of an earlier stage, at one of its levels."""
+
+    sink: Sink
+    level: int
+
+    @property
+    def shape_zyx(self) -> Zyx:
+        """Extent of the level."""
+        return self.sink.shape(self.level)
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Its voxels."""
+        return self.sink.read(box, self.level)
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedSweep:
+    """A sweep with its volume, its mask and its networks, one a pass; or with logits of patches that were kept.
+
+    ``n_lanes`` forward passes run at once. ``store_of(part)`` opens where the patches of a part are kept.
+    """
+
+    stage: Sweep
+    volume: Volume | None = None
+    predictors: tuple[Predictor, ...] = ()
+    mask: Volume | None = None
+    patches: TileLogits | None = None
+    device: str = "cpu"
+    n_lanes: int = 1
+    store_of: Callable[[int], PatchLogits] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBlocks:
+    """A block stage with its sources, in their order; kept patches are handed to the operation as they are."""
+
+    stage: Blocks
+    sources: tuple[Readable | TileLogits, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedGather:
+    """A gather stage with the outputs of the stages that it needs, and the places of its files by their names."""
+
+    stage: Gather
+    outputs: Mapping[str, tuple[Readable, ...]]
+    files: Mapping[str, str]

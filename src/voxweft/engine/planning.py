@@ -1,0 +1,271 @@
+"""From a request to the plan of a sweep and its resolution levels: pure arithmetic, no I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from voxweft.engine.budget import Budget, choose_column
+from voxweft.engine.options import RunOptions, parse_size
+from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
+from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
+from voxweft.errors import ModelError, RequestError, VolumeError
+from voxweft.geometry.box import Box, Zyx
+from voxweft.geometry.columns import Columns
+from voxweft.geometry.tiling import TileGrid
+from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.ref import VolumeRef
+from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.protocols import ForwardSetting
+from voxweft.model.ref import ModelRef
+from voxweft.model.spacing import spacing_note
+from voxweft.model.targets import targets_of
+from voxweft.ops.activate import Finish
+from voxweft.ops.augment import views
+
+Schemes = tuple[Normalization, ...]
+SWEEP = "sweep"  # name of the stage
+
+
+@dataclass(frozen=True, slots=True)
+class Findings:
+    """What was found out before a plan is made, and what an app adds to its options.
+
+    Attributes
+    ----------
+    source
+        How the swept volume is opened; default: by the URL of its description.
+    fingerprint, mask_fingerprint
+        Digests of a sample of the volume and of the mask.
+    normalization, settings
+        Of each model: its schemes with their numbers; the decided runtime. Default: those of :func:`schemes_for`,
+        unmeasured; plain torch on the CPU, batch 1.
+    budget
+        Memory to plan for; default: unlimited, so that the whole plane is one column.
+    measured
+        Kept in the plan.
+    stores
+        Where patches are kept, for the output "patches".
+    app
+        Which command plans.
+    """
+
+    source: VolumeRef | PatchesRef | None = None
+    fingerprint: str = ""
+    mask_fingerprint: str = ""
+    normalization: tuple[Schemes, ...] = ()
+    settings: tuple[ForwardSetting, ...] = ()
+    budget: Budget | None = None
+    measured: Mapping[str, Any] = field(default_factory=dict)
+    stores: Stores | None = None
+    app: str = "run"
+
+
+def make_plan(
+    source: VolumeInfo,
+    model: ModelCard | ModelRef | Sequence[ModelRef],
+    options: RunOptions,
+    *,
+    fingerprint: str = "",
+    normalization: Schemes = (),
+    setting: ForwardSetting | None = None,
+    budget: Budget | None = None,
+    measured: Mapping[str, Any] | None = None,
+) -> Plan:
+    """Plan a run: pure arithmetic, no I/O, under a second for 10^13 voxels.
+
+    Parameters
+    ----------
+    source, model, options
+        What goes in, what runs (several models are an ensemble), what is asked for.
+    fingerprint, normalization, setting, budget, measured
+        See :class:`Findings`; normalization and setting are taken for every model.
+
+    Raises
+    ------
+    RequestError
+        All that does not fit, named at once.
+
+    Examples
+    --------
+    >>> from voxweft.image import VolumeInfo
+    >>> card = ModelCard("m.pt2", "torch.export", "", patch_zyx=(64, 64, 64))
+    >>> plan = make_plan(VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8"), card, RunOptions(overlap=0.25))
+    >>> [stage.name for stage in plan.stages], plan.sweep.n_tiles(plan.sweep.region)
+    (['sweep', 'level-1'], 1331)
+    """
+    refs = refs_of(model)
+    found = Findings(
+        fingerprint=fingerprint,
+        normalization=(normalization,) * len(refs) if normalization else (),
+        settings=(setting,) * len(refs) if setting else (),
+        budget=budget,
+        measured=measured or {},
+    )
+    return plan_sweep(source, refs, options, found)
+
+
+def refs_of(model: ModelCard | ModelRef | Sequence[ModelRef]) -> tuple[ModelRef, ...]:
+    """One or several models as references."""
+    if isinstance(model, ModelCard):
+        return (ModelRef(model),)
+    return (model,) if isinstance(model, ModelRef) else tuple(model)
+
+
+def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOptions, found: Findings) -> Plan:
+    """The plan of a sweep and of the resolution levels of its output; see :func:`make_plan`."""
+    if not min(source.shape_zyx):
+        raise VolumeError(f"{source.url} is empty: its shape is {source.shape_zyx}")
+    cards = [ref.card for ref in models]
+    require_alike(cards)
+    passes, notes = [], list[str]()
+    for n, card in enumerate(cards):
+        made, told = _passes_of(source, card, options, found, n)
+        passes += made
+        notes += told
+    finish = finish_for(cards[0], options)
+    region = Box.parse(options.bbox, source.shape_zyx) if options.bbox else Box.of(source.shape_zyx)
+    chunk: Zyx = tuple(  # type: ignore[assignment]
+        min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), source.shape_zyx, strict=True)
+    )
+    n_lanes = max([s.n_lanes for s in found.settings], default=1)
+    division = choose_column(source, passes, finish, chunk, found.budget, n_lanes)
+    spec = _spec(source, finish, options, chunk, division.shard_zyx)
+    kept = finish.output == "patches"
+    output = Output(spec=spec, attributes=cards[0].attributes)
+    sweep = Sweep(
+        name=SWEEP,
+        source=VOLUME,
+        info=source,
+        passes=tuple(passes),
+        window=options.window,
+        sigma_scale=options.sigma_scale,
+        finish=finish,
+        outputs=() if kept else (output,),
+        region=region,
+        columns=Columns(source.shape_zyx, region, division.column_yx, spec.shard_zyx[0]),
+        plane_block=division.plane_block,
+        skip_empty=options.skip_empty,
+        mask=MASK if options.mask else "",
+        stores=(found.stores or Stores(1)) if kept else None,
+    )
+    inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
+    if options.mask:
+        inputs.append(InputRef(MASK, VolumeRef(options.mask), found.mask_fingerprint))
+    return Plan(
+        request=Request(found.app, options.request(), options.defaults()),
+        inputs=tuple(inputs),
+        models=models,
+        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP))),
+        notes=(*dict.fromkeys(notes), *division.notes),
+        measured=dict(found.measured),
+    )
+
+
+def require_alike(cards: Sequence[ModelCard]) -> None:
+    """Refuse an ensemble of networks that do not answer the same question.
+
+    Raises
+    ------
+    ModelError
+        Naming what differs.
+    """
+    first = cards[0]
+    for card in cards[1:]:
+        for name in ("n_inputs", "n_classes", "activation"):
+            a, b = getattr(first, name), getattr(card, name)
+            if a != b:
+                raise ModelError(f"{card.path} has {name} {b}, {first.path} has {a}; an ensemble needs the same")
+
+
+def _passes_of(
+    source: VolumeInfo, card: ModelCard, options: RunOptions, found: Findings, n: int
+) -> tuple[list[Pass], list[str]]:
+    """The passes of a model, and what to note about them."""
+    patch, notes = patch_for(source, card, options)
+    grid = TileGrid.of(source.shape_zyx, patch, options.overlap, options.fit, options.pad)  # type: ignore[arg-type]
+    seen = views(options.tta, card.mirror_axes, patch)
+    if source.n_channels != card.n_inputs:
+        raise ModelError(f"the model takes {card.n_inputs} input channel(s), {source.url} has {source.n_channels}")
+    setting = found.settings[n] if found.settings else ForwardSetting("torch", "cpu", "fp32", 1, patch)
+    one = Pass(
+        model=n,
+        grid=grid,
+        setting=replace(setting, n_lanes=1),  # lanes belong to the machine, not to the plan
+        normalization=(found.normalization[n] if found.normalization else ()) or schemes_for(card, options),
+        views=seen,
+        tta=options.tta,
+        weight=options.weight_of(n),
+    )
+    if note := spacing_note(card, source.geometry):
+        notes.append(note)
+    if options.tta_of != "volume":
+        return [one], notes
+    several = []
+    for view in seen:
+        axes = [a + 3 for a in view.flips]
+        mirrored = grid.mirrored(source.shape_zyx, axes)
+        several.append(replace(one, grid=mirrored, views=(view,), weight=one.weight / len(seen)))
+    return several, notes
+
+
+def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, shard: Zyx) -> OutputSpec:
+    """The array that is written."""
+    return OutputSpec(
+        shape_zyx=source.shape_zyx,
+        n_channels=finish.n_channels,
+        dtype=finish.dtype,
+        chunk_zyx=chunk,
+        shard_zyx=shard,
+        compressor=options.compressor,
+        compression_level=options.compression_level,
+        pyramid=_pyramid(options),
+        geometry=source.geometry,
+        layout=options.layout,
+        order=options.order,
+        is_label=finish.output == "labels",
+        words=options.words,
+    )
+
+
+def _pyramid(options: RunOptions) -> str:
+    if not options.pyramid:
+        return "none"
+    return "mean" if options.output in ("probability", "probability16", "logits") else "nearest"
+
+
+def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple[Zyx, list[str]]:
+    """The patch in voxels z y x, and what to note about it."""
+    patch = parse_size(options.patch_size) or card.patch_zyx
+    if patch is None:
+        raise ModelError(f"{card.path} does not say its patch size; give --patch-size z,y,x")
+    if card.fixed_patch and patch != card.patch_zyx:
+        raise ModelError(f"--patch-size {patch}: {card.path} takes {card.patch_zyx} and nothing else")
+    if card.batch_size and options.batch_size not in (0, card.batch_size):
+        raise ModelError(f"--batch-size {options.batch_size}: {card.path} takes {card.batch_size} and nothing else")
+    if any(p % d for p, d in zip(patch, card.divisor_zyx, strict=True)):
+        raise ModelError(f"--patch-size {patch} is no multiple of {card.divisor_zyx}, which this network needs")
+    short = [f"{a} ({n} < {p})" for a, n, p in zip("zyx", source.shape_zyx, patch, strict=True) if n < p]
+    note = f"the volume is smaller than the patch along {', '.join(short)} and is padded with zeros"
+    notes = [note] if short else []
+    if options.normalization == "auto" and card.normalization_note:
+        notes.append(card.normalization_note)
+    return patch, notes
+
+
+def finish_for(card: ModelCard, options: RunOptions) -> Finish:
+    """Mode "auto" resolved: binary up to two classes (one channel or softmax over two), else multiclass."""
+    targets = targets_of(card, options.mode, options.output)
+    binary = bool(targets) or card.n_classes == 1 or (card.n_classes == 2 and card.activation == "softmax")
+    mode = options.mode if options.mode != "auto" else ("binary" if binary else "multiclass")
+    return Finish(mode, options.output, card.n_classes, card.activation, options.threshold, targets)
+
+
+def schemes_for(card: ModelCard, options: RunOptions) -> Schemes:
+    """The normalisation of each input channel: the model's, or the one asked for."""
+    if options.normalization == "auto":
+        return card.normalization
+    if all(n.scheme == options.normalization for n in card.normalization):
+        return card.normalization
+    return (Normalization(options.normalization),)
