@@ -6,17 +6,19 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from voxweft.apps.execute import IN_MEMORY, Execution, check_output, execute, plan_of
-from voxweft.apps.items import Outcome, for_each
-from voxweft.apps.prepare import devices_of, fingerprint_of, mask_fingerprint, prepare, reopen
-from voxweft.apps.workers import Workers
 from voxweft.backends import BUILT_IN, load_model
-from voxweft.engine.calibrate import central_patch
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
-from voxweft.errors import RequestError
+from voxweft.runner.batch import Outcome, for_each
+from voxweft.runner.devices import devices_of
+from voxweft.runner.execution import Execution
+from voxweft.runner.opening import Opened
+from voxweft.runner.place import Place
+from voxweft.runner.planning import device_of, plan_run, require_same_inputs
+from voxweft.runner.records import check_output, read_plan
+from voxweft.runner.run import run_plan
+from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.url import absolute, local_path
 
@@ -140,9 +142,10 @@ def _run(what: tuple[Any, Any, Any], options: RunOptions, execution: Execution, 
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
     records = None if execution.overwrite else sink.records
+    models = [load_model(one) for one in (model if isinstance(model, (list, tuple)) else [model])]
     n = workers.n_sharing
-    prepared = prepare(volume, load_model(model), options, mask=mask, records=records, n_workers=n, emit=emit)
-    return execute(prepared, sink, workers, execution, emit)
+    opened = plan_run(volume, models, options, mask=mask, records=records, n_workers=n, emit=emit)
+    return run_plan(opened, Place.of(sink), workers, execution, emit)
 
 
 def repeat(plan_source: str, output: Any, *, execution: Execution | None = None, emit: Emit = silent) -> Report:
@@ -155,27 +158,9 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     """
     execution = execution or Execution()
     plan = read_plan(plan_source)
-    sink = open_sink(output, layout=plan.spec.layout, order=plan.spec.order)
-    check_output(sink, execution)
-    if IN_MEMORY in (plan.source.url, plan.mask):
-        raise RequestError(f"{plan_source} was made from an array in memory and cannot be repeated from its plan alone")
-    prepared = reopen(plan)
-    if prepared.volume:
-        _, voxels = central_patch(prepared.volume, plan.grid.patch)
-        if fingerprint_of(prepared.volume.info, voxels) != plan.fingerprint:
-            raise RequestError(f"the input at {plan.source.url} is not the one of the plan: its voxels differ")
-    if prepared.mask is not None and mask_fingerprint(prepared.mask) != plan.mask_fingerprint:
-        raise RequestError(f"the mask at {plan.mask} is not the one of the plan: its voxels differ")
-    return execute(prepared, sink, Workers.of(execution, devices_of(plan.setting.device)), execution, emit)
-
-
-def read_plan(source: str) -> Plan:
-    """The plan inside an output that voxweft wrote, or in a JSON file."""
-    if source.endswith(".json"):
-        from pathlib import Path
-
-        try:
-            return Plan.from_json(Path(source).read_bytes())
-        except OSError as error:
-            raise RequestError(f"--plan {source}: {error.strerror}") from error
-    return plan_of(open_sink(source))[0]
+    place = Place.at(output, plan)
+    if place.sink:
+        check_output(place.sink, execution)
+    opened = Opened(plan)
+    require_same_inputs(opened, plan_source)
+    return run_plan(opened, place, Workers.of(execution, devices_of(device_of(plan))), execution, emit)

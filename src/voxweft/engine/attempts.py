@@ -16,12 +16,11 @@ from typing import Any
 
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
-from voxweft.geometry.columns import Columns
+from voxweft.engine.part import Part, State
+from voxweft.engine.stage import Stage
 
 BEAT_S, SOON_S = 10.0, 1.0  # between signs of life: at most, and at least
 SILENT_S = 3.5 * BEAT_S  # without a sign of life for so long, a worker is lost
-RUNNING, DONE, FAILED, STOPPED, LOST = "running", "done", "failed", "stopped", "lost"
-LEVELS = -1  # in place of a part: the resolution levels
 
 
 @dataclass(slots=True)
@@ -30,10 +29,10 @@ class Attempt:
 
     Attributes
     ----------
-    index, count
-        The part; count 0: one of the parts that a call with several workers numbered; index -1: the resolution levels.
+    stage, index, count
+        The part; count 0: one of the parts that a call with several workers numbered.
     units
-        First and last + 1 of the slabs that it was given, counted over all columns.
+        First and last + 1 of the units that it was given.
     call
         The call that numbered the parts; "" for part I of N.
     host, pid, space
@@ -43,14 +42,15 @@ class Attempt:
     began, beat
         Unix time of the beginning and of the last sign of life, seconds, by the worker's clock.
     outcome
-        "running" until it ends, then "done", "failed" or "stopped" (asked to end). A worker that was killed leaves
-        "running" behind; see :attr:`state`.
+        Running until it ends, then done, failed or stopped (asked to end). A worker that was killed leaves "running"
+        behind; see :attr:`state`.
     error
         Why it failed.
-    n_slabs
+    n_units
         What it finished so far.
     """
 
+    stage: str
     index: int
     count: int
     units: tuple[int, int] = (0, 0)
@@ -61,28 +61,34 @@ class Attempt:
     job: str = ""
     began: float = 0.0
     beat: float = 0.0
-    outcome: str = RUNNING
+    outcome: State = State.RUNNING
     error: str = ""
-    n_slabs: int = 0
+    n_units: int = 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Attempt:
         """From a record of the ledger; fields that a later voxweft may add are left out."""
         known = {f.name: record[f.name] for f in fields(cls) if f.name in record}
-        return cls(**known | {"units": tuple(known.get("units", (0, 0)))})
+        units, outcome = tuple(known.get("units", (0, 0))), State(known.get("outcome", State.RUNNING))
+        return cls(**known | {"units": units, "outcome": outcome})
+
+    @classmethod
+    def at(cls, part: Part) -> Attempt:
+        """One that begins."""
+        return cls(part.stage, part.index, part.count, (part.units.start, part.units.stop), part.call)
 
     @property
-    def state(self) -> str:
-        """``outcome``, but "lost" where the worker is gone: its process here, or its signs of life elsewhere."""
-        if self.outcome != RUNNING:
+    def state(self) -> State:
+        """``outcome``, but lost where the worker is gone: its process here, or its signs of life elsewhere."""
+        if self.outcome != State.RUNNING:
             return self.outcome
         gone = self.space == _process_space() and not _is_there(self.pid)
-        return LOST if gone or time.time() - self.beat > SILENT_S else RUNNING
+        return State.LOST if gone or time.time() - self.beat > SILENT_S else State.RUNNING
 
     @property
-    def part(self) -> tuple[str, int, int]:
+    def part(self) -> tuple[str, str, int, int]:
         """What identifies the part."""
-        return self.call, self.index, self.count
+        return self.stage, self.call, self.index, self.count
 
     @property
     def name(self) -> str:
@@ -96,35 +102,35 @@ class Attempt:
 
 
 @contextmanager
-def attempt(ledger: Ledger, mine: Attempt, emit: Emit = silent) -> Iterator[Emit]:
+def attempt(ledger: Ledger, one: Attempt, emit: Emit = silent) -> Iterator[Emit]:
     """Tell the ledger that this process works on a part, every ten seconds that it still does, and how it ended.
 
     Yields
     ------
     Emit
-        ``emit``, but counting slabs (of a staged part: layers of patches) on their way.
+        ``emit``, but counting units on their way.
 
     Raises
     ------
     WriteError
         If the first record cannot be written.
     """
-    mine.host, mine.pid, mine.space, mine.job = platform.node(), os.getpid(), _process_space(), _job()
-    mine.began = mine.beat = time.time()
+    one.host, one.pid, one.space, one.job = platform.node(), os.getpid(), _process_space(), _job()
+    one.began = one.beat = time.time()
     key, news, ended = uuid.uuid4().hex, threading.Event(), threading.Event()
-    ledger.put_attempt(key, asdict(mine))
+    ledger.put_attempt(key, asdict(one))
 
     def beat() -> None:
         while not ended.wait(SOON_S):
             news.wait(BEAT_S)
             news.clear()
-            mine.beat = time.time()
+            one.beat = time.time()
             with suppress(Exception):  # the next one may come through
-                ledger.put_attempt(key, asdict(mine))
+                ledger.put_attempt(key, asdict(one))
 
     def counting(event: Event) -> None:
-        if event.kind in ("slab", "layer"):
-            mine.n_slabs += 1
+        if event.kind == "unit":
+            one.n_units += 1
             news.set()
         emit(event)
 
@@ -132,45 +138,47 @@ def attempt(ledger: Ledger, mine: Attempt, emit: Emit = silent) -> Iterator[Emit
     thread.start()
     try:
         yield counting
-        mine.outcome = DONE
+        one.outcome = State.DONE
     except Exception as error:
-        mine.outcome, mine.error = FAILED, str(error) or type(error).__name__
+        one.outcome, one.error = State.FAILED, str(error) or type(error).__name__
         raise
     except BaseException:
-        mine.outcome = STOPPED
+        one.outcome = State.STOPPED
         raise
     finally:
         ended.set()
         news.set()
         thread.join(BEAT_S)
-        mine.beat = time.time()
-        with suppress(Exception):  # what matters is in the slabs
-            ledger.put_attempt(key, asdict(mine))
+        one.beat = time.time()
+        with suppress(Exception):  # what matters is in the units
+            ledger.put_attempt(key, asdict(one))
 
 
 def attempts_in(ledger: Ledger) -> list[Attempt]:
     """All attempts that a ledger knows of, in the order in which they began."""
-    return sorted((Attempt.of(a) for a in ledger.attempts() if {"index", "count"} <= a.keys()), key=lambda a: a.began)
+    return sorted((Attempt.of(a) for a in ledger.attempts() if {"stage", "index", "count"} <= a.keys()), key=lambda a: a.began)
 
 
-def redone(ledger: Ledger, columns: Columns) -> tuple[str, ...]:
-    """The parts that were begun more than once, in words: by whom, and what became of each attempt."""
-    told = []
-    attempts = [a for a in attempts_in(ledger) if a.index >= 0]
+def redone(ledger: Ledger, stage: Stage) -> tuple[str, ...]:
+    """The parts of a stage that were begun more than once, in words: by whom, and what became of each attempt."""
+    lines = []
+    attempts = [a for a in attempts_in(ledger) if a.stage == stage.name]
     for part in dict.fromkeys(a.part for a in attempts):
-        mine = [a for a in attempts if a.part == part]
-        if len(mine) > 1:
-            runs = columns.runs(range(*mine[0].units))
-            records = [ledger.slab_record(run.column, slab) for run in runs for slab in run.slabs]
-            ends = (f"{a.worker}: {a.state}, {_n_written(a, records)} of its slabs are in the result" for a in mine)
-            told.append(f"{mine[0].name} was begun {len(mine)} times ({'; '.join(ends)})")
-    return tuple(told)
+        tries = [a for a in attempts if a.part == part]
+        if len(tries) > 1:
+            records = [ledger.record(stage.name, unit) for unit in range(*tries[0].units)]
+            ends = (
+                f"{a.worker}: {a.state}, {_n_written(a, records)} of its {stage.noun} are in the result" for a in tries
+            )
+            lines.append(f"{tries[0].name} was begun {len(tries)} times ({'; '.join(ends)})")
+    return tuple(lines)
 
 
 def _n_written(one: Attempt, records: Sequence[Mapping[str, Any]]) -> int:
-    """Of these slabs, those that a worker wrote in the time of an attempt; both times are its own clock's."""
-    mine = (r for r in records if (r.get("host"), r.get("pid")) == (one.host, one.pid))
-    return sum(one.began <= r.get("at", 0.0) <= (one.beat if one.outcome != RUNNING else time.time()) for r in mine)
+    """Of these units, those that a worker wrote in the time of an attempt; both times are its own clock's."""
+    own = (r for r in records if (r.get("host"), r.get("pid")) == (one.host, one.pid))
+    until = one.beat if one.outcome != State.RUNNING else time.time()
+    return sum(one.began <= r.get("at", 0.0) <= until for r in own)
 
 
 def _process_space() -> str:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.op import Cell, Made, Table, block_op, find_op
-from voxweft.engine.opened import OpenedBlocks, Readable, TileLogits
+from voxweft.engine.opened import OpenedBlocks, TileLogits
 from voxweft.engine.totals import Totals
 from voxweft.geometry.box import Box
 from voxweft.ops.halve import halve

@@ -10,8 +10,8 @@ from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from voxweft.engine.forward import one_core_each
-from voxweft.engine.totals import lanes_for
 from voxweft.engine.options import RunOptions
+from voxweft.engine.totals import lanes_for
 from voxweft.errors import ModelError, VoxweftError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.protocols import Volume

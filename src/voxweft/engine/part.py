@@ -9,7 +9,14 @@ from typing import Any
 
 
 class State(StrEnum):
-    """The state of a part, of a stage, or of a whole run: in the ledger, in status and in reports."""
+    """The state of a part, of a stage, or of a whole run: in the ledger, in status and in reports.
+
+    >>> State("done") == "done", State.DONE
+    (True, 'done')
+    """
+
+    def __repr__(self) -> str:
+        return repr(str(self))
 
     WAITING = "waiting"
     """Nobody has begun it, or somebody must go on."""
@@ -52,7 +59,7 @@ class Part:
     @property
     def key(self) -> str:
         """Its name among the records of the ledger."""
-        return f"{self.call}-{self.index}"
+        return f"{self.call}-{self.stage}-{self.index}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from voxweft.engine.stage import Blocks, Gather, Pass, Stage, Sweep
 from voxweft.errors import PlanMismatchError, RequestError
+from voxweft.geometry.box import Box
+from voxweft.geometry.tiling import TileGrid
 from voxweft.image.ref import VolumeRef
 from voxweft.model.frozen import FrozenDict
 from voxweft.model.ref import ModelRef, card_differences
@@ -24,9 +26,11 @@ VOLUME, MASK = "volume", "mask"  # names of inputs
 
 @dataclass(frozen=True, slots=True)
 class PatchesRef:
-    """Logits of patches that were kept, all parts of a folder."""
+    """Logits of patches that were kept: all parts of a folder, the grid that they lie on, and where all must be there."""
 
     folder: str
+    grid: TileGrid
+    region: Box
 
     @property
     def url(self) -> str:
@@ -176,7 +180,7 @@ class Plan:
         PlanMismatchError
             With every field that differs, stored and asked for.
         """
-        lines = _differing(self.request, other.request)
+        lines = differing(self.request, other.request)
         for mine, theirs in zip(self.models, other.models, strict=False):
             lines += _differing_models(mine, theirs)
         if len(self.models) != len(other.models):
@@ -195,7 +199,7 @@ class Plan:
             )
 
 
-def _differing(stored: Request, asked: Request) -> list[str]:
+def differing(stored: Request, asked: Request) -> list[str]:
     """Options that are not as they were; of those that are not stored the default counts."""
     lines = [f"command: stored {stored.app}, asked for {asked.app}"] if stored.app != asked.app else []
     for name in sorted({*stored.options, *asked.options}):

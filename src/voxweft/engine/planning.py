@@ -10,7 +10,7 @@ from voxweft.engine.budget import Budget, choose_column
 from voxweft.engine.options import RunOptions, parse_size
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
-from voxweft.errors import ModelError, RequestError, VolumeError
+from voxweft.errors import ModelError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.tiling import TileGrid

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from voxweft.engine.part import State
 from voxweft.engine.totals import n_cores
 from voxweft.version import __version__
 
@@ -26,11 +27,11 @@ class Report:
     output, plan_digest
         Where the result lies, and the plan it is made by.
     status
-        "complete", "partial" (other parts are missing) or "failed".
-    n_slabs, n_slabs_done
-        Slabs of the whole output, and those that are complete.
-    tally
-        Seconds a stage, patches, voxels, bytes of this call (summed over its workers).
+        Complete, partial (other parts are missing) or failed.
+    n_units, n_units_done
+        Units of the main stage (slabs of the output), and those that are complete.
+    totals
+        Seconds an activity, patches, voxels, bytes of this call (summed over its workers).
     elapsed_s
         Wall-clock seconds.
     peak_memory_bytes
@@ -43,22 +44,24 @@ class Report:
         Why parts failed, by their numbers.
     redone
         Parts that were begun more than once: by whom, and what became of each attempt.
+    stages
+        Of each stage the units that are complete, and all.
     environment
         Versions, host, processor, device.
 
     Examples
     --------
-    >>> report = Report("o.zarr", "", "complete", 8, 8, {"n_voxels": 4_000_000}, elapsed_s=2.0, peak_memory_bytes=10**9)
+    >>> report = Report("o.zarr", "", State.COMPLETE, 8, 8, {"n_voxels": 4_000_000}, elapsed_s=2.0, peak_memory_bytes=10**9)
     >>> report.voxels_per_s, report.to_dict()["status"]
     (2000000.0, 'complete')
     """
 
     output: str
     plan_digest: str
-    status: str
-    n_slabs: int
-    n_slabs_done: int
-    tally: Mapping[str, Any]
+    status: State
+    n_units: int
+    n_units_done: int
+    totals: Mapping[str, Any]
     elapsed_s: float
     peak_memory_bytes: int
     notes: tuple[str, ...] = ()
@@ -66,6 +69,7 @@ class Report:
     parts: tuple[Mapping[str, Any], ...] = ()
     failures: Mapping[str, str] = field(default_factory=dict)
     redone: tuple[str, ...] = ()
+    stages: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
     ended_at: float = field(default_factory=time.time)
@@ -73,7 +77,7 @@ class Report:
     @property
     def voxels_per_s(self) -> float:
         """Output voxels a second of wall clock."""
-        return float(self.tally.get("n_voxels", 0)) / max(self.elapsed_s, 1e-9)
+        return float(self.totals.get("n_voxels", 0)) / max(self.elapsed_s, 1e-9)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -121,8 +125,3 @@ def processor() -> str:
             return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
-
-
-def tally_dict(tally: Tally) -> dict[str, Any]:
-    """A tally as plain JSON values."""
-    return asdict(tally)

@@ -251,7 +251,7 @@ class Sweep:
     def runs(self, units: Iterable[int]) -> Iterator[range]:
         """Consecutive units of one column, or of one store."""
         kept = self.kept
-        for run in _consecutive(units):
+        for run in consecutive(units):
             lo = run.start
             while lo < run.stop:
                 end = kept.layers_of(kept.place(lo)[0]).stop if kept else lo - lo % self.columns.n_slabs
@@ -395,7 +395,7 @@ class Blocks:
 
     def runs(self, units: Iterable[int]) -> Iterator[range]:
         """As many as are computed at once."""
-        for run in _consecutive(units):
+        for run in consecutive(units):
             for lo in range(run.start, run.stop, self.at_once):
                 yield range(lo, min(run.stop, lo + self.at_once))
 
@@ -460,7 +460,7 @@ class Gather:
 
     def runs(self, units: Iterable[int]) -> Iterator[range]:
         """The one unit."""
-        yield from _consecutive(units)
+        yield from consecutive(units)
 
     def touching(self, _box: Box) -> Iterator[int]:
         """The one unit."""
@@ -485,10 +485,10 @@ def _share(n_units: int, index: int, count: int) -> range:
     return range(index * n_units // count, (index + 1) * n_units // count)
 
 
-def _consecutive(units: Iterable[int]) -> Iterator[range]:
+def consecutive(units: Iterable[int]) -> Iterator[range]:
     """Ascending numbers as ranges.
 
-    >>> list(_consecutive([0, 1, 2, 5, 6, 9]))
+    >>> list(consecutive([0, 1, 2, 5, 6, 9]))
     [range(0, 3), range(5, 7), range(9, 10)]
     """
     for _, group in itertools.groupby(enumerate(sorted(units)), key=lambda pair: pair[1] - pair[0]):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -26,7 +26,7 @@ class Totals:
     bytes_written: int = 0
 
     @classmethod
-    def sum_of(cls, several: Iterator[Mapping[str, Any]]) -> Totals:
+    def sum_of(cls, several: Iterable[Mapping[str, Any]]) -> Totals:
         """The sum of what :meth:`to_dict` gave."""
         total = cls()
         for one in several:

@@ -6,7 +6,7 @@ from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.protocols import PatchLogits, Records, Sink, Volume
 from voxweft.image.ref import VolumeRef, volume_ref
-from voxweft.image.views import AsChannels, Crop, EightBit, Flip, Permute, Stack, View
+from voxweft.image.views import AsChannels, Crop, EightBit, Flip, Permute, Repeat, Stack, View
 from voxweft.image.words import Words
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "PatchLogits",
     "Permute",
     "Records",
+    "Repeat",
     "Sink",
     "Stack",
     "View",

@@ -45,8 +45,8 @@ class _View(ABC):
         """The box of the volume, of this shape, that is read for a box of the view."""
         return box
 
-    def values(self, values: NDArray[Any]) -> NDArray[Any]:
-        """The voxels of a box of the view, from those that were read."""
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
+        """The voxels of a box of the view, from those that were read for it."""
         return values
 
 
@@ -125,7 +125,7 @@ class Permute(_View):
         """With its axes where they are stored."""
         return permute_box(box, inverse(self.order))
 
-    def values(self, values: NDArray[Any]) -> NDArray[Any]:
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
         """Transposed."""
         return values.transpose(0, *(axis + 1 for axis in self.order))
 
@@ -166,7 +166,7 @@ class Flip(_View):
         (a, b), (c, d), (e, f) = ((n - hi, n - lo) if k in self.axes else (lo, hi) for k, (lo, hi, n) in sides)
         return Box((a, c, e), (b, d, f))
 
-    def values(self, values: NDArray[Any]) -> NDArray[Any]:
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
         """Reversed."""
         return np.flip(values, tuple(axis + 1 for axis in self.axes))
 
@@ -217,7 +217,7 @@ class AsChannels(_View):
         """The whole of the axis."""
         return Box(self._with(box.start, 0), self._with(box.stop, shape_zyx[self.axis]))
 
-    def values(self, values: NDArray[Any]) -> NDArray[Any]:
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
         """The axis in front, and one of length 1 in its place."""
         stack = np.moveaxis(values[0], self.axis, 0)[:: -1 if self.reverse else 1]
         return np.expand_dims(stack, self.axis + 1)
@@ -244,12 +244,62 @@ class EightBit(_View):
             raise VolumeError(f"{seen.url} holds {seen.dtype} values; only uint8 and uint16 become 8 bits")
         return replace(_one_level(seen, seen.shape_zyx), dtype="uint8")
 
-    def values(self, values: NDArray[Any]) -> NDArray[Any]:
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
         """Shifted."""
         return eight_bit(values)
 
 
-View = Crop | Permute | Flip | AsChannels | EightBit
+@dataclass(frozen=True, slots=True)
+class Repeat(_View):
+    """A coarse volume as if it were fine: every voxel stands for a block of so many.
+
+        volume   0     1     2
+        view     0 0 0 1 1 1 2 2          Repeat((1, 1, 3), (1, 1, 8)): the last block may be cut, or goes on
+
+    Raises
+    ------
+    RequestError
+        If a factor is below 1.
+
+    Examples
+    --------
+    >>> from voxweft import open_volume
+    >>> seen = Repeat((1, 1, 3), (1, 1, 7)).of(open_volume(np.arange(2)[None, None]))
+    >>> seen.read(Box((0, 0, 2), (1, 1, 7)))
+    array([[[[0, 1, 1, 1, 1]]]])
+    """
+
+    factor_zyx: Zyx
+    shape_zyx: Zyx
+    kind: Literal["repeat"] = "repeat"
+
+    def __post_init__(self) -> None:
+        if min(self.factor_zyx) < 1:
+            raise RequestError(f"voxels cannot be repeated {self.factor_zyx} times; use 1 or more along each axis")
+
+    def info(self, seen: VolumeInfo) -> VolumeInfo:
+        """Extent and chunk in the fine voxels, which lie evenly in the coarse ones."""
+        z, y, x = (c * k for c, k in zip(seen.chunk_zyx, self.factor_zyx, strict=True))
+        size = seen.geometry.voxel_size_zyx
+        dz, dy, dx = (s / k for s, k in zip(size, self.factor_zyx, strict=True))
+        first = seen.geometry.world([(1 - k) / (2 * k) for k in self.factor_zyx])
+        geometry = replace(seen.geometry, voxel_size_zyx=(dz, dy, dx), origin_zyx=first)
+        return replace(_one_level(seen, self.shape_zyx), chunk_zyx=(z, y, x), geometry=geometry)
+
+    def reach(self, box: Box, shape_zyx: Zyx) -> Box:
+        """The coarse voxels of a box, at least one along each axis."""
+        stop = tuple(min(-(-b // k), n) for b, k, n in zip(box.stop, self.factor_zyx, shape_zyx, strict=True))
+        start = tuple(min(a // k, b - 1) for a, k, b in zip(box.start, self.factor_zyx, stop, strict=True))
+        return Box(start, stop)  # type: ignore[arg-type]
+
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Repeated."""
+        sides = zip(box.start, box.stop, self.factor_zyx, values.shape[1:], strict=True)
+        index = [np.clip(np.arange(a, b) // k - a // k, 0, n - 1) for a, b, k, n in sides]
+        return values[np.ix_(range(len(values)), *index)]
+
+
+View = Crop | Permute | Flip | AsChannels | EightBit | Repeat
 
 
 class ViewedVolume:
@@ -270,7 +320,7 @@ class ViewedVolume:
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box of the view [C, Z, Y, X]; no more is read than they need."""
         where = self.view.reach(box, self.base.info.shape_zyx)
-        return np.ascontiguousarray(self.view.values(self.base.read(where)))
+        return np.ascontiguousarray(self.view.values(self.base.read(where), box))
 
 
 class Stack:

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voxweft.apps.workers import Workers
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.report import Report
 from voxweft.errors import RunError
 from voxweft.launch import run_parts, worker_number
+from voxweft.runner.workers import Workers
 
 Work = Callable[[Any, tuple[int, int], Workers], Report]
 """``work(item, (number of parts, part), workers)``: does one part of an item where it is called, and continues what an
@@ -87,16 +87,16 @@ def for_each(
     alone = Workers("serial", 1, workers.n_sharing, workers.devices)
     tasks = [ItemTask(n, item, (count, i), work, alone) for n, item in enumerate(items) for i in range(count)]
     outcomes, n_done = [Outcome(item) for item in items], 0
-    emit(Event("begin", data={"n_slabs": len(tasks), "n_done": 0, "unit": "parts of items"}))
+    emit(Event("begin", data={"n_units": len(tasks), "n_done": 0, "noun": "parts of items"}))
     with workers.open() as (executor, at_once):
         for task, result in run_parts(executor, ItemTask.__call__, tasks, at_once):
             n_done, one = n_done + 1, outcomes[task.n]
             if isinstance(result, Exception):
                 outcomes[task.n] = replace(one, errors=(*one.errors, str(result) or type(result).__name__))
                 emit(Event("warning", f"{_name(task.item)}: {result}"))
-            elif one.report is None or one.report.n_slabs_done <= result.n_slabs_done:
+            elif one.report is None or one.report.n_units_done <= result.n_units_done:
                 outcomes[task.n] = replace(one, report=result)
-            emit(Event("progress", "parts of items", {"n_done": n_done, "n_slabs": len(tasks)}))
+            emit(Event("progress", "parts of items", {"n_done": n_done, "n_units": len(tasks)}))
     if any(o.errors for o in outcomes):
         raise ItemsError(outcomes)
     return outcomes

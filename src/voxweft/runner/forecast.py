@@ -11,23 +11,27 @@ from typing import Any
 import numpy as np
 import psutil
 
-from voxweft.apps.execute import build_levels
-from voxweft.apps.parts import open_job
-from voxweft.apps.prepare import Prepared, devices_of, prepare
 from voxweft.backends import load_model
 from voxweft.engine.budget import buffers_for
 from voxweft.engine.events import Emit, silent
-from voxweft.engine.job import lanes_for
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import Plan, make_plan
+from voxweft.engine.part import Part
+from voxweft.engine.plan import VOLUME, Plan
+from voxweft.engine.planning import Findings, plan_sweep
 from voxweft.engine.report import peak_memory_bytes
-from voxweft.engine.sweep import sweep
+from voxweft.engine.stage import level_stages
+from voxweft.engine.totals import Totals, lanes_for
 from voxweft.geometry.box import Box
-from voxweft.geometry.columns import Run
+from voxweft.geometry.tiling import TileGrid
 from voxweft.image.protocols import Volume
 from voxweft.image.views import Crop
 from voxweft.model.card import Normalization
-from voxweft.stores import in_memory, n_levels, open_volume
+from voxweft.runner.devices import devices_of
+from voxweft.runner.opening import Opened
+from voxweft.runner.parts import compute_part
+from voxweft.runner.place import Place
+from voxweft.runner.planning import plan_run
+from voxweft.stores import in_memory, open_volume
 
 CALIBRATION_S = 6.0
 MAX_PATCHES = 1000
@@ -98,34 +102,31 @@ def forecast(
     options = options or RunOptions()
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
-    prepared = prepare(volume, load_model(model), options, mask=mask, normalization=normalization, emit=emit)
-    plan, base_bytes = prepared.plan, peak_memory_bytes()
+    opened = plan_run(volume, [load_model(model)], options, mask=mask, normalization=normalization, emit=emit)
+    plan, base_bytes = opened.plan, peak_memory_bytes()
     start_s = time.time() - psutil.Process().create_time()
-    cost = _measure(prepared, volume, options)
-    columns = [plan.columns.box(c, range(plan.columns.n_slabs)) & plan.region for c in range(plan.columns.n_columns)]
-    decoded = sum(plan.n_decoded(plan.reach(box)) for box in columns)
+    cost = _measure(opened, volume, options)
+    stage, card = plan.sweep, plan.models[0].card
+    columns = [stage.swept(run) for run in stage.runs(range(stage.columns.n_units))]
+    decoded = sum(stage.n_decoded(stage.reach(box)) for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
     n_voxels = sum(box.n_voxels for box in columns)
-    levels = sum(0.125**k for k in range(n_levels(plan.spec)))
-    buffers = buffers_for(
-        volume.info,
-        plan.grid,
-        plan.finish,
-        (plan.columns.column_yx, plan.spec.shard_zyx, plan.layer_z),
-        replace(plan.setting, n_lanes=lanes_for(plan.setting.device)),
-    )
-    n_computed = plan.n_patches_computed
-    stored = volume.info.stored_bytes
+    spec = None if stage.stores else stage.spec
+    written = sum(0.125**k for k in range(len(spec.level_shapes))) * n_voxels * np.dtype(spec.dtype).itemsize if spec else 0
+    device = stage.passes[0].setting.device
+    division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
+    buffers = buffers_for(volume.info, stage.passes, stage.finish, division, lanes_for(device))
+    n_computed, stored = stage.n_patches_computed, volume.info.stored_bytes
     return plan, Forecast(
-        n_patches=plan.n_tiles(plan.region),
+        n_patches=stage.n_tiles(stage.region),
         n_patches_computed=n_computed,
-        waste=round(plan.waste, 3),
-        n_forwards=n_computed * plan.n_views * plan.card.n_folds,
-        n_columns=plan.columns.n_columns,
-        n_slabs=plan.columns.n_slabs,
-        bytes_read=round(stored * decoded / plan.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
+        waste=round(stage.waste, 3),
+        n_forwards=round(n_computed * stage.n_forwards_of_a_patch * card.n_folds),
+        n_columns=stage.columns.n_columns,
+        n_slabs=stage.columns.n_slabs,
+        bytes_read=round(stored * decoded / stage.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
         bytes_decoded=decoded * itemsize,
-        bytes_written=round(levels * n_voxels * np.dtype(plan.spec.dtype).itemsize * plan.spec.n_channels),
+        bytes_written=round(written * (spec.n_channels if spec else 0)),
         memory_bytes=base_bytes + buffers.total_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
         choices=_choices(plan, options, overlaps),
@@ -140,53 +141,64 @@ class _Cost:
     voxel_s: float
 
 
-def _measure(prepared: Prepared, volume: Volume, options: RunOptions) -> _Cost:
+def _measure(opened: Opened, volume: Volume, options: RunOptions) -> _Cost:
     """Run crops from the middle for real, into memory: a small one to warm up, then one that takes a few seconds."""
-    first = _run_crop(prepared, volume, options, n_patches=8)
+    first = _run_crop(opened, volume, options, n_patches=8)
     wanted = max(8, round(CALIBRATION_S / max(first.patch_s, 1e-4)))
-    return _run_crop(prepared, volume, options, n_patches=min(wanted, MAX_PATCHES))
+    return _run_crop(opened, volume, options, n_patches=min(wanted, MAX_PATCHES))
 
 
-def _run_crop(prepared: Prepared, volume: Volume, options: RunOptions, n_patches: int) -> _Cost:
-    plan = prepared.plan
-    side = max(1, round(n_patches ** (1 / max(1, sum(axis.count > 1 for axis in plan.grid.axes)))))
-    extent = (math.ceil((side - 1) * t.step) + t.size for t in plan.grid.axes)
-    whole = plan.source.shape_zyx
+def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: int) -> _Cost:
+    stage = opened.plan.sweep
+    side = max(1, round(n_patches ** (1 / max(1, sum(axis.count > 1 for axis in stage.grid.axes)))))
+    extent = (math.ceil((side - 1) * t.step) + t.size for t in stage.grid.axes)
+    whole = stage.info.shape_zyx
     sides = [min(n, e) for n, e in zip(whole, extent, strict=True)]
-    middle = [(a + b) // 2 for a, b in zip(plan.region.start, plan.region.stop, strict=True)]
+    middle = [(a + b) // 2 for a, b in zip(stage.region.start, stage.region.stop, strict=True)]
     start = tuple(min(max(0, m - s // 2), n - s) for m, s, n in zip(middle, sides, whole, strict=True))
     crop = Crop(Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))).of(volume)
-    small = make_plan(
-        crop.info,
-        plan.card,
-        replace(options, bbox="", mask=""),
-        normalization=plan.normalization,
-        setting=plan.setting,
+    found = Findings(
+        normalization=tuple(one.normalization for one in stage.passes[:1]),
+        settings=tuple(one.setting for one in stage.passes[:1]),
     )
-    sink = in_memory(smallest=max(16, min(crop.info.shape_zyx) // 2))
-    sink.create(small.spec)
-    job = open_job(replace(prepared, plan=small, volume=crop, mask=None), sink, devices_of(options.device)[0])
+    device = devices_of(options.device)[0]
+    small = plan_sweep(crop.info, opened.plan.models, replace(options, bbox="", mask=""), found)
+    small = _with_levels(small, smallest=max(16, min(crop.info.shape_zyx) // 2))
+    place = Place.of(in_memory())
+    place.create(small, None)
+    trial, totals = opened.with_plan(small, {VOLUME: crop}), Totals()
     started = time.perf_counter()
-    tally = sweep(job, Run(0, range(small.columns.n_slabs)))
-    build_levels(sink, job.ledger, small)
+    for one in small.stages:
+        part = Part(one.name, 0, 1, range(one.n_units))
+        totals.add(Totals(**compute_part(trial, one, part, place, (device, lanes_for(device))).totals))
     elapsed_s = time.perf_counter() - started
-    busy_s = sum(tally.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
-    n_tiles = tally.n_patches + tally.n_skipped
-    return _Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, tally.n_voxels))
+    busy_s = sum(totals.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
+    n_tiles = totals.n_patches + totals.n_skipped
+    return _Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, totals.n_voxels))
+
+
+def _with_levels(plan: Plan, smallest: int) -> Plan:
+    """The plan with resolution levels down to this side, so that a small volume has some."""
+    (output,) = plan.sweep.outputs
+    if output.spec is None:
+        return plan
+    output = replace(output, spec=replace(output.spec, smallest=smallest))
+    sweep = replace(plan.sweep, outputs=(output,))
+    return replace(plan, stages=(sweep, *level_stages(output, sweep.region, sweep.name)))
 
 
 def _choices(plan: Plan, options: RunOptions, overlaps: Mapping[str, float]) -> tuple[str, ...]:
     """What other settings would cost, relative to this one."""
-    from voxweft.geometry.tiling import TileGrid
-
-    here = plan.grid.n_tiles
-    lines = [f"1 of {plan.card.n_folds} folds: x {1 / plan.card.n_folds:.2f}"] if plan.card.n_folds > 1 else []
+    stage, card = plan.sweep, plan.models[0].card
+    here = stage.grid.n_tiles
+    lines = [f"1 of {card.n_folds} folds: x {1 / card.n_folds:.2f}"] if card.n_folds > 1 else []
     for text, overlap in overlaps.items():
         if overlap != options.overlap:
-            other = TileGrid.of(plan.source.shape_zyx, plan.grid.patch, overlap, options.fit).n_tiles  # type: ignore[arg-type]
+            other = TileGrid.of(stage.info.shape_zyx, stage.grid.patch, overlap, options.fit).n_tiles  # type: ignore[arg-type]
             lines.append(f"{text}: x {other / here:.2f}")
-    if plan.n_views > 1:
-        lines.append(f"--tta none: x {1 / plan.n_views:.2f}")
+    n_views = round(stage.n_forwards_of_a_patch)
+    if n_views > 1:
+        lines.append(f"--tta none: x {1 / n_views:.2f}")
     else:
-        lines.append(f"--tta mirroring: x {2 ** len(plan.card.mirror_axes)}")
+        lines.append(f"--tta mirroring: x {2 ** len(card.mirror_axes)}")
     return tuple(lines)

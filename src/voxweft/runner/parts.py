@@ -1,201 +1,231 @@
-"""The parts of a run: how the work is shared out, and what a worker does with its share."""
+"""The parts of a stage: how its units are shared out, and what a worker does with its share."""
 
 from __future__ import annotations
 
-import functools
 import itertools
 import threading
 import uuid
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-from voxweft.apps.prepare import Prepared, reopen
-from voxweft.apps.workers import Workers
 from voxweft.engine.attempts import Attempt, attempt
-from voxweft.engine.compat import sweep_as_vesuvius
+from voxweft.engine.commit import Commit
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.job import Job, Tally, lanes_for
-from voxweft.engine.ledger import Ledger, missing
-from voxweft.engine.plan import Plan
+from voxweft.engine.ledger import Ledger
+from voxweft.engine.op import find_op
+from voxweft.engine.part import Part, PartRecord
+from voxweft.engine.plan import InputRef, PatchesRef, Plan
 from voxweft.engine.report import peak_memory_bytes
-from voxweft.engine.sweep import sweep as sweep_column
+from voxweft.engine.stage import Stage, Sweep
+from voxweft.engine.totals import lanes_for
 from voxweft.errors import RequestError, RunError
-from voxweft.image.protocols import Sink
+from voxweft.image.ref import VolumeRef
 from voxweft.launch import run_parts, worker_number, worker_threads
 from voxweft.model.protocols import Predictor
-from voxweft.stores import open_sink
+from voxweft.model.ref import ModelRef
+from voxweft.runner.opening import Opened
+from voxweft.runner.place import Place
+from voxweft.runner.workers import Workers
 from voxweft.stores.url import absolute, local_path
 from voxweft.version import __version__
 
 PARTS_A_WORKER = 8
 REPEATED = 1.02  # patches that may be computed for the sake of more parts / patches without
-FEWEST_TO_SPLIT = 2  # slabs
-
-
-@dataclass(frozen=True, slots=True)
-class Share:
-    """Consecutive units for one worker: part ``index`` of ``count``, or of a call that numbers its own (count 0)."""
-
-    index: int
-    count: int
-    units: range
+FEWEST_TO_SPLIT = 2  # units
 
 
 @dataclass(frozen=True, slots=True)
 class PartTask:
-    """What a worker needs to know of its part; names only, no arrays."""
+    """What a worker needs to know of its part; names only, no arrays.
 
-    share: Share
+    ``operations`` are the plan's own, sent along so that the worker imports the modules that define them.
+    """
+
+    part: Part
     plan: Plan
     output: str
-    call: str
+    files: Mapping[str, str]
     devices: tuple[str, ...]
     n_sharing: int
+    operations: tuple[Callable[..., Any], ...] = ()
     version: str = __version__
 
-    @property
-    def key(self) -> str:
-        """Its name among the records of the ledger."""
-        return f"{self.call}-{self.share.index}"
+
+@dataclass(slots=True)
+class Outcome:
+    """What parts did, and the errors of those that failed, by their names."""
+
+    records: list[PartRecord] = field(default_factory=list)
+    failures: dict[str, Exception] = field(default_factory=dict)
 
 
-def compute(
-    prepared: Prepared, sink: Sink, share: tuple[int, int], workers: Workers, emit: Emit
-) -> tuple[list[dict[str, Any]], dict[int, Exception]]:
-    """Compute the missing slabs of part ``share[1]`` (-1: all) of ``share[0]`` (0: as many as there should be).
+class Crew:
+    """Workers at work on the stages of one plan, one stage after the other.
 
-    Returns
-    -------
-    list of dict, dict of int to Exception
-        What the parts that ended did; the errors of those that failed, by their numbers. One part does not stop the
-        others.
+    Parameters
+    ----------
+    opened, place
+        What is to be done; where it goes.
+    workers
+        Who computes.
+    executor, at_once
+        Theirs, and how many parts it takes at once.
+    emit
+        Told of every event.
     """
-    plan, ledger, here = prepared.plan, Ledger(sink.records), workers.kind == "serial"
-    done = ledger.slabs()
-    shares = [s for s in share_out(plan, share, workers) if any(missing(plan.columns.runs(s.units), done))]
-    if not shares:
-        return [], {}
-    results, failures = list[dict[str, Any]](), dict[int, Exception]()
 
-    def keep(index: int, outcome: dict[str, Any] | Exception) -> None:
-        if not isinstance(outcome, Exception):
-            results.append(outcome)
+    def __init__(
+        self, opened: Opened, place: Place, workers: Workers, executor: tuple[Any, Callable[[], int]], emit: Emit
+    ) -> None:
+        self._opened, self._place, self._workers, self._emit = opened, place, workers, emit
+        self._executor, self._at_once = executor
+        self._ledger = Ledger(place.records)
+        self.outcome = Outcome()
+
+    def compute(self, stage: Stage, parts: Sequence[Part]) -> None:
+        """Compute what is missing of parts; one that fails does not stop the others."""
+        done = self._ledger.done(stage.name)
+        todo = [part for part in parts if any(unit not in done for unit in part.units)]
+        if not todo:
             return
-        failures[index] = outcome
-        if len(shares) > 1:
-            emit(Event("warning", f"part {index} is set aside: {outcome}"))
+        n_done = len(done)
+        self._emit(
+            Event("begin", data={"stage": stage.name, "n_units": stage.n_units, "n_done": n_done, "noun": stage.noun})
+        )
+        for part, result in self._here(stage, todo) if self._workers.kind == "serial" else self._there(stage, todo):
+            if not isinstance(result, Exception):
+                self.outcome.records.append(result)
+                continue
+            name = str(part.index) if stage == self._opened.plan.main else f"{part.index} of {stage.name}"
+            self.outcome.failures[name] = result
+            if len(todo) > 1:
+                self._emit(Event("warning", f"part {name} is set aside: {result}"))
 
-    with workers.open() as (executor, at_once):
-        if here:
-            job = functools.cache(lambda: open_job(prepared, sink, workers.devices[0], n_lanes=workers.n_threads))
-            for one, outcome in run_parts(executor, lambda one: _sweep_share(job, ledger, one, emit=emit), shares):
-                keep(one.index, outcome)
-        else:
-            parts = Parts(plan, sink, workers, emit)
-            tasks = [parts.task(one.units) for one in shares]
-            if workers.scheduler and not at_once():
-                emit(Event("note", f"no worker has come to {workers.scheduler} yet; the run waits for the first"))
-            emit(Event("note", f"parts: {len(tasks)}, workers: {workers.n}; voxweft status {sink.url} shows them"))
-            for task, outcome in run_parts(executor, run_part, tasks, at_once, parts.tick, parts.split):
-                keep(task.share.index, outcome)
-    return results, failures
+    def _here(self, stage: Stage, parts: Sequence[Part]) -> Iterator[tuple[Part, PartRecord | Exception]]:
+        device, lanes = self._workers.devices[0], self._workers.n_threads
+
+        def one(part: Part) -> PartRecord:
+            return compute_part(self._opened, stage, part, self._place, (device, lanes), emit=self._emit)
+
+        return run_parts(self._executor, one, parts)
+
+    def _there(self, stage: Stage, parts: Sequence[Part]) -> Iterator[tuple[Part, PartRecord | Exception]]:
+        shared = SharedParts(self._opened.plan, stage, self._place, self._workers, self._emit)
+        tasks = [shared.task(part.units) for part in parts]
+        if self._workers.scheduler and not self._at_once():
+            text = f"no worker has come to {self._workers.scheduler} yet; the run waits for the first"
+            self._emit(Event("note", text))
+        if stage == self._opened.plan.main:
+            text = f"parts: {len(tasks)}, workers: {self._workers.n}; voxweft status {self._place.url} shows them"
+            self._emit(Event("note", text))
+        for task, result in run_parts(self._executor, run_part, tasks, self._at_once, shared.tick, shared.split):
+            yield task.part, result
 
 
-def share_out(plan: Plan, share: tuple[int, int], workers: Workers) -> list[Share]:
-    """The parts that are handed out first.
+def share_out(stage: Stage, share: tuple[int, int], workers: Workers) -> list[Part]:
+    """The parts that are handed out first, of part ``share[1]`` (-1: all) of ``share[0]`` (0: as many as is best).
 
     For several workers there are eight parts for each, so that a slow or lost one costs little. Where that would
-    compute over 2 % of the patches once more, since columns are cut, there are fewer; a worker that has nothing left to
-    do then gets half of what another one has (:meth:`Parts.split`).
+    compute over 2 % of the patches once more, since columns are divided, there are fewer; a worker that has nothing
+    left to do then gets half of what another one has (:meth:`SharedParts.split`).
     """
     count, index = share
     if workers.kind == "serial":
         count = max(1, count)
-        return [Share(i, count, plan.columns.units(i, count)) for i in (range(count) if index < 0 else [index])]
-    units = range(plan.columns.n_units) if index < 0 else plan.columns.units(index, count)
+        return [Part(stage.name, i, count, stage.share(i, count)) for i in (range(count) if index < 0 else [index])]
+    units = range(stage.n_units) if index < 0 else stage.share(index, count)
     if count and index < 0:
-        pieces = _cut(units, count)
+        pieces = _divided(units, count)
     else:
-        pieces = _cut(units, workers.n)
-        allowed = REPEATED * _n_patches(plan, pieces)
-        finer = (_cut(units, n) for n in range(workers.n * PARTS_A_WORKER, workers.n, -workers.n))
-        pieces = next((p for p in finer if _n_patches(plan, p) <= allowed), pieces)
-    return [Share(i, 0, piece) for i, piece in enumerate(pieces)]
+        pieces = _divided(units, workers.n)
+        allowed = REPEATED * sum(map(stage.cost, pieces))
+        finer = (_divided(units, n) for n in range(workers.n * PARTS_A_WORKER, workers.n, -workers.n))
+        pieces = next((p for p in finer if sum(map(stage.cost, p)) <= allowed), pieces)
+    return [Part(stage.name, i, 0, piece) for i, piece in enumerate(pieces)]
 
 
-def _cut(units: range, count: int) -> list[range]:
+def _divided(units: range, count: int) -> list[range]:
     """Equal consecutive pieces, none of them empty."""
     ends = [units.start + i * len(units) // count for i in range(count + 1)]
     return [range(a, b) for a, b in itertools.pairwise(ends) if a < b]
 
 
-def _n_patches(plan: Plan, pieces: Sequence[range]) -> int:
-    """Patches that are computed for so many parts."""
-    runs = (run for units in pieces for run in plan.columns.runs(units))
-    return sum(plan.n_tiles(plan.columns.box(run.column, run.slabs) & plan.region) for run in runs)
+class SharedParts:
+    """The parts of one stage for several workers, split where a worker has nothing left to do."""
 
-
-class Parts:
-    """The parts of one call with several workers, split where a worker has nothing left to do."""
-
-    def __init__(self, plan: Plan, sink: Sink, workers: Workers, emit: Emit) -> None:
-        self._plan, self._output, self._ledger = _with_absolute_paths(plan), absolute(sink.url), Ledger(sink.records)
+    def __init__(self, plan: Plan, stage: Stage, place: Place, workers: Workers, emit: Emit) -> None:
+        self._plan, self._stage, self._ledger = with_absolute_paths(plan), stage, Ledger(place.records)
+        self._output, self._files = place.absolute()
         self._workers, self._call, self._emit = workers, uuid.uuid4().hex[:12], emit
         self._units: list[range] = []
+        stages = (s for s in plan.stages if not isinstance(s, Sweep))
+        self._operations = tuple(find_op(s.op, "block" if s.kind == "blocks" else "gather") for s in stages)
 
     def task(self, units: range) -> PartTask:
         """A further part."""
         self._units.append(units)
-        share = Share(len(self._units) - 1, 0, units)
-        return PartTask(share, self._plan, self._output, self._call, self._workers.devices, self._workers.n_sharing)
+        return PartTask(
+            Part(self._stage.name, len(self._units) - 1, 0, units, self._call),
+            self._plan,
+            self._output,
+            self._files,
+            self._workers.devices,
+            self._workers.n_sharing,
+            self._operations,
+        )
 
     def split(self, running: Collection[PartTask]) -> PartTask | None:
-        """Half of what the worker that is furthest behind has left; None where that is less than a slab."""
-        done = {self._plan.columns.unit(*slab) for slab in self._ledger.slabs()}
-        left = [(task, [u for u in self._units[task.share.index] if u not in done]) for task in running]
+        """Half of what the worker that is furthest behind has left; None where that is less than two units."""
+        done = self._ledger.done(self._stage.name)
+        left = [(task, [u for u in self._units[task.part.index] if u not in done]) for task in running]
         task, units = max(left, key=lambda item: len(item[1]))
         if len(units) < FEWEST_TO_SPLIT:
             return None
-        middle, given = units[(len(units) + 1) // 2], self._units[task.share.index]
+        middle, given = units[(len(units) + 1) // 2], self._units[task.part.index]
         try:
-            self._ledger.cut_part(task.key, middle)
+            self._ledger.end_early(task.part.key, middle)
         except RunError:  # no reason to end what goes on well
             return None
-        self._units[task.share.index] = range(given.start, middle)
+        self._units[task.part.index] = range(given.start, middle)
         return self.task(range(middle, given.stop))
 
     def tick(self) -> None:
         """Tell how much all workers together have done."""
-        n_done, n_slabs = len(self._ledger.slabs()), self._plan.columns.n_units
-        self._emit(Event("progress", data={"n_done": n_done, "n_slabs": n_slabs}))
+        n_done = len(self._ledger.done(self._stage.name))
+        data = {"stage": self._stage.name, "n_done": n_done, "n_units": self._stage.n_units}
+        self._emit(Event("progress", self._stage.noun, data))
 
 
-def _with_absolute_paths(plan: Plan) -> Plan:
+def with_absolute_paths(plan: Plan) -> Plan:
     """The plan for workers that may have another working folder."""
-    path = plan.card.path
     return replace(
         plan,
-        source=replace(plan.source, url=absolute(plan.source.url)),
-        mask=absolute(plan.mask) if plan.mask else "",
-        card=replace(plan.card, path=absolute(path) if local_path(path).exists() else path),
+        inputs=tuple(_absolute_input(one) for one in plan.inputs),
+        models=tuple(_absolute_model(ref) for ref in plan.models),
     )
 
 
-def open_job(prepared: Prepared, sink: Sink, device: str, emit: Emit = silent, n_lanes: int = 0) -> Job:
-    """Make the network ready, unless that was done, and put everything a sweep needs together."""
-    plan, lanes = prepared.plan, n_lanes or lanes_for(device)
-    setting = replace(plan.setting, device=device, n_lanes=lanes)
-    predictor = prepared.predictor or (prepared.model.open(setting) if prepared.model else None)
-    ledger, stored = Ledger(sink.records), prepared.stored
-    return Job(plan, prepared.volume, predictor, sink, ledger, prepared.mask, device, lanes, emit, stored)
+def _absolute_input(one: InputRef) -> InputRef:
+    if isinstance(one.ref, PatchesRef):
+        return replace(one, ref=replace(one.ref, folder=absolute(one.ref.folder)))
+    return replace(one, ref=_absolute_volume(one.ref))
+
+
+def _absolute_volume(ref: VolumeRef) -> VolumeRef:
+    return replace(ref, url=absolute(ref.url), volumes=tuple(map(_absolute_volume, ref.volumes)))
+
+
+def _absolute_model(ref: ModelRef) -> ModelRef:
+    path = ref.card.path
+    return replace(ref, card=replace(ref.card, path=absolute(path) if local_path(path).exists() else path))
 
 
 _one_at_a_time = threading.Lock()
-_ready: dict[Any, Predictor] = {}  # the network of the last part, so that the next one need not open it again
+_networks: dict[Any, Predictor] = {}  # those of the last part, so that the next one need not open them again
 
 
-def run_part(task: PartTask) -> dict[str, Any]:
+def run_part(task: PartTask) -> PartRecord:
     """Compute one part in a worker; everything is opened here, from names. One part at a time in a process.
 
     Raises
@@ -206,37 +236,45 @@ def run_part(task: PartTask) -> dict[str, Any]:
     if task.version != __version__:
         raise RequestError(f"the worker has voxweft {__version__}, the run is of {task.version}; install the same")
     with _one_at_a_time:
-        sink = open_sink(task.output, layout=task.plan.spec.layout, order=task.plan.spec.order)
-        ledger = Ledger(sink.records)
+        plan, device = task.plan, task.devices[worker_number() % len(task.devices)]
+        place = Place.at(task.output, plan, task.files)
+        ledger, lanes = Ledger(place.records), worker_threads() or lanes_for(device, task.n_sharing)
 
-        def goes_on(column: int, slab: int) -> bool:
-            end = ledger.cut_of(task.key)
-            return end is None or task.plan.columns.unit(column, slab) < end
+        def goes_on(unit: int) -> bool:
+            end = ledger.end_of(task.part.key)
+            return end is None or unit < end
 
-        return _sweep_share(lambda: replace(_open_here(task, sink), goes_on=goes_on), ledger, task.share, task.call)
+        def opened() -> Opened:
+            made = Opened(plan)
+            made.predictors = _networks
+            place.create(plan, None)
+            return made
 
-
-def _open_here(task: PartTask, sink: Sink) -> Job:
-    plan = task.plan
-    device = task.devices[worker_number() % len(task.devices)]
-    lanes = worker_threads() or lanes_for(device, task.n_sharing)
-    key = (plan.card.path, plan.card.digest, repr(plan.arguments), plan.setting, device, lanes)
-    job = open_job(reopen(plan, _ready.get(key)), sink, device, n_lanes=lanes)
-    sink.create(plan.spec)
-    if job.predictor:
-        _ready.clear()
-        _ready[key] = job.predictor
-    return job
+        stage = plan.stage(task.part.stage)
+        return compute_part(opened, stage, task.part, place, (device, lanes), goes_on=goes_on)
 
 
-def _sweep_share(
-    open_: Callable[[], Job], ledger: Ledger, share: Share, call: str = "", emit: Emit = silent
-) -> dict[str, Any]:
-    units = (share.units.start, share.units.stop)
-    with attempt(ledger, Attempt(share.index, share.count, units, call), emit) as counting:
-        job = replace(open_(), emit=counting)
-        tally, sweep = Tally(), sweep_as_vesuvius if job.plan.request.get("compat") else sweep_column
-        for run in missing(job.plan.columns.runs(share.units), ledger.slabs()):
-            if job.goes_on(run.column, run.slabs[0]):
-                tally.add(sweep(job, run))
-    return {"index": share.index, "count": share.count, "tally": tally, "peak_memory_bytes": peak_memory_bytes()}
+def compute_part(
+    opened: Opened | Callable[[], Opened],
+    stage: Stage,
+    part: Part,
+    place: Place,
+    device: tuple[str, int],
+    *,
+    goes_on: Callable[[int], bool] = lambda _unit: True,
+    emit: Emit = silent,
+) -> PartRecord:
+    """Compute what is missing of a part, and tell the ledger of it.
+
+    ``device``: its name, and how many forward passes it runs at once.
+    """
+    ledger = Ledger(place.records)
+    with attempt(ledger, Attempt.at(part), emit) as counting:
+        made = opened if isinstance(opened, Opened) else opened()
+        commit = Commit(stage, place.sinks_of(stage), ledger, counting)
+        compute = made.stage(stage, place, *device)
+        done = ledger.done(stage.name)
+        for run in stage.runs(unit for unit in part.units if unit not in done):
+            if goes_on(run.start):
+                compute(run, commit, goes_on)
+    return PartRecord(part.stage, part.index, part.count, commit.totals.to_dict(), peak_memory_bytes())

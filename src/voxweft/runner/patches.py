@@ -1,23 +1,17 @@
-"""What earlier stages left on disk, opened as the tiles of a sweep."""
+"""Folders of patches that were kept: their parts, and whether they are whole."""
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
 from voxweft.engine.ledger import Ledger
-from voxweft.engine.plan import Plan
-from voxweft.engine.staged import StoredChunks, StoredLogits, TileLogits
+from voxweft.engine.plan import PatchesRef, Plan
+from voxweft.engine.planning import SWEEP
+from voxweft.engine.stored import StoredLogits
 from voxweft.errors import RequestError, VolumeError
-from voxweft.geometry.box import Box
-from voxweft.stores import open_volume
-from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.patches import ZarrPatches
 from voxweft.stores.url import records_at
 
-PATCHES, CHUNKS = "patch logits", "merged logits"
-CZYX = 4  # axes of a merged array
-STORED = (PATCHES, CHUNKS)
 EQUAL = ("patch_size", "overlap", "original_volume_shape", "num_parts", "tta", "tta_type", "plan_digest", "target_info")
 
 
@@ -26,22 +20,16 @@ def records_of(folder: str) -> str:
     return f"{folder.rstrip('/')}/voxweft-records"
 
 
-def open_stored(plan: Plan) -> TileLogits:
-    """The stored logits that a plan works on."""
-    source = plan.source
-    if source.format == PATCHES:
-        parts = open_parts(source.url)
-        return StoredLogits(parts, plan.grid, plan.region, absent=absent_parts(parts))
-    files, size = ChunkFiles(source.url), source.chunk_zyx
-    plain = not source.details.get("shard_zyx") and all(len(index) == CZYX for index in files.keys)
+def open_patches(ref: PatchesRef) -> StoredLogits:
+    """The patches of all parts, found by their place.
 
-    def stored(box: Box) -> bool:
-        if not plain:
-            return True
-        ranges = [range(a // s, -(-b // s)) for a, b, s in zip(box.start, box.stop, size, strict=True)]
-        return any((c, *i) in files.keys for i in itertools.product(*ranges) for c in range(source.n_channels))
-
-    return StoredChunks(open_volume(source.url), stored)
+    Raises
+    ------
+    RequestError
+        If parts are missing or do not belong together.
+    """
+    parts = open_parts(ref.folder)
+    return StoredLogits(parts, ref.grid, ref.region, absent=absent_parts(parts))
 
 
 def verify_parts(folder: str) -> dict[str, int] | None:
@@ -109,7 +97,9 @@ def require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
         If a part is unfinished, or a chunk is cut short or lost.
     """
     ledger = Ledger(records_at(records_of(folder)))
-    ours = ledger.plan() is not None
+    plan = ledger.plan()
+    ours = plan is not None
+    units = Plan.from_json(plan).sweep.pieces() if plan else ()
     n_parts = int(parts[0].attributes.get("num_parts", len(parts)))
     unfinished = [i for i in range(n_parts) if ours and not ledger.report(f"parts/{i}-of-{n_parts}.json")]
     if unfinished:
@@ -120,14 +110,21 @@ def require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
     for part in parts:
         try:
             part.check()
-            lost = set(range(len(part.starts))) - part.stored() - ledger.skipped(part.number) if ours else set()
+            lost = set(range(len(part.starts))) - part.stored() - _skipped(ledger, units[part.number]) if ours else set()
             if lost:
                 raise VolumeError(f"{folder}: part {part.number} has lost the logits of patch {min(lost)}")
         except VolumeError as error:
             if not ours:
                 raise
-            ledger.forget_part(part.number, n_parts)
+            ledger.forget_report(f"parts/{part.number}-of-{n_parts}.json")
+            for unit in units[part.number]:
+                ledger.forget(SWEEP, unit)
             raise VolumeError(str(error), f"Run voxweft predict --part_id {part.number} again.") from error
+
+
+def _skipped(ledger: Ledger, units: range) -> set[int]:
+    """Numbers of the patches of a part that were skipped."""
+    return {n for unit in units for n in ledger.record(SWEEP, unit).get("skipped", ())}
 
 
 def absent_parts(parts: Sequence[ZarrPatches]) -> list[int]:

@@ -1,120 +1,74 @@
-"""Everything before the first slab: open, check, measure, plan."""
+"""Everything before the first unit: check, measure, plan."""
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from voxweft.apps.stored import STORED, open_stored
 from voxweft.backends import reload
-from voxweft.engine.budget import Budget
 from voxweft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
-from voxweft.engine.options import RunOptions, parse_bytes
-from voxweft.engine.plan import Plan, make_plan, patch_for, schemes_for
-from voxweft.engine.staged import TileLogits
+from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import MASK, VOLUME, PatchesRef, Plan
+from voxweft.engine.planning import Findings, Schemes, plan_sweep, schemes_for
+from voxweft.engine.stage import Stores, Sweep
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
-from voxweft.image.ref import VolumeRef, volume_ref
-from voxweft.model.card import Normalization
-from voxweft.model.protocols import Model, Predictor
-from voxweft.model.ref import ModelRef, model_ref
+from voxweft.image.ref import volume_ref
+from voxweft.model.protocols import Model
+from voxweft.model.ref import model_ref
 from voxweft.ops.normalize import Statistics
-from voxweft.stores import open_ref, open_volume
+from voxweft.runner.devices import budget_for, devices_of
+from voxweft.runner.opening import Opened
+from voxweft.runner.place import IN_MEMORY
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
 SPOT, FEW_VALUES, FLAT, ENOUGH = 24, 16, 0.9, 1000  # what labels look like: flat areas, few values
 MASK_VOXELS = 1 << 24  # of a mask that is read whole for its fingerprint
-USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some
 
 
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A plan with everything opened: volume, model and perhaps its network made ready, or stored logits."""
-
-    plan: Plan
-    volume: Volume | None
-    model: Model | None
-    mask: Volume | None = None
-    predictor: Predictor | None = None
-    stored: TileLogits | None = None
-
-
-def reopen(plan: Plan, predictor: Predictor | None = None) -> Prepared:
-    """Open what a stored plan names; the model only where its network is not ready yet.
-
-    Raises
-    ------
-    RequestError
-        If another model lies at the path, or the same one with another card.
-    """
-    mask = open_volume(plan.mask) if plan.mask else None
-    if plan.source.format in STORED:
-        return Prepared(plan, None, None, mask, stored=open_stored(plan))
-    if predictor:
-        return Prepared(plan, open_input(plan), None, mask, predictor)
-    return Prepared(plan, open_input(plan), reload(ModelRef(plan.card, plan.arguments)), mask)
-
-
-def open_input(plan: Plan) -> Volume:
-    """The volume that a plan was made for."""
-    return open_ref(plan.source_ref or VolumeRef(plan.source.url, plan.source.level))
-
-
-def devices_of(text: str) -> list[str]:
-    """Device names from "auto", "cpu", "cuda" or "cuda:0,1".
-
-    Raises
-    ------
-    RequestError
-        If the device is unknown or not here.
-    """
-    import torch
-
-    name, _, numbers = text.partition(":")
-    if name == "auto":
-        return ["cuda:0"] if torch.cuda.is_available() else ["cpu"]
-    if name == "cpu" and not numbers:
-        return ["cpu"]
-    if name != "cuda" or not all(n.isdigit() for n in (numbers or "0").split(",")):
-        raise RequestError(f"--device {text!r} is unknown; use auto, cpu, cuda or cuda:0,1")
-    found = torch.cuda.device_count()
-    wanted = [int(n) for n in (numbers or "0").split(",")]
-    if max(wanted) >= found:
-        raise RequestError(f"--device {text}: this machine has {found} CUDA device(s); use --device cpu or auto")
-    return [f"cuda:{n}" for n in wanted]
-
-
-def n_gpus() -> int:
-    """CUDA devices of this machine."""
-    import torch
-
-    return int(torch.cuda.device_count())
-
-
-def prepare(
+def plan_run(
     volume: Volume,
-    model: Model,
+    models: Sequence[Model],
     options: RunOptions,
     *,
+    app: str = "run",
     mask: Volume | None = None,
     records: Records | None = None,
-    normalization: tuple[Normalization, ...] = (),
+    normalization: Schemes = (),
+    stores: Stores | None = None,
     n_workers: int = 1,
     emit: Emit = silent,
-) -> Prepared:
-    """Check the request and plan it, or adopt the plan that the output already holds.
+) -> Opened:
+    """Check the request and plan it, or follow the plan that the output already holds.
 
-    ``normalization``: in place of what model and options say, one scheme per channel or one for all.
+    Parameters
+    ----------
+    volume, models, options
+        What goes in, what runs (several models are an ensemble), what is asked for.
+    app
+        Which command plans.
+    mask
+        Says where the result counts.
+    records
+        Of the output, where there may be a plan to follow.
+    normalization
+        In place of what models and options say, one scheme a channel or one for all.
+    stores
+        Where patches are kept, for the output "patches".
+    n_workers
+        Processes that share this machine's memory.
+    emit
+        Told of every event.
 
     Raises
     ------
@@ -122,84 +76,102 @@ def prepare(
         All that is wrong with the request; nothing was written.
     """
     device = devices_of(options.device)[0]
-    card = model.card
-    asked = normalization or schemes_for(card, options)
+    refs = tuple(model_ref(model) for model in models)
+    asked = tuple(normalization or schemes_for(ref.card, options) for ref in refs)
     marked = ""
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
-    more: dict[str, Any] = {
-        "mask_fingerprint": marked,
-        "arguments": model_ref(model).arguments,
-        "source_ref": volume_ref(volume),
-    }
-    draft = replace(make_plan(volume.info, card, options, normalization=asked), **more)
-    patch, _ = patch_for(volume.info, card, options)
-    _, voxels = central_patch(volume, patch)
+    found = Findings(volume_ref(volume), "", marked, asked, stores=stores, app=app)
+    draft = plan_sweep(volume.info, refs, options, found)
+    passes = draft.sweep.passes
+    _, voxels = central_patch(volume, passes[0].grid.patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)
-    fingerprint = fingerprint_of(volume.info, voxels)
+    found = replace(found, fingerprint=fingerprint_of(volume.info, voxels))
+    volumes = {VOLUME: volume} | ({MASK: mask} if mask is not None else {})
     if records is not None and (stored := Ledger(records).plan()):
-        return adopt(
-            Plan.from_json(stored),
-            replace(draft, fingerprint=fingerprint),
-            Prepared(draft, volume, model, mask),
-            device,
-        )
+        wanted = plan_sweep(volume.info, refs, options, found)
+        return follow(Plan.from_json(stored), Opened(wanted, volumes, models), device)
     schemes = measure_volume(volume, asked, emit)
-    sample = as_input(voxels, patch, schemes, device)
-    n_patches = draft.n_tiles(draft.region) * draft.n_views
-    setting, predictor, trials = choose_setting(model, sample, options, n_patches, device)
+    n_patches = round(draft.sweep.n_tiles(draft.sweep.region) * draft.sweep.n_forwards_of_a_patch)
+    settings, predictors, trials = [], [], []
+    for n, model in enumerate(models):
+        first = next(one for one in passes if one.model == n)
+        _, voxels = central_patch(volume, first.grid.patch)
+        sample = as_input(voxels, first.grid.patch, schemes[n], device)
+        setting, predictor, tried = choose_setting(model, sample, options, n_patches, device)
+        settings.append(setting)
+        predictors.append(predictor)
+        trials += tried
     measured: dict[str, Any] = {"runtimes": trials}
     if n_patches >= PROBE_FROM:
-        measured["tiling"] = tiling_probe(predictor, volume, setting, card, schemes)
-    plan = make_plan(
-        volume.info,
-        card,
-        options,
-        fingerprint=fingerprint,
+        measured["tiling"] = tiling_probe(predictors[0], volume, settings[0], refs[0].card, schemes[0])
+    found = replace(
+        found,
         normalization=schemes,
-        setting=replace(setting, device=device.partition(":")[0]),
+        settings=tuple(replace(one, device=device.partition(":")[0]) for one in settings),
         budget=budget_for(options, device, n_workers),
         measured=measured,
     )
-    plan = replace(plan, **more)
-    return Prepared(plan, volume, model, mask, predictor)
+    opened = Opened(plan_sweep(volume.info, refs, options, found), volumes, models)
+    opened.reuse(predictors, device)
+    return opened
 
 
-def adopt(stored: Plan, asked: Plan, opened: Prepared, device: str) -> Prepared:
-    """Follow a stored plan, or refuse with the difference."""
-    stored.require_same_request(asked)
+def require_same_inputs(opened: Opened, source: str) -> None:
+    """Refuse a stored plan whose inputs or models are not what they were, or lay in memory only.
+
+    Raises
+    ------
+    RequestError
+        Naming the input, or all that differs of a model.
+    """
+    plan = opened.plan
+    if any(IN_MEMORY in one.ref.url for one in plan.inputs):
+        raise RequestError(f"{source} was made from an array in memory and cannot be repeated from its plan alone")
+    if not any(isinstance(one.ref, PatchesRef) for one in plan.inputs):
+        for ref in plan.models:
+            reload(ref)
+    for one in plan.inputs:
+        if isinstance(one.ref, PatchesRef) or not one.fingerprint:
+            continue
+        if one.name == MASK:
+            found = mask_fingerprint(opened.volume(MASK))
+        elif one.name == VOLUME and any(isinstance(stage, Sweep) for stage in plan.stages):
+            volume = opened.volume(VOLUME)
+            found = fingerprint_of(volume.info, central_patch(volume, plan.sweep.grid.patch)[1])
+        else:
+            continue
+        if found != one.fingerprint:
+            named = "input" if one.name == VOLUME else one.name
+            raise RequestError(f"the {named} at {one.ref.url} is not the one of the plan: its voxels differ")
+
+
+def device_of(plan: Plan) -> str:
+    """The kind of device that a plan runs on."""
+    sweeps = [stage for stage in plan.stages if isinstance(stage, Sweep) and stage.passes]
+    return sweeps[0].passes[0].setting.device if sweeps else "cpu"
+
+
+def follow(stored: Plan, opened: Opened, device: str) -> Opened:
+    """Follow a stored plan, or refuse with the difference.
+
+    Raises
+    ------
+    PlanMismatchError
+        If something else is asked for, or this machine would give other bits.
+    """
+    stored.require_same_request(opened.plan)
     kind = device.partition(":")[0]
-    if stored.setting.device != kind:
-        raise PlanMismatchError(
-            f"the stored plan runs on {stored.setting.device}, this machine would use {kind}; the bits would differ.",
-            f"Give --device {stored.setting.device}, or --overwrite to begin anew.",
-        )
-    return replace(opened, plan=stored)
-
-
-def budget_for(options: RunOptions, device: str, n_workers: int = 1) -> Budget:
-    """What the buffers of one of so many processes may take: of --memory, or of half of what is free."""
-    import psutil
-
-    own = psutil.Process().memory_info().rss
-    asked = parse_bytes(options.memory) if options.memory else None
-    if asked is not None:
-        asked //= n_workers
-    if asked is not None and asked <= own:
-        each = f" in each of {n_workers} processes" if n_workers > 1 else ""
-        raise RequestError(
-            f"--memory {options.memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB{each}",
-            "Allow more.",
-        )
-    host = round(USABLE * (asked - own)) if asked is not None else psutil.virtual_memory().available // 2 // n_workers
-    if device == "cpu":
-        return Budget(host, host)
-    import torch
-
-    free, _ = torch.cuda.mem_get_info(device)
-    return Budget(host, min(free // 2, asked or free))
+    for stage in stored.stages:
+        if isinstance(stage, Sweep) and stage.passes[0].setting.device != kind:
+            theirs = stage.passes[0].setting.device
+            raise PlanMismatchError(
+                f"the stored plan runs on {theirs}, this machine would use {kind}; the bits would differ.",
+                f"Give --device {theirs}, or --overwrite to begin anew.",
+            )
+    return opened.with_plan(stored)
 
 
 def fingerprint_of(info: VolumeInfo, voxels: np.ndarray[Any, Any]) -> str:
@@ -258,17 +230,20 @@ def _spots(info: VolumeInfo) -> Iterator[Box]:
         yield Box((z, y, x), (z1, y1, x1))
 
 
-def measure_volume(
-    volume: Volume, schemes: tuple[Normalization, ...], emit: Emit = silent
-) -> tuple[Normalization, ...]:
-    """Fill in the numbers that a scheme takes from the whole volume, by one streaming pass."""
-    if not any(s.needs_statistics for s in schemes):
-        return schemes
+def measure_volume(volume: Volume, asked: tuple[Schemes, ...], emit: Emit = silent) -> tuple[Schemes, ...]:
+    """Fill in the numbers that schemes take from the whole volume, by one streaming pass for all models."""
+    if not any(scheme.needs_statistics for schemes in asked for scheme in schemes):
+        return asked
     info = volume.info
     statistics = Statistics(info.n_channels)
     todo = list(blocks(info.shape_zyx, info.chunk_zyx))
     for n, box in enumerate(todo, start=1):
         statistics.add(volume.read(box))
         emit(Event("statistics", "measuring the volume", {"done": n, "total": len(todo)}))
-    full = schemes * info.n_channels if len(schemes) == 1 else schemes
-    return tuple(statistics.filled(scheme, c) for c, scheme in enumerate(full))
+    full = (s * info.n_channels if len(s) == 1 else s for s in asked)
+    return tuple(
+        tuple(statistics.filled(scheme, c) for c, scheme in enumerate(schemes))
+        if any(scheme.needs_statistics for scheme in schemes)
+        else asked[n]
+        for n, schemes in enumerate(full)
+    )

@@ -3,33 +3,33 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from voxweft.apps.execute import COMPLETE, plan_of
-from voxweft.apps.stored import records_of
-from voxweft.engine.attempts import DONE, FAILED, LOST, RUNNING, STOPPED, Attempt, attempts_in
+from voxweft.engine.attempts import Attempt, attempts_in
 from voxweft.engine.ledger import Ledger
+from voxweft.engine.part import State
 from voxweft.engine.plan import Plan
-from voxweft.engine.staged import tiles_of_part
+from voxweft.engine.stage import Stage
 from voxweft.errors import RequestError
+from voxweft.runner.patches import records_of
+from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 from voxweft.stores.url import records_at
 
-WAITING = "waiting"
-STATES = (DONE, RUNNING, FAILED, STOPPED, LOST, WAITING)
+STATES = (State.DONE, State.RUNNING, State.FAILED, State.STOPPED, State.LOST, State.WAITING)
 
 
 @dataclass(frozen=True, slots=True)
 class PartStatus:
-    """A part and the last attempt at it; ``state`` is done, running, failed, stopped, lost or waiting."""
+    """A part of the main stage and the last attempt at it: done, running, failed, stopped, lost or waiting."""
 
     name: str
-    state: str
-    n_slabs_done: int = 0
-    n_slabs: int = 0
+    state: State
+    n_units_done: int = 0
+    n_units: int = 0
     worker: str = ""
     error: str = ""
 
@@ -43,47 +43,50 @@ class Status:
     output
         Where the result lies.
     state
-        "complete", "running", "failed" (nobody is at work, and parts failed), "stopped" (nobody is at work, and parts
-        were stopped or lost), or "waiting" (for somebody to go on with what is left).
-    unit
-        What is counted: "slabs", or for a folder of logits "layers of patches".
-    n_slabs, n_slabs_done
-        Of the whole run, and complete.
+        Complete, running, failed (nobody is at work, and parts failed), stopped (nobody is at work, and parts were
+        stopped or lost), or waiting (for somebody to go on with what is left).
+    noun
+        What is counted: "slabs", "blocks", "layers of patches", ...
+    n_units, n_units_done
+        Of the main stage, and complete.
     n_running
         Workers that are at work.
-    slabs_per_s, voxels_per_s
+    units_per_s, voxels_per_s
         What those at work do together, judged by what was done so far; 0 where nobody is, or nothing is known.
     seconds_left
-        Until the last slab, at that speed; None where it is not known.
+        Until the last of them, at that speed; None where it is not known.
     parts
         Parts that are known: all of I of N, or those of the last call with several workers.
+    stages
+        Of each stage the units that are complete, and all.
     at
         Unix time of this view, seconds.
     """
 
     output: str
-    state: str
-    unit: str
-    n_slabs: int
-    n_slabs_done: int
+    state: State
+    noun: str
+    n_units: int
+    n_units_done: int
     n_running: int
-    slabs_per_s: float
+    units_per_s: float
     voxels_per_s: float
     seconds_left: float | None
     parts: tuple[PartStatus, ...]
+    stages: Mapping[str, tuple[int, int]]
     at: float
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self)
 
-    def n_parts(self, state: str) -> int:
+    def n_parts(self, state: State) -> int:
         """How many parts are in a state."""
         return sum(part.state == state for part in self.parts)
 
 
 def status(output: str | Path) -> Status:
-    """The state of a run, wherever it runs: OUTPUT of a run, or a folder of logits.
+    """The state of a run, wherever it runs: OUTPUT of a run, or a folder of patches.
 
     Raises
     ------
@@ -97,108 +100,91 @@ def status(output: str | Path) -> Status:
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     done = voxweft.run(image, f"{folder}/o.zarr", "fake://null?patch=16,16,16")
     ...     found = status(f"{folder}/o.zarr")
-    >>> found.state, found.n_slabs_done
+    >>> found.state, found.n_units_done
     ('complete', 1)
     """
     output = str(output)
     ledger = Ledger(records_at(records_of(output)))
     if stored := ledger.plan():
-        return _of_logits(output, Plan.from_json(stored), ledger)
-    if not output.rstrip("/").endswith(".zarr"):
+        plan = Plan.from_json(stored)
+    elif output.rstrip("/").endswith(".zarr"):
+        plan, ledger = plan_of(open_sink(output))
+    else:
         raise RequestError(
             f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of voxweft predict"
         )
-    plan, ledger = plan_of(open_sink(output))
-    columns, report = plan.columns, ledger.report()
-    done = {columns.unit(*slab) for slab in ledger.slabs()}
+    stage, report = plan.main, ledger.report()
+    done = {one.name: ledger.done(one.name) for one in plan.stages}
     attempts = attempts_in(ledger)
-    last = _of_last_call([a for a in attempts if a.index >= 0])
-    if last and (count := last[-1].count):
-        units = [columns.units(i, count) for i in range(count)]
-        parts = _all_parts(last, [len(u) for u in units], [len(done.intersection(u)) for u in units])
-    else:
-        given = ((mine, range(*mine[-1].units)) for mine in _by_part(last).values())
-        parts = [_part(mine, len(done.intersection(units)), len(units)) for mine, units in given]
-    if report.get("status") == FAILED and not any(a.state == RUNNING for a in attempts):
+    own = [a for a in attempts if a.stage == stage.name]
+    parts = _parts(stage, own, done[stage.name])
+    at_work = any(a.state == State.RUNNING for a in attempts)
+    if report.get("status") == State.FAILED and not at_work:
         reasons = {f"part {n}": reason for n, reason in report.get("failures", {}).items()}
-        known = [p.name in reasons and p.state != DONE for p in parts]
-        parts = [replace(p, state=FAILED, error=reasons[p.name]) if k else p for p, k in zip(parts, known, strict=True)]
-    complete = len(done) == columns.n_units and report.get("status") == COMPLETE
-    counts = (columns.n_units, len(done), plan.region.n_voxels / columns.n_units)
-    return _status(output, "slabs", counts, attempts, parts, complete)
+        parts = [
+            replace(p, state=State.FAILED, error=reasons[p.name]) if p.name in reasons and p.state != State.DONE else p
+            for p in parts
+        ]
+    running = [a for a in own if a.state == State.RUNNING]
+    seconds = sum(a.beat - a.began for a in own if a.n_units)
+    speed = len(running) * sum(a.n_units for a in own) / seconds if seconds > 0 else 0.0
+    n_done = len(done[stage.name])
+    whole = n_done == stage.n_units and (bool(stage.pieces()) or report.get("status") == State.COMPLETE)
+    voxels = plan.sweep.region.n_voxels / stage.n_units if stage == plan.main and stage.kind == "sweep" else 0.0
+    return Status(
+        output=output,
+        state=State.COMPLETE if whole else _state_of(parts, at_work),
+        noun=stage.noun,
+        n_units=stage.n_units,
+        n_units_done=n_done,
+        n_running=sum(a.state == State.RUNNING for a in attempts),
+        units_per_s=round(speed, 6),
+        voxels_per_s=0.0 if stage.pieces() else round(speed * voxels, 1),
+        seconds_left=round((stage.n_units - n_done) / speed, 1) if speed > 0 else None,
+        parts=tuple(parts),
+        stages={one.name: (len(done[one.name]), one.n_units) for one in plan.stages},
+        at=time.time(),
+    )
 
 
-def _of_logits(folder: str, plan: Plan, ledger: Ledger) -> Status:
-    """The state of ``voxweft predict`` in a folder."""
-    count = int(plan.request.get("num_parts", 1))
-    sizes = [sum(len(layers) for layers in tiles_of_part(plan, i, count)) for i in range(count)]
-    done = [len(ledger.layers(i)) for i in range(count)]
-    attempts = attempts_in(ledger)
-    parts, counts = _all_parts(attempts, sizes, done), (sum(sizes), sum(done), 0.0)
-    return _status(folder, "layers of patches", counts, attempts, parts, sum(done) == sum(sizes))
+def _state_of(parts: Sequence[PartStatus], at_work: bool) -> State:
+    """The state of a run that is not complete."""
+    states = {p.state for p in parts}
+    if at_work:
+        return State.RUNNING
+    if State.FAILED in states:
+        return State.FAILED
+    return State.STOPPED if states & {State.STOPPED, State.LOST} else State.WAITING
 
 
-def _all_parts(attempts: Sequence[Attempt], sizes: Sequence[int], done: Sequence[int]) -> list[PartStatus]:
-    """Parts 0 to N - 1, those that nobody has begun included."""
-    tried, parts = _by_part(attempts), []
-    for i, (size, n_done) in enumerate(zip(sizes, done, strict=True)):
-        if mine := tried.get(("", i, len(sizes))):
-            parts.append(_part(mine, n_done, size))
+def _parts(stage: Stage, attempts: Sequence[Attempt], done: set[int]) -> list[PartStatus]:
+    """Parts 0 to N - 1, those that nobody has begun included; or those of the last call that numbers its own."""
+    last = [a for a in attempts if (a.call, a.count) == (attempts[-1].call, attempts[-1].count)]
+    count = len(stage.pieces()) or (last[-1].count if last else 0)
+    tried = _by_part(attempts if stage.pieces() else last)
+    if not count:
+        return [_part(tries, done.intersection(range(*tries[-1].units)), tries[-1].units) for tries in tried.values()]
+    parts = []
+    for i in range(count):
+        units = stage.share(i, count)
+        there = done.intersection(units)
+        if tries := tried.get((stage.name, "", i, count)):
+            parts.append(_part(tries, there, (units.start, units.stop)))
         else:
-            parts.append(PartStatus(f"part {i} of {len(sizes)}", DONE if n_done == size else WAITING, n_done, size))
+            state = State.DONE if len(there) == len(units) else State.WAITING
+            parts.append(PartStatus(f"part {i} of {count}", state, len(there), len(units)))
     return parts
 
 
-def _of_last_call(attempts: Sequence[Attempt]) -> list[Attempt]:
-    """The attempts that number their parts as the last one does."""
-    return [a for a in attempts if (a.call, a.count) == (attempts[-1].call, attempts[-1].count)]
-
-
-def _by_part(attempts: Sequence[Attempt]) -> dict[tuple[str, int, int], list[Attempt]]:
-    parts: dict[tuple[str, int, int], list[Attempt]] = {}
+def _by_part(attempts: Sequence[Attempt]) -> dict[tuple[str, str, int, int], list[Attempt]]:
+    parts: dict[tuple[str, str, int, int], list[Attempt]] = {}
     for one in sorted(attempts, key=lambda a: (a.part, a.began)):
         parts.setdefault(one.part, []).append(one)
     return parts
 
 
-def _part(attempts: Sequence[Attempt], n_done: int, n_slabs: int) -> PartStatus:
+def _part(attempts: Sequence[Attempt], done: set[int], units: tuple[int, int]) -> PartStatus:
     """The last attempt decides, unless another one is still at work, or everything is there."""
-    last = next((a for a in attempts if a.state == RUNNING), attempts[-1])
-    state = DONE if n_done == n_slabs or last.state == DONE else last.state
-    return PartStatus(last.name, state, n_done, n_slabs, last.worker, last.error if state == FAILED else "")
-
-
-def _status(
-    output: str,
-    unit: str,
-    counts: tuple[int, int, float],
-    attempts: Sequence[Attempt],
-    parts: Sequence[PartStatus],
-    complete: bool,
-) -> Status:
-    n_slabs, n_done, voxels_a_slab = counts
-    running = [a for a in attempts if a.state == RUNNING]
-    seconds = sum(a.beat - a.began for a in attempts if a.n_slabs)
-    speed = len(running) * sum(a.n_slabs for a in attempts) / seconds if seconds > 0 else 0.0
-    states = {p.state for p in parts}
-    if complete:
-        state = COMPLETE
-    elif running:
-        state = RUNNING
-    elif FAILED in states:
-        state = FAILED
-    else:
-        state = STOPPED if states & {STOPPED, LOST} else WAITING
-    return Status(
-        output=output,
-        state=state,
-        unit=unit,
-        n_slabs=n_slabs,
-        n_slabs_done=n_done,
-        n_running=len(running),
-        slabs_per_s=round(speed, 6),
-        voxels_per_s=round(speed * voxels_a_slab, 1),
-        seconds_left=round((n_slabs - n_done) / speed, 1) if speed > 0 else None,
-        parts=tuple(parts),
-        at=time.time(),
-    )
+    last, n_units = next((a for a in attempts if a.state == State.RUNNING), attempts[-1]), units[1] - units[0]
+    state = State.DONE if len(done) == n_units or last.state == State.DONE else last.state
+    return PartStatus(last.name, state, len(done), n_units, last.worker, last.error if state == State.FAILED else "")

@@ -7,8 +7,8 @@ from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
-from voxweft.engine.job import lanes_for, n_cores
 from voxweft.engine.options import option
+from voxweft.engine.totals import lanes_for, n_cores
 from voxweft.errors import RequestError
 from voxweft.launch import open_executor, require_executor
 from voxweft.launch.dask import count_workers, require_dask
@@ -19,9 +19,9 @@ class LaunchOptions:
     """Who computes."""
 
     executor: str | Executor = option(  # noqa: RUF009 - a field
-        "auto", "serial, processes, or dask; auto: serial, or processes where several are asked for.", places=True
+        "auto", "serial, processes, or dask; auto: serial, or processes where several are asked for.", decides=False
     )
-    scheduler: str = option("", "Address of a Dask scheduler, tcp://HOST:PORT; default: workers here.", places=True)
+    scheduler: str = option("", "Address of a Dask scheduler, tcp://HOST:PORT; default: workers here.", decides=False)
 
     def __post_init__(self) -> None:
         require_executor(self.executor, self.scheduler)
@@ -39,7 +39,7 @@ class LaunchOptions:
 class WorkerOptions(LaunchOptions):
     """Who computes, and how many of them."""
 
-    workers: int = option(0, "Workers; 0: one a device, or one a core.", places=True)
+    workers: int = option(0, "Workers; 0: one a device, or one a core.", decides=False)
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)

@@ -7,23 +7,34 @@ import json
 from dataclasses import replace
 from typing import Any
 
-from voxweft.apps.execute import Execution, check_output, execute
-from voxweft.apps.prepare import Prepared, budget_for
 from voxweft.apps.scroll.options import BlendOptions, FinalizeOptions, PartOptions, StageOptions, overlap_of
-from voxweft.apps.stored import PATCHES, absent_parts, open_parts, require_whole
-from voxweft.apps.workers import Workers
+from voxweft.engine.compat import blend_as_vesuvius
 from voxweft.engine.events import Emit, silent
-from voxweft.engine.job import n_cores
-from voxweft.engine.options import RunOptions, flags_of
-from voxweft.engine.plan import Plan, make_plan
+from voxweft.engine.op import Op
+from voxweft.engine.options import decisive, defaults_of
+from voxweft.engine.plan import VOLUME, InputRef, PatchesRef, Plan, Request
+from voxweft.engine.planning import Findings, plan_sweep
 from voxweft.engine.report import Report
-from voxweft.engine.staged import StoredLogits
+from voxweft.engine.stage import Blocks, Output, Source, Sweep
+from voxweft.engine.stored import StoredLogits
+from voxweft.engine.totals import n_cores
 from voxweft.errors import RequestError
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import Geometry, VolumeInfo
 from voxweft.model.card import ModelCard
+from voxweft.model.ref import ModelRef
+from voxweft.runner.devices import budget_for
+from voxweft.runner.execution import Execution
+from voxweft.runner.opening import Opened
+from voxweft.runner.patches import absent_parts, open_parts, require_whole
+from voxweft.runner.place import Place
+from voxweft.runner.records import check_output
+from voxweft.runner.run import run_plan
+from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink
 from voxweft.stores.patches import ZarrPatches
+
+PATCHES = "patch logits"
 
 
 def blend(
@@ -61,8 +72,11 @@ def blend(
     workers = Workers.of(execution, ["cpu"])
     check_output(sink, execution)
     plan = blend_plan(parent_dir, parts, options, workers.n_sharing)
-    stored = StoredLogits(parts, plan.grid, plan.region, absent=absent_parts(parts))
-    return execute(Prepared(plan, None, None, stored=stored), sink, workers, execution, emit)
+    ref = plan.inputs[0].ref
+    if not isinstance(ref, PatchesRef):
+        raise RequestError(f"{parent_dir} holds no patches")
+    patches = StoredLogits(parts, ref.grid, ref.region, absent=absent_parts(parts))
+    return run_plan(Opened(plan, patches={VOLUME: patches}), Place.of(sink), workers, execution, emit)
 
 
 def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions, n_workers: int) -> Plan:
@@ -98,22 +112,32 @@ def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions,
     source = VolumeInfo(
         parent_dir, PATCHES, (z, y, x), "float16", chunk_zyx=first.patch_zyx, geometry=geometry_in(said)
     )
-    return stage_plan(source, card, engine, digest.hexdigest(), n_workers, flags_of(options))
+    found = Findings(budget=budget_for(engine, "cpu", max(1, n_workers)), app="blend")
+    plan = plan_sweep(source, (ModelRef(card),), engine, found)
+    sweep = plan.sweep
+    output = replace(sweep.outputs[0], spec=replace(sweep.spec, layout="vesuvius"))
+    ref = PatchesRef(parent_dir, sweep.grid, sweep.region)
+    return replace(
+        plan,
+        request=Request("blend", decisive(options), defaults_of(options)),
+        inputs=(InputRef(VOLUME, ref, digest.hexdigest()),),
+        stages=(_as_vesuvius(sweep, output) if options.compat else replace(sweep, outputs=(output,)),),
+    )
 
 
-def stage_plan(
-    source: VolumeInfo,
-    card: ModelCard,
-    engine: RunOptions,
-    fingerprint: str,
-    n_workers: int,
-    asked: dict[str, Any],
-) -> Plan:
-    """A plan for stored logits, in the arrays of the scroll pipeline where that is asked for."""
-    plan = make_plan(source, card, engine, fingerprint=fingerprint, budget=budget_for(engine, "cpu", max(1, n_workers)))
-    vesuvius = plan.finish.output == "merged" or bool(asked.get("compat"))
-    spec = replace(plan.spec, layout="vesuvius") if vesuvius else plan.spec
-    return replace(plan, spec=spec, request={**plan.request, **asked})
+def _as_vesuvius(sweep: Sweep, output: Output) -> Blocks:
+    """The same by the numbers of the reference, chunk by chunk."""
+    settings = {"n_classes": sweep.finish.n_classes, "sigma_scale": sweep.sigma_scale}
+    return Blocks(
+        name="blend",
+        op=Op.of(blend_as_vesuvius, **settings),
+        sources=(Source(VOLUME),),
+        outputs=(output,),
+        shape_zyx=sweep.spec.shape_zyx,
+        region=sweep.region,
+        block_zyx=sweep.spec.shard_zyx,
+        cell_zyx=sweep.spec.chunk_zyx,
+    )
 
 
 def overlap_in(parts: list[ZarrPatches], shape: tuple[int, int, int], compat: bool) -> float:

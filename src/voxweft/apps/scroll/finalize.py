@@ -4,26 +4,38 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
-from voxweft.apps.execute import COMPLETE, check_output, execute, report_of, verify
-from voxweft.apps.prepare import Prepared, mask_fingerprint
-from voxweft.apps.scroll.blend import execution_of, geometry_in, stage_plan
-from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions, StageOptions
-from voxweft.apps.stored import CHUNKS, open_stored
-from voxweft.apps.workers import Workers
+from voxweft.apps.scroll.blend import execution_of, geometry_in
+from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions
+from voxweft.engine.budget import shard_for
+from voxweft.engine.compat import finish_as_vesuvius
 from voxweft.engine.events import Emit, silent
+from voxweft.engine.finish import finish_block
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
-from voxweft.engine.options import flags_of
-from voxweft.engine.plan import Plan
+from voxweft.engine.op import Op
+from voxweft.engine.options import decisive, defaults_of, parse_size
+from voxweft.engine.part import State
+from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request, differing
 from voxweft.engine.report import Report
+from voxweft.engine.stage import Blocks, Output, Source, level_stages
 from voxweft.errors import PlanMismatchError, RequestError
-from voxweft.image.info import VolumeInfo
-from voxweft.image.protocols import Sink
-from voxweft.model.card import ModelCard
-from voxweft.stores import open_sink, open_volume
+from voxweft.geometry.box import Box, Zyx
+from voxweft.image.info import OutputSpec
+from voxweft.image.protocols import Sink, Volume
+from voxweft.image.ref import VolumeRef, volume_ref
+from voxweft.image.views import Repeat
+from voxweft.ops.activate import Finish
+from voxweft.runner.opening import Opened
+from voxweft.runner.place import Place
+from voxweft.runner.planning import mask_fingerprint
+from voxweft.runner.records import check_output, report_of
+from voxweft.runner.run import run_plan
+from voxweft.runner.verify import verify
+from voxweft.runner.workers import Workers
+from voxweft.stores import open_ref, open_sink, open_volume
 from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.url import exists, records_at, remove
 from voxweft.stores.zarr import attributes_of
@@ -69,21 +81,15 @@ def finalize(
     check_output(sink, execution)
     if how.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, how)):
         return done
-    volume = open_volume(input_path)
+    volume = open_ref(VolumeRef(input_path, opener="sparse"))
     if not volume.info.dtype.startswith("float"):
         raise RequestError(f"{input_path} holds {volume.info.dtype} values; logits are float16 or float32")
     _require_finished(input_path)
     said = attributes_of(input_path)
     how = replace(how, mask=how.mask or ("" if how.compat else said.get("support_volume", "")))
-    mask = open_volume(how.mask) if how.mask else None
-    if mask is not None:
-        mask_scale(mask.info, volume.info.shape_zyx)
-    plan = finalize_plan(volume.info, said, (classes, how), workers.n_sharing)
-    if mask is not None:
-        plan = replace(plan, mask_fingerprint=mask_fingerprint(mask))
-    prepared = Prepared(plan, None, None, mask, stored=open_stored(plan))
-    report = execute(prepared, sink, workers, execution, emit)
-    if how.delete_intermediates and report.status == COMPLETE:
+    plan = finalize_plan(volume, said, (classes, how))
+    report = run_plan(Opened(plan, {VOLUME: volume}), Place.of(sink), workers, execution, emit)
+    if how.delete_intermediates and report.status == State.COMPLETE:
         verify(output_path, emit)
         remove(input_path)
         remove(f"{input_path.rstrip('/')}.voxweft")
@@ -97,71 +103,69 @@ def _done_before(sink: Sink, classes: ClassOptions, how: FinalizeOptions) -> Rep
     if stored is None or not sink.exists():
         return None
     plan = Plan.from_json(stored)
-    asked = flags_of(classes) | flags_of(how) | {"mask": how.mask or plan.request.get("mask")}
-    differ = [
-        f"{k}: stored {plan.request.get(k)!r}, asked for {v!r}" for k, v in asked.items() if plan.request.get(k) != v
-    ]
-    if differ:
+    asked = _request(classes, replace(how, mask=how.mask or plan.request.get("mask", "")))
+    if differ := differing(plan.request, asked):
         raise PlanMismatchError(f"{sink.url} holds the work of another plan: {'; '.join(differ)}.", "Give --overwrite.")
-    if len(ledger.slabs()) < plan.columns.n_units:
+    if len(ledger.done(plan.main.name)) < plan.main.n_units:
         return None
     return report_of(ledger)
 
 
-def finalize_plan(
-    source: VolumeInfo, said: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions], n_workers: int
-) -> Plan:
-    """The plan of a finalize: a sweep over the stored chunks, which do not overlap."""
-    classes, how = options
+def _request(classes: ClassOptions, how: FinalizeOptions) -> Request:
+    return Request("finalize", decisive(classes) | decisive(how), defaults_of(classes) | defaults_of(how))
+
+
+def finalize_plan(volume: Volume, said: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions]) -> Plan:
+    """The plan of a finalize: an operation on every chunk."""
+    (classes, how), source = options, volume.info
     told = said.get("target_info", {}).values()
     targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in told))
     if targets and classes.mode == "multiclass":
         raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
-    engine = StageOptions(
-        overlap=0.0,
-        window="uniform",
-        fit="abut",
-        mode=classes.mode,
-        output=classes.output,
-        threshold=classes.threshold,
-        mask=how.mask,
-        chunk=how.chunk_size or ",".join(map(str, source.chunk_zyx)),
-        pyramid=how.pyramid and not how.compat,
-        device="cpu",
-        memory=how.memory,
-        compat=how.compat,
-    )
-    card = ModelCard(
-        path=source.url,
-        format=CHUNKS,
-        digest=str(said.get("model_digest", "")),
-        patch_zyx=source.chunk_zyx,
-        n_inputs=source.n_channels,
-        n_classes=source.n_channels,
-        activation="softmax" if source.n_channels > 1 else "sigmoid",
-        targets=targets,
-        attributes=_attributes(said, classes),
-    )
-    info = VolumeInfo(
-        url=source.url,
-        format=CHUNKS,
+    activation = "softmax" if source.n_channels > 1 else "sigmoid"
+    finish = Finish(classes.mode, classes.output, source.n_channels, activation, classes.threshold, targets)
+    sides = zip(parse_size(how.chunk_size) or source.chunk_zyx, source.shape_zyx, strict=True)
+    chunk: Zyx = tuple(min(c, -(-n // 16) * 16) for c, n in sides)  # type: ignore[assignment]
+    plane = (-(-source.shape_zyx[1] // chunk[1]) * chunk[1], -(-source.shape_zyx[2] // chunk[2]) * chunk[2])
+    spec = OutputSpec(
         shape_zyx=source.shape_zyx,
-        dtype=source.dtype,
-        n_channels=source.n_channels,
-        chunk_zyx=source.chunk_zyx,
+        n_channels=finish.n_channels,
+        dtype=finish.dtype,
+        chunk_zyx=chunk,
+        shard_zyx=shard_for(plane, chunk),
+        pyramid=("mean" if classes.output == "probability" else "nearest") if how.pyramid and not how.compat else "none",
         geometry=geometry_in(dict(said)),
-        details=source.details,
+        layout="vesuvius" if how.compat else "ome-zarr",
+        is_label=classes.output == "labels",
     )
-    asked = flags_of(classes) | flags_of(how)
-    return stage_plan(info, card, engine, _fingerprint(info), n_workers, asked)
+    output = Output(spec=spec, attributes=_attributes(said, classes))
+    region = Box.of(source.shape_zyx)
+    inputs = [InputRef(VOLUME, volume_ref(volume), _fingerprint(volume))]
+    if how.mask:
+        mask = open_volume(how.mask)
+        repeated = Repeat(mask_scale(mask.info, source.shape_zyx), source.shape_zyx)
+        inputs.append(InputRef(MASK, VolumeRef(how.mask, views=(repeated,)), mask_fingerprint(mask)))
+    stage = Blocks(
+        name="finalize",
+        op=Op.of(finish_as_vesuvius if how.compat else finish_block, **asdict(finish)),
+        sources=tuple(Source(one.name) for one in inputs),
+        outputs=(output,),
+        shape_zyx=source.shape_zyx,
+        region=region,
+        block_zyx=spec.shard_zyx,
+        cell_zyx=chunk,
+    )
+    levels = level_stages(output, region, stage.name)
+    return Plan(_request(classes, how), tuple(inputs), (), (stage, *levels))
 
 
 def _attributes(said: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
     return {**said, "processing_mode": classes.mode, "threshold_applied": classes.hard}
 
 
-def _fingerprint(info: VolumeInfo) -> str:
+def _fingerprint(volume: Volume) -> str:
     """A digest of names, sizes and times of the stored chunks: a merged array that changed is another input."""
+    info = volume.info
     head = f"{info.shape_zyx} {info.n_channels} {info.dtype}"
     return hashlib.sha256(head.encode() + ChunkFiles(info.url).stamps()).hexdigest()
 
@@ -172,15 +176,11 @@ def _require_finished(url: str) -> None:
     stored = ledger.plan()
     if stored is None:
         return
-    columns, done = Plan.from_json(stored).columns, ledger.slabs()
-    missing = [
-        f"slab {s} of column {c}"
-        for c in range(columns.n_columns)
-        for s in range(columns.n_slabs)
-        if (c, s) not in done
-    ]
+    stage = Plan.from_json(stored).main
+    done = ledger.done(stage.name)
+    missing = [stage.label(unit) for unit in range(stage.n_units) if unit not in done]
     if missing:
         raise RequestError(
-            f"{url} is not blended to the end: {', '.join(missing[:5])} of {columns.n_units} slabs missing. "
+            f"{url} is not blended to the end: {', '.join(missing[:5])} of {stage.n_units} {stage.noun} missing. "
             "Run voxweft blend for the parts that did not end."
         )

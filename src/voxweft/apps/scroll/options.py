@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from voxweft.apps.workers import LaunchOptions
+from voxweft.runner.workers import LaunchOptions
 from voxweft.engine.options import RunOptions, option, parse_bytes, part_problems
 from voxweft.errors import RequestError
-from voxweft.geometry.tiling import FITS
 from voxweft.ops.activate import MODES, OUTPUTS
 from voxweft.stores.patches import COMPRESSORS
 
@@ -68,11 +67,11 @@ class NetworkOptions:
         "Support volume, same size or smaller by a whole factor; background where it is 0.",
         names=("--mask", "--support-volume"),
     )
-    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
+    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
     runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.")
     precision: str = option("auto", "auto, fp32, fp16 or bf16.")
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
-    hf_token: str = option("", "Hugging Face token, for a private hf:// model.", places=True)
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
+    hf_token: str = option("", "Hugging Face token, for a private hf:// model.", decides=False)
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
     def __post_init__(self) -> None:
@@ -98,7 +97,7 @@ class PartOptions:
 
     @property
     def share(self) -> dict[str, int]:
-        """Number of parts and the one to do, as :class:`~voxweft.apps.execute.Execution` counts them."""
+        """Number of parts and the one to do, as :class:`~voxweft.runner.execution.Execution` counts them."""
         divided = self.num_parts > 1 and not self.prepare
         return {"num_parts": self.num_parts, "part_id": self.part_id} if divided else {}
 
@@ -127,11 +126,11 @@ class BlendOptions(LaunchOptions):
 
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
     chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: the patch.")
-    num_workers: int = option(0, "Worker processes; 0: half of the cores.", places=True)
+    num_workers: int = option(0, "Worker processes; 0: half of the cores.", decides=False)
     compression_level: int = option(1, "Compression level of the output, 0 (none) to 9.")
-    weights_path: str = option("", "Accepted and without effect: voxweft keeps no weights.", places=True)
-    keep_weights: bool = option(False, "Accepted and without effect: voxweft keeps no weights.", places=True)
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    weights_path: str = option("", "Accepted and without effect: voxweft keeps no weights.", decides=False)
+    keep_weights: bool = option(False, "Accepted and without effect: voxweft keeps no weights.", decides=False)
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
     def __post_init__(self) -> None:
@@ -172,16 +171,16 @@ class ClassOptions:
 class FinalizeOptions(LaunchOptions):
     """How the final output is stored."""
 
-    delete_intermediates: bool = option(False, "Delete the merged logits once the result is verified.", places=True)
+    delete_intermediates: bool = option(False, "Delete the merged logits once the result is verified.", decides=False)
     chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: that of the input.")
-    num_workers: int = option(0, "Worker processes; 0: half of the cores.", places=True)
+    num_workers: int = option(0, "Worker processes; 0: half of the cores.", decides=False)
     mask: str = option(
         "",
         "Support volume, same size or smaller by a whole factor; background where it is 0.",
         names=("--mask", "--support-volume"),
     )
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
     def __post_init__(self) -> None:
@@ -196,17 +195,17 @@ class FinalizeOptions(LaunchOptions):
 class PipelineOptions(LaunchOptions):
     """How the three stages are run as one."""
 
-    staged: bool = option(False, "Write logits to disk between the stages; default: one sweep without.", places=True)
-    workdir: str = option("", "Where intermediate logits go, with --staged; default: OUTPUT_work.", places=True)
-    keep_intermediates: bool = option(False, "Keep them.", places=True)
-    single_part: bool = option(False, "One part only, with --staged.", places=True)
-    gpus: str = option("all", "CUDA devices: all, or 0,1.", places=True)
-    parts_per_gpu: int = option(1, "Parts a device, with --staged.", places=True)
-    num_workers: int = option(0, "Worker processes; 0: chosen.", places=True)
-    skip_predict: bool = option(False, "Leave the stage out: its output is there. With --staged.", places=True)
-    skip_blend: bool = option(False, "Leave the stage out: its output is there. With --staged.", places=True)
-    skip_finalize: bool = option(False, "Leave the stage out. With --staged.", places=True)
-    fuse_blend_finalize: bool = option(False, "Accepted: without --staged voxweft fuses all three.", places=True)
+    staged: bool = option(False, "Write logits to disk between the stages; default: one sweep without.", decides=False)
+    workdir: str = option("", "Where intermediate logits go, with --staged; default: OUTPUT_work.", decides=False)
+    keep_intermediates: bool = option(False, "Keep them.", decides=False)
+    single_part: bool = option(False, "One part only, with --staged.", decides=False)
+    gpus: str = option("all", "CUDA devices: all, or 0,1.", decides=False)
+    parts_per_gpu: int = option(1, "Parts a device, with --staged.", decides=False)
+    num_workers: int = option(0, "Worker processes; 0: chosen.", decides=False)
+    skip_predict: bool = option(False, "Leave the stage out: its output is there. With --staged.", decides=False)
+    skip_blend: bool = option(False, "Leave the stage out: its output is there. With --staged.", decides=False)
+    skip_finalize: bool = option(False, "Leave the stage out. With --staged.", decides=False)
+    fuse_blend_finalize: bool = option(False, "Accepted: without --staged voxweft fuses all three.", decides=False)
     chunk_size: str = option("128,128,128", "Chunk z,y,x of the output, in voxels.")
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
 
@@ -230,7 +229,6 @@ class StageOptions(RunOptions):
     """The engine's options for one stage, with what else must be the same for all of its parts."""
 
     outputs: ClassVar[tuple[str, ...]] = OUTPUTS
-    fits: ClassVar[tuple[str, ...]] = (*FITS, "abut")
     num_parts: int = 1
     compat: str = ""
     listed_volume: str = ""

@@ -5,9 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voxweft.apps.execute import COMPLETE, Execution, check_output, execute
-from voxweft.apps.forecast import Forecast, forecast
-from voxweft.apps.prepare import devices_of, n_gpus, prepare
 from voxweft.apps.scroll.blend import blend
 from voxweft.apps.scroll.finalize import finalize
 from voxweft.apps.scroll.options import (
@@ -22,17 +19,25 @@ from voxweft.apps.scroll.options import (
 )
 from voxweft.apps.scroll.predict import predict, remove_parts, stage_options
 from voxweft.apps.scroll.source import open_source, scope_of
-from voxweft.apps.workers import Workers
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.options import RunOptions
+from voxweft.engine.part import State
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
 from voxweft.errors import RequestError, RunError
 from voxweft.image.protocols import Volume
 from voxweft.launch import open_executor, run_parts
 from voxweft.model.protocols import Model
+from voxweft.runner.devices import devices_of, n_gpus
+from voxweft.runner.execution import Execution
+from voxweft.runner.forecast import Forecast, forecast
+from voxweft.runner.place import Place
+from voxweft.runner.planning import plan_run
+from voxweft.runner.records import check_output
+from voxweft.runner.run import run_plan
+from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.url import exists, remove_if_empty
 
@@ -82,17 +87,18 @@ def pipeline(
     mask = open_volume(engine.mask) if engine.mask else None
     workers = Workers.of(execution, devices_of(engine.device))
     records = None if part.overwrite else sink.records
-    prepared = prepare(
+    opened = plan_run(
         volume,
-        found,
+        [found],
         engine,
+        app="pipeline",
         mask=mask,
         records=records,
         normalization=scope_of(found.card, network.normalization, emit),
         n_workers=workers.n_sharing,
         emit=emit,
     )
-    return execute(prepared, sink, workers, execution, emit)
+    return run_plan(opened, Place.of(sink), workers, execution, emit)
 
 
 def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
@@ -149,7 +155,7 @@ def _staged(source: Any, output: str, model: Any, options: Options, command: str
         reports.append(blend(parts, merged, blending, part=again, command=command, emit=emit))
     if not how.skip_finalize:
         reports.append(finalize(merged, output, (classes, finishing), part=part, command=command, emit=emit))
-        if not how.keep_intermediates and reports[-1].status == COMPLETE:
+        if not how.keep_intermediates and reports[-1].status == State.COMPLETE:
             remove_parts(parts)
             remove_if_empty(parts)
             remove_if_empty(work)

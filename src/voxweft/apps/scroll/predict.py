@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from voxweft.apps.execute import PARTIAL, require_apart, settle
-from voxweft.apps.parts import open_job
-from voxweft.apps.prepare import Prepared, devices_of, prepare
 from voxweft.apps.scroll.options import (
     NetworkOptions,
     PartOptions,
@@ -21,19 +17,25 @@ from voxweft.apps.scroll.options import (
     tta_of,
 )
 from voxweft.apps.scroll.source import find_volume, open_source, scope_of
-from voxweft.apps.stored import records_of
 from voxweft.backends import load_model
-from voxweft.engine.attempts import Attempt, attempt
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.job import Tally
 from voxweft.engine.ledger import Ledger
-from voxweft.engine.plan import Plan
-from voxweft.engine.report import Report, environment, peak_memory_bytes, tally_dict
-from voxweft.engine.staged import Layers, predict_part, tiles_of_part
+from voxweft.engine.part import Part, State
+from voxweft.engine.plan import MASK, Plan
+from voxweft.engine.report import Report, environment, peak_memory_bytes
+from voxweft.engine.stage import Stores
+from voxweft.engine.totals import Totals, lanes_for
 from voxweft.errors import RequestError
 from voxweft.image.protocols import Records
 from voxweft.model.targets import target_info
-from voxweft.stores import open_sink, open_volume
+from voxweft.runner.devices import devices_of
+from voxweft.runner.parts import compute_part
+from voxweft.runner.patches import records_of
+from voxweft.runner.place import Place
+from voxweft.runner.planning import plan_run
+from voxweft.runner.records import require_apart
+from voxweft.runner.run import settle, warnings_of
+from voxweft.stores import open_volume
 from voxweft.stores.patches import ZarrPatches
 from voxweft.stores.url import absolute, records_at, remove
 from voxweft.version import __version__
@@ -69,7 +71,7 @@ def predict(
     Returns
     -------
     Report
-        Its ``n_slabs`` are layers of patches.
+        Its units are layers of patches of this part.
 
     Raises
     ------
@@ -92,27 +94,33 @@ def predict(
     schemes = scope_of(found.card, network.normalization, emit)
     require_apart(volume.info.url, output_dir)
     stored = None if part.overwrite else records
-    prepared = prepare(volume, found, engine, mask=mask, records=stored, normalization=schemes, emit=emit)
+    opened = plan_run(
+        volume,
+        [found],
+        engine,
+        app="predict",
+        mask=mask,
+        records=stored,
+        normalization=schemes,
+        stores=Stores(part.num_parts, (storage.zarr_compressor, storage.zarr_compression_level)),
+        emit=emit,
+    )
     if part.overwrite:
         remove_parts(output_dir)
     device, ledger = devices_of(network.device)[0], Ledger(records)
-    prepared, _ = settle(prepared, ledger, device, emit)
+    place = Place(output_dir, records, store_of=lambda index: _part_store(output_dir, opened.plan, index, network))
+    opened, _ = settle(opened, place, device, emit)
+    stage = opened.plan.sweep
+    own = Part(stage.name, part.part_id, part.num_parts, stage.share(part.part_id, part.num_parts))
     if part.prepare:
-        report = _report(output_dir, prepared, (Tally(), 0, time.perf_counter() - started), device, command)
-        return replace(report, status=PARTIAL)
-    columns = list(tiles_of_part(prepared.plan, part.part_id, part.num_parts))
-    target = _part_store(output_dir, prepared.plan, columns, (part, network, storage))
-    n_layers = sum(len(layers) for layers in columns)
+        return _report(place, opened.plan, (own, Totals(), State.PARTIAL), started, (device, command))
+    n_done = len(ledger.done(stage.name).intersection(own.units))
     emit(
-        Event(
-            "begin", data={"n_slabs": n_layers, "n_done": len(ledger.layers(part.part_id)), "unit": "layers of patches"}
-        )
+        Event("begin", data={"stage": stage.name, "n_units": len(own.units), "n_done": n_done, "noun": stage.noun})
     )
-    tally = Tally()
-    with attempt(ledger, Attempt(part.part_id, part.num_parts), emit) as counting:
-        job = replace(open_job(prepared, open_sink("memory://"), device, counting), ledger=ledger)
-        predict_part(job, columns, target, tally, part.part_id)
-    report = _report(output_dir, prepared, (tally, n_layers, time.perf_counter() - started), device, command)
+    _part_store(output_dir, opened.plan, part.part_id, network)  # also of a part without patches
+    record = compute_part(opened, stage, own, place, (device, lanes_for(device)), emit=emit)
+    report = _report(place, opened.plan, (own, Totals(**record.totals), State.COMPLETE), started, (device, command))
     ledger.put_report(f"parts/{part.part_id}-of-{part.num_parts}.json", report.to_dict())
     emit(Event("done", report.status, report.to_dict()))
     return report
@@ -147,11 +155,21 @@ def _check_folder(folder: str, records: Records, part: PartOptions) -> None:
         )
     if Ledger(records).plan() is None and ZarrPatches.numbers(folder):
         raise RequestError(f"{folder} holds parts that another program wrote; choose another --output-dir")
-    gone = [n for n in range(part.num_parts) if Ledger(records).layers(n) and n not in ZarrPatches.numbers(folder)]
-    if gone and not part.overwrite:
+    if gone := [] if part.overwrite else _gone(folder, records):
         raise RequestError(
             f"{folder}: part {gone[0]} is gone, but its records are there; delete {records_of(folder)} too"
         )
+
+
+def _gone(folder: str, records: Records) -> list[int]:
+    """The parts whose records are there, but not their patches."""
+    ledger, there = Ledger(records), ZarrPatches.numbers(folder)
+    stored = ledger.plan()
+    if stored is None:
+        return []
+    stage = Plan.from_json(stored).sweep
+    done = ledger.done(stage.name)
+    return [n for n, units in enumerate(stage.pieces()) if n not in there and done.intersection(units)]
 
 
 def remove_parts(folder: str) -> None:
@@ -164,70 +182,66 @@ def remove_parts(folder: str) -> None:
         remove(records_of(folder))
 
 
-def _part_store(
-    folder: str,
-    plan: Plan,
-    columns: list[Layers],
-    how: tuple[PartOptions, NetworkOptions, PatchStoreOptions],
-) -> ZarrPatches:
-    """The store of this part: a new one, or the one that an earlier run of it began."""
-    part, network, storage = how
-    starts = [tile.box.start for layers in columns for layer in layers.values() for tile in layer]
+def _part_store(folder: str, plan: Plan, part: int, network: NetworkOptions) -> ZarrPatches:
+    """The store of a part: a new one, or the one that an earlier run of it began."""
+    stage = plan.sweep
+    kept, stores = stage.kept, stage.stores or Stores(1)
+    starts = [t.box.start for layers in (kept.tiles(part) if kept else ()) for layer in layers for t in layer]
     attributes = {
-        "patch_size": list(plan.grid.patch),
+        "patch_size": list(stage.grid.patch),
         "overlap": network.overlap,
-        "part_id": part.part_id,
-        "num_parts": part.num_parts,
-        "original_volume_shape": list(plan.source.shape_zyx),
+        "part_id": part,
+        "num_parts": stores.n_parts,
+        "original_volume_shape": list(stage.info.shape_zyx),
     }
-    attributes |= settings_of(plan)
     return ZarrPatches.create(
         folder,
-        part.part_id,
+        part,
         np.array(starts, np.int32).reshape(-1, 3),
-        (plan.card.n_classes, plan.grid.patch),
-        attributes,
-        (storage.zarr_compressor, storage.zarr_compression_level),
+        (stage.finish.n_classes, stage.grid.patch),
+        attributes | settings_of(plan),
+        stores.compressor,
     )
 
 
 def settings_of(plan: Plan) -> dict[str, Any]:
     """What the parts and all that is made of them say of their making."""
-    geometry = plan.source.geometry
+    stage, card, mask = plan.sweep, plan.models[0].card, plan.input(MASK)
+    geometry, (one, *_) = stage.info.geometry, stage.passes
     return {
-        "tta": plan.tta != "none",
-        "tta_type": plan.tta,
-        "normalization": [n.scheme for n in plan.normalization],
-        "skip_empty_patches": plan.skip_empty,
-        "model": plan.card.path,
-        "model_digest": plan.card.digest,
-        "input": plan.source.url,
+        "tta": one.tta != "none",
+        "tta_type": one.tta,
+        "normalization": [n.scheme for n in one.normalization],
+        "skip_empty_patches": stage.skip_empty,
+        "model": card.path,
+        "model_digest": card.digest,
+        "input": stage.info.url,
         "plan_digest": plan.digest,
-        "support_volume": plan.mask and absolute(plan.mask),
+        "support_volume": absolute(mask.ref.url) if mask else "",
         "voxweft_version": __version__,
         "voxel_size_zyx": list(geometry.voxel_size_zyx),
         "origin_zyx": list(geometry.origin_zyx),
         "unit": geometry.unit,
-        **target_info(plan.card),
-    } | ({"bbox_zyx": [list(plan.region.start), list(plan.region.stop)]} if plan.request.get("bbox") else {})
+        **target_info(card),
+    } | ({"bbox_zyx": [list(stage.region.start), list(stage.region.stop)]} if plan.request.get("bbox") else {})
 
 
-def _report(folder: str, prepared: Prepared, work: tuple[Tally, int, float], device: str, command: str) -> Report:
-    tally, n_layers, elapsed_s = work
-    warnings = []
-    if tally.n_nonfinite:
-        warnings.append(f"{tally.n_nonfinite} voxels of the input were NaN or Inf and were taken as 0")
+def _report(
+    place: Place, plan: Plan, work: tuple[Part, Totals, State], started: float, made: tuple[str, str]
+) -> Report:
+    (part, totals, status), (device, command) = work, made
+    n_done = len(Ledger(place.records).done(part.stage).intersection(part.units))
     return Report(
-        output=folder,
-        plan_digest=prepared.plan.digest,
-        status="complete",
-        n_slabs=n_layers,
-        n_slabs_done=n_layers,
-        tally=tally_dict(tally),
-        elapsed_s=round(elapsed_s, 3),
+        output=place.url,
+        plan_digest=plan.digest,
+        status=status,
+        n_units=len(part.units),
+        n_units_done=n_done,
+        totals=totals.to_dict(),
+        elapsed_s=round(time.perf_counter() - started, 3),
         peak_memory_bytes=peak_memory_bytes(),
-        notes=prepared.plan.notes,
-        warnings=tuple(warnings),
+        notes=plan.notes,
+        warnings=warnings_of(totals),
         environment=environment(device),
         command=command,
     )

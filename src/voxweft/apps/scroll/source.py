@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from voxweft.apps.scroll.options import SourceOptions
-from voxweft.apps.tables import read_toml
+from voxweft.runner.tables import read_toml
 from voxweft.engine.events import Emit, Event
 from voxweft.engine.options import parse_bytes
 from voxweft.errors import ModelError, RequestError

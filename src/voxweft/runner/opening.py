@@ -1,0 +1,153 @@
+"""From names to what they mean: volumes, models, networks, places; stages with all that they need opened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+from numpy.typing import NDArray
+
+from voxweft.backends import reload
+from voxweft.engine.blocks import compute_blocks
+from voxweft.engine.commit import Commit, GoesOn
+from voxweft.engine.gather import compute_gather
+from voxweft.engine.keep import keep_patches
+from voxweft.engine.opened import (
+    OpenedBlocks,
+    OpenedGather,
+    OpenedOutput,
+    OpenedSweep,
+    OpenedVolume,
+    Readable,
+    TileLogits,
+)
+from voxweft.engine.plan import PatchesRef, Plan
+from voxweft.engine.stage import Blocks, Gather, Pass, Stage
+from voxweft.engine.sweep import sweep
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
+from voxweft.image.info import VolumeInfo
+from voxweft.image.protocols import Volume
+from voxweft.model.protocols import Model, Predictor
+from voxweft.runner.patches import open_patches
+from voxweft.runner.place import Place
+from voxweft.stores import open_ref
+
+Compute = Callable[[range, Commit, GoesOn], None]
+"""Computes a run of units of one stage (see ``Stage.runs``) and commits each, in ascending order."""
+
+
+class Opened:
+    """A plan, and what of it is open already; the rest is opened when a stage first needs it.
+
+    Parameters
+    ----------
+    plan
+        What is to be done.
+    volumes, models, patches
+        Inputs by their names, and models in their order, where they are open.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        volumes: Mapping[str, Volume] | None = None,
+        models: Sequence[Model] = (),
+        patches: Mapping[str, TileLogits] | None = None,
+    ) -> None:
+        self.plan = plan
+        self._volumes, self._kept = dict(volumes or {}), dict(patches or {})
+        self._models = dict(enumerate(models))
+        self.predictors: dict[Any, Predictor] = {}
+        """Networks that are ready; shared with whoever gave them."""
+
+    def with_plan(self, plan: Plan, volumes: Mapping[str, Volume] | None = None) -> Opened:
+        """The same things for another plan of them, and perhaps of other volumes."""
+        opened = Opened(plan, self._volumes if volumes is None else volumes, patches=self._kept)
+        opened._models, opened.predictors = self._models, self.predictors
+        return opened
+
+    def reuse(self, predictors: Sequence[Predictor], device: str) -> None:
+        """Take the networks of the models, made ready while it was planned, for all passes of a model."""
+        for one in self.plan.sweep.passes:
+            self.predictors[self._key(one, device)] = predictors[one.model]
+
+    def volume(self, name: str) -> Volume:
+        """An input."""
+        if name not in self._volumes:
+            ref = self.plan.input(name)
+            if ref is None or isinstance(ref.ref, PatchesRef):
+                raise RequestError(f"the plan has no volume {name!r}")
+            self._volumes[name] = open_ref(ref.ref)
+        return self._volumes[name]
+
+    def stage(self, stage: Stage, place: Place, device: str = "cpu", n_lanes: int = 1) -> Compute:
+        """A stage, ready to compute; networks run on the device, ``n_lanes`` forward passes at once.
+
+        Raises
+        ------
+        RequestError
+            If another model lies at a path, or the same one with another card.
+        """
+        if isinstance(stage, Gather):
+            outputs = {name: self._outputs(name, place) for name in stage.needs}
+            files = {o.name: place.files[o.name] for o in stage.outputs if o.spec is None}
+            return partial(compute_gather, OpenedGather(stage, outputs, files))
+        if isinstance(stage, Blocks):
+            sources = tuple(self._source(s.name, s.output, place) for s in stage.sources)
+            return partial(compute_blocks, OpenedBlocks(stage, sources))
+        mask = self.volume(stage.mask) if stage.mask else None
+        opened = OpenedSweep(stage, mask=mask, device=device, n_lanes=n_lanes, store_of=place.store_of)
+        ref = self.plan.input(stage.source)
+        if ref and isinstance(ref.ref, PatchesRef):
+            return partial(sweep, replace(opened, patches=self._patches(stage.source)))
+        volume = self.volume(stage.source) if ref else StageVolume(self._outputs(stage.source, place)[0], stage.info)
+        networks = tuple(self._predictor(one, device, n_lanes) for one in stage.passes)
+        return partial(keep_patches if stage.stores else sweep, replace(opened, volume=volume, predictors=networks))
+
+    def _predictor(self, one: Pass, device: str, n_lanes: int) -> Predictor:
+        key = self._key(one, device)
+        if key not in self.predictors:
+            model = self._models.get(one.model)
+            model = model if model is not None else reload(self.plan.models[one.model])
+            self._models[one.model] = model
+            self.predictors[key] = model.open(replace(one.setting, device=device, n_lanes=n_lanes))
+        return self.predictors[key]
+
+    def _key(self, one: Pass, device: str) -> tuple[Any, ...]:
+        ref = self.plan.models[one.model]
+        return ref.url, ref.digest, repr(ref.arguments), replace(one.setting, device=device)
+
+    def _patches(self, name: str) -> TileLogits:
+        ref = self.plan.input(name)
+        if ref is None or not isinstance(ref.ref, PatchesRef):
+            raise RequestError(f"the plan has no patches {name!r}")
+        if name not in self._kept:
+            self._kept[name] = open_patches(ref.ref)
+        return self._kept[name]
+
+    def _source(self, name: str, output: int, place: Place) -> Readable | TileLogits:
+        ref = self.plan.input(name)
+        if ref is None:
+            return self._outputs(name, place)[output]
+        return self._patches(name) if isinstance(ref.ref, PatchesRef) else OpenedVolume(self.volume(name))
+
+    def _outputs(self, name: str, place: Place) -> tuple[Readable, ...]:
+        outputs = self.plan.stage(name).outputs
+        return tuple(OpenedOutput(place.sink_of(o), o.level) for o in outputs if o.spec)
+
+
+class StageVolume:
+    """What an earlier stage wrote, as the volume of a later one."""
+
+    def __init__(self, written: Readable, info: VolumeInfo) -> None:
+        self._written, self.info = written, info
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box [C, Z, Y, X]."""
+        values = self._written.read(box)
+        if values is None:
+            raise RequestError(f"{self.info.url} holds nothing at {box}")
+        return values

@@ -1,0 +1,103 @@
+"""What lies beside an output: its plan, its provenance, and whether it may be written to."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from voxweft.engine.ledger import Ledger
+from voxweft.engine.part import State
+from voxweft.engine.plan import Plan
+from voxweft.engine.report import Report
+from voxweft.errors import RequestError
+from voxweft.image.protocols import Sink
+from voxweft.runner.execution import Execution
+from voxweft.runner.place import IN_MEMORY
+from voxweft.stores import open_sink
+from voxweft.stores.url import absolute, records_at
+from voxweft.version import __version__
+
+
+def plan_of(sink: Sink) -> tuple[Plan, Ledger]:
+    """The plan of an output and its ledger.
+
+    Raises
+    ------
+    RequestError
+        If voxweft did not write it.
+    """
+    ledger = Ledger(sink.records)
+    stored = ledger.plan()
+    if stored is None:
+        require_no_old_records(sink.url)
+        raise RequestError(f"{sink.url} is not the output of a voxweft run: no plan lies beside it")
+    return Plan.from_json(stored), ledger
+
+
+def read_plan(source: str) -> Plan:
+    """The plan inside an output that voxweft wrote, or in a JSON file."""
+    if source.endswith(".json"):
+        try:
+            return Plan.from_json(Path(source).read_bytes())
+        except OSError as error:
+            raise RequestError(f"--plan {source}: {error.strerror}") from error
+    return plan_of(open_sink(source))[0]
+
+
+def report_of(ledger: Ledger) -> Report:
+    """The report that a finished run left."""
+    stored = ledger.report()
+    known = {f.name for f in fields(Report)}
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items() if k in known}
+    return Report(**values | {"status": State(values["status"])})
+
+
+def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
+    """What an output says of its making; enough for ``voxweft run --plan`` to repeat it."""
+    return {
+        "voxweft": {
+            "version": __version__,
+            "command": command,
+            "plan_digest": plan.digest,
+            "model_digest": ",".join(ref.digest for ref in plan.models),
+            "input_fingerprint": plan.inputs[0].fingerprint,
+            "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "plan": json.loads(plan.to_json()),
+        }
+    }
+
+
+def require_apart(source: str, output: str) -> None:
+    """Refuse an output that is the input, holds it, or lies inside its array."""
+    if not source or IN_MEMORY in (source, output):
+        return
+    read, written = (f"{absolute(url).rstrip('/')}/" for url in (source, output))
+    if read.startswith(written) or (written.startswith(read) and read.endswith(".zarr/")):
+        raise RequestError(f"{output} and {source}, which is read, lie in each other; choose another place to write")
+
+
+def check_output(sink: Sink, execution: Execution) -> None:
+    """Refuse an output that is not voxweft's, or of which only the records are left."""
+    if execution.overwrite:
+        return
+    require_no_old_records(sink.url)
+    ledger = Ledger(sink.records)
+    if not sink.exists() and sink.records.keys("done/"):
+        raise RequestError(
+            f"{sink.url} is gone, but the records of what was done in {sink.url}.voxweft are there.",
+            "Delete them too, or give --overwrite.",
+        )
+    if sink.exists() and ledger.plan() is None:
+        raise RequestError(f"{sink.url} exists and is not the output of a voxweft run; choose another OUTPUT")
+
+
+def require_no_old_records(url: str) -> None:
+    """Refuse an output of release 0.1.0, whose command was called weft; its records cannot be continued or read."""
+    if url != IN_MEMORY and records_at(f"{url}.weft").get("plan.json") is not None:
+        raise RequestError(
+            f"{url} was written by release 0.1.0 (command weft), whose records in {url}.weft this release cannot use.",
+            f"The result itself opens as before. To compute it anew, delete {url} and {url}.weft.",
+        )
