@@ -12,12 +12,12 @@ import math
 
 import numpy as np
 from results import keep
+from voxweft.engine.staged import reach_of, tiles_of_part
 
 from voxweft.apps.scroll.options import StageOptions
 from voxweft.engine.budget import Budget
 from voxweft.engine.plan import Plan, make_plan
 from voxweft.engine.reader import layers
-from voxweft.engine.staged import reach_of, tiles_of_part
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo

@@ -15,16 +15,18 @@ from typing import TYPE_CHECKING, Any
 from voxweft.version import __version__
 
 if TYPE_CHECKING:
-    from voxweft.apps.execute import Execution, verify
-    from voxweft.apps.forecast import forecast
     from voxweft.apps.run import run, run_many
-    from voxweft.apps.status import status
     from voxweft.backends import load_model
     from voxweft.engine.options import RunOptions
-    from voxweft.engine.plan import Plan, make_plan
+    from voxweft.engine.plan import Plan
+    from voxweft.engine.planning import make_plan
     from voxweft.engine.report import Report
     from voxweft.errors import VoxweftError
     from voxweft.geometry.box import Box
+    from voxweft.runner.execution import Execution
+    from voxweft.runner.forecast import forecast
+    from voxweft.runner.status import status
+    from voxweft.runner.verify import verify
     from voxweft.stores import open_sink, open_volume
 
 __all__ = [
@@ -47,16 +49,18 @@ __all__ = [
 ]
 
 _HOMES = {
-    "voxweft.apps.forecast": ("forecast",),
-    "voxweft.apps.execute": ("Execution", "verify"),
     "voxweft.apps.run": ("run", "run_many"),
-    "voxweft.apps.status": ("status",),
     "voxweft.backends": ("load_model",),
     "voxweft.engine.options": ("RunOptions",),
-    "voxweft.engine.plan": ("Plan", "make_plan"),
+    "voxweft.engine.plan": ("Plan",),
+    "voxweft.engine.planning": ("make_plan",),
     "voxweft.engine.report": ("Report",),
     "voxweft.errors": ("VoxweftError",),
     "voxweft.geometry.box": ("Box",),
+    "voxweft.runner.execution": ("Execution",),
+    "voxweft.runner.forecast": ("forecast",),
+    "voxweft.runner.status": ("status",),
+    "voxweft.runner.verify": ("verify",),
     "voxweft.stores": ("open_sink", "open_volume"),
 }
 

@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 import zarr
+from voxweft.apps.items import ItemsError
 
 import voxweft as package
 from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
-from voxweft.apps.items import ItemsError
 
 BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "rotation"]
 

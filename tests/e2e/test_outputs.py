@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
+from voxweft.apps.execute import Execution
 
 import voxweft as package
-from voxweft.apps.execute import Execution
 from voxweft.errors import RequestError, VolumeError
 
 NULL = "fake://null?patch=16,16,16"

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
+from voxweft.apps.status import status
 
 from e2e.test_same_bits import digest
 from slurm_cluster import ask
 from surfaces import small_checkpoint, waves, write_layers
-from voxweft.apps.status import status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 

@@ -7,13 +7,13 @@ import json
 import numpy as np
 import pytest
 import zarr
+from voxweft.engine.job import Job
+from voxweft.engine.staged import StoredLogits
 
 import voxweft
-from voxweft.engine.job import Job
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import make_plan
-from voxweft.engine.staged import StoredLogits
 from voxweft.engine.sweep import sweep
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo

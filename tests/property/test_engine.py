@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from voxweft.apps.parts import open_job
+from voxweft.apps.prepare import Prepared
 
 import voxweft
 from oracle import blended_logits, softmax
-from voxweft.apps.parts import open_job
-from voxweft.apps.prepare import Prepared
 from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import make_plan

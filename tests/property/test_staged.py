@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
-import voxweft
 from voxweft.apps.parts import open_job
 from voxweft.apps.prepare import Prepared
-from voxweft.engine.budget import Budget
 from voxweft.engine.job import Tally
+from voxweft.engine.staged import StoredLogits, predict_part, tiles_of_part
+
+import voxweft
+from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import make_plan
-from voxweft.engine.staged import StoredLogits, predict_part, tiles_of_part
 from voxweft.engine.sweep import sweep
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box

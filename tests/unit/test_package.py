@@ -31,6 +31,7 @@ def test_every_option_has_a_help_line():
     from dataclasses import fields
 
     from voxweft.apps.execute import Execution
+
     from voxweft.engine.options import RunOptions
 
     for cls in (RunOptions, Execution):

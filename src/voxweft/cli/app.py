@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.apps.execute import Execution
 from voxweft.cli import ink as ink_commands
 from voxweft.cli import scroll, submit
 from voxweft.cli.flags import with_options
@@ -28,6 +27,7 @@ from voxweft.cli.show import (
 )
 from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError, VoxweftError
+from voxweft.runner.execution import Execution
 from voxweft.stores.url import first_line
 from voxweft.version import __version__
 
@@ -127,8 +127,8 @@ def run(
     from dataclasses import replace
 
     from voxweft.apps import run as job
-    from voxweft.apps.execute import COMPLETE
     from voxweft.cli.progress import Listener
+    from voxweft.engine.part import State
 
     check_page(report)
     execution = replace(execution, command=command_line())
@@ -149,7 +149,7 @@ def run(
             result = job.run(source, target, model, options, execution=execution, emit=listen)
     if not quiet:
         summary(result, report)
-    elif report and result.status == COMPLETE:
+    elif report and result.status == State.COMPLETE:
         from voxweft.viewer.page import save_report
 
         save_report(result.output, report)
@@ -167,7 +167,7 @@ def plan(
     """Say what a run will cost, after a short calibration: patches, bytes, memory, time. Writes nothing."""
     from dataclasses import asdict
 
-    from voxweft.apps.forecast import forecast
+    from voxweft.runner.forecast import forecast
 
     made, cost = forecast(source, model, options)
     if as_json:
@@ -220,9 +220,9 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Check that every voxel is there, from one plan, as it was written."""
-    from voxweft.apps.execute import verify as check
-    from voxweft.apps.stored import verify_parts
     from voxweft.cli.progress import Listener
+    from voxweft.runner.patches import verify_parts
+    from voxweft.runner.verify import verify as check
 
     if parts := verify_parts(output):
         if as_json:
@@ -235,7 +235,9 @@ def verify(
     if as_json:
         print(json.dumps(found))
     elif not quiet:
-        print(f"complete: {found['n_slabs']} slabs, {found['n_levels']} levels, plan {found['plan_digest'][:12]}")
+        print(
+            f"complete: {found['n_units']} {found['noun']}, {found['n_levels']} levels, plan {found['plan_digest'][:12]}"
+        )
 
 
 @app.command("status")
@@ -245,7 +247,7 @@ def status(
     verbose: Verbose = False,
 ) -> None:
     """Say from anywhere what is done, running and failed, and the time left."""
-    from voxweft.apps.status import status as look
+    from voxweft.runner.status import status as look
 
     found = look(output)
     if as_json:

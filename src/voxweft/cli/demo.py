@@ -8,7 +8,6 @@ import numpy as np
 from PIL import Image
 
 from voxweft.apps import ink
-from voxweft.apps.execute import Execution
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
 from voxweft.apps.run import run
 from voxweft.engine.events import Emit
@@ -16,6 +15,7 @@ from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.info import Geometry, OutputSpec
+from voxweft.runner.execution import Execution
 from voxweft.stores import open_sink
 from voxweft.testing.phantom import make_phantom
 from voxweft.testing.surface import make_ink_phantom

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
-from voxweft.apps.workers import WorkerOptions
 from voxweft.cli.flags import with_options
 from voxweft.cli.show import (
     Estimate,
@@ -25,6 +24,7 @@ from voxweft.cli.show import (
     summary,
 )
 from voxweft.errors import RequestError
+from voxweft.runner.workers import WorkerOptions
 
 PANEL = "Ink detection"
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
@@ -159,11 +159,12 @@ def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
     def pixels(zyx: tuple[int, int, int]) -> str:
         return f"{zyx[0]} x {zyx[2]}"
 
+    stage = plan.sweep
     return {
-        "volume": f"{plan.source.n_channels} layers of {pixels(plan.source.shape_zyx)} pixels (rows x columns)",
-        "patches": f"{cost.n_patches} tiles of {pixels(plan.grid.patch)}, {cost.n_patches_computed} computed",
-        "columns": f"{cost.n_columns} of {plan.columns.column_yx[1]} pixels",
-        "slabs": f"{cost.n_slabs} bands of {plan.columns.slab_z} rows",
+        "volume": f"{stage.info.n_channels} layers of {pixels(stage.info.shape_zyx)} pixels (rows x columns)",
+        "patches": f"{cost.n_patches} tiles of {pixels(stage.grid.patch)}, {cost.n_patches_computed} computed",
+        "columns": f"{cost.n_columns} of {stage.columns.column_yx[1]} pixels",
+        "slabs": f"{cost.n_slabs} bands of {stage.columns.slab_z} rows",
     }
 
 

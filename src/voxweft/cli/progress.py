@@ -43,6 +43,7 @@ class Listener:
         )
         self._lock = threading.Lock()
         self._task: Any = None
+        self._noun = "slabs"
         self._counts = {"done": 0, "total": 0, "voxels": 0}
         self._begun = self._last = time.monotonic()
 
@@ -66,19 +67,17 @@ class Listener:
                 case "note" | "warning":
                     self._console.print(f"{event.kind}: {event.text}", highlight=False, markup=False, soft_wrap=True)
                 case "begin":
-                    self._counts |= {"done": event.data["n_done"], "total": event.data["n_slabs"], "voxels": 0}
+                    self._counts |= {"done": event.data["n_done"], "total": event.data["n_units"], "voxels": 0}
                     self._begun = time.monotonic()
-                    self._show(event.data.get("unit", "slabs"))
-                case "layer":
-                    self._counts["done"] += 1
-                    self._show("layers of patches")
-                case "slab":
+                    self._noun = event.data.get("noun", "slabs")
+                    self._show(self._noun)
+                case "unit":
                     self._counts["done"] += 1
                     self._counts["voxels"] += event.data["n_voxels"]
-                    self._show("slabs")
+                    self._show(self._noun)
                 case "progress":
-                    self._counts |= {"done": event.data["n_done"], "total": event.data["n_slabs"]}
-                    self._show(event.text or "slabs")
+                    self._counts |= {"done": event.data["n_done"], "total": event.data["n_units"]}
+                    self._show(event.text or self._noun)
                 case "statistics":
                     self._counts |= {"done": event.data["done"], "total": event.data["total"]}
                     self._show(event.text)

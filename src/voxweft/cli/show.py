@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.errors import RequestError
 
@@ -36,10 +37,8 @@ def check_page(path: str) -> None:
 
 def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: bool = True) -> None:
     """What a run did, on standard output; where it is complete and has pictures, with report.html."""
-    from voxweft.apps.execute import COMPLETE
-
     page = ""
-    if pictures and result.status == COMPLETE:
+    if pictures and result.status == State.COMPLETE:
         from voxweft.viewer.page import save_report
 
         page = save_report(result.output, report_to)
@@ -53,7 +52,7 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
         print(f"redone: {len(result.redone) - REDONE_SHOWN} more parts, see the report", file=sys.stderr)
     speed = f", {result.voxels_per_s / 1e6:.2f} Mvoxel/s" if result.voxels_per_s else ""
     print(
-        f"{result.status}: {result.n_slabs_done} of {result.n_slabs} {unit}, {took}{speed}, "
+        f"{result.status}: {result.n_units_done} of {result.n_units} {unit}, {took}{speed}, "
         f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
     )
     print(f"result: {result.output}")
@@ -77,9 +76,10 @@ def command_line() -> str:
 
 def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:
     """What stages write beside the result, and how long a part takes."""
-    voxels = math.prod(made.spec.shape_zyx)
-    logits = cost.n_patches * made.card.n_classes * math.prod(made.grid.patch) * 2
-    rows = {"logits of the stages": f"{_bytes(logits)} of patches, {_bytes(voxels * made.card.n_classes * 2)} merged"}
+    stage = made.sweep
+    voxels, n_classes = math.prod(stage.info.shape_zyx), stage.finish.n_classes
+    logits = cost.n_patches * n_classes * math.prod(stage.grid.patch) * 2
+    rows = {"logits of the stages": f"{_bytes(logits)} of patches, {_bytes(voxels * n_classes * 2)} merged"}
     if n_parts > 1:
         rows["each of the parts"] = f"{_bytes(logits // n_parts)}, {_duration(cost.seconds / n_parts)}"
     return rows
@@ -87,13 +87,14 @@ def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:
 
 def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> None:
     """A plan and its cost, on standard output; ``more`` adds rows, or says them in a front end's own words."""
-    setting = made.setting
+    stage = made.sweep
+    setting, info = stage.passes[0].setting, stage.info
     rows = {
-        "volume": f"{made.source.shape_zyx} z y x, {made.source.dtype}, {made.source.format}",
-        "patches": f"{cost.n_patches} of {made.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
-        "forward passes": f"{cost.n_forwards} ({made.n_views} views, {made.card.n_folds} folds)",
-        "columns": f"{cost.n_columns} of {made.columns.column_yx} voxels (y, x)",
-        "slabs": f"{cost.n_slabs} of {made.columns.slab_z} planes",
+        "volume": f"{info.shape_zyx} z y x, {info.dtype}, {info.format}",
+        "patches": f"{cost.n_patches} of {stage.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
+        "forward passes": f"{cost.n_forwards} ({stage.n_forwards:g} views, {made.models[0].card.n_folds} folds)",
+        "columns": f"{cost.n_columns} of {stage.columns.column_yx} voxels (y, x)",
+        "slabs": f"{cost.n_slabs} of {stage.columns.slab_z} planes",
         "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
         "input": f"{_bytes(cost.bytes_decoded)} decoded"
         + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
@@ -113,11 +114,11 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
 
 def show_status(found: Any) -> None:
     """The state of a run, on standard output: one line for all, then the parts that are not simply done."""
-    from voxweft.apps.status import STATES, WAITING
-    from voxweft.engine.attempts import DONE
+    from voxweft.runner.status import STATES
 
-    share = found.n_slabs_done / max(1, found.n_slabs)
-    told = [f"{found.state}: {found.n_slabs_done} of {found.n_slabs} {found.unit} ({share:.0%})"]
+    share = found.n_units_done / max(1, found.n_units)
+    told = [f"{found.state}: {found.n_units_done} of {found.n_units} {found.noun} ({share:.0%})"]
+    told += [f"{name} {done} of {n}" for name, (done, n) in found.stages.items() if 0 < done < n][1:]
     if found.n_running:
         told.append(f"{found.n_running} at work")
     if found.voxels_per_s:
@@ -128,9 +129,9 @@ def show_status(found: Any) -> None:
     counts = [f"{n} {state}" for state in STATES if (n := found.n_parts(state))]
     if len(found.parts) > 1:
         print(f"parts: {', '.join(counts)}")
-    rows = [p for p in found.parts if p.state not in (DONE, WAITING)]
+    rows = [p for p in found.parts if p.state not in (State.DONE, State.WAITING)]
     table(
-        {p.name: f"{p.state}, {p.n_slabs_done} of {p.n_slabs}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
+        {p.name: f"{p.state}, {p.n_units_done} of {p.n_units}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
     )
 
 

@@ -10,7 +10,6 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.apps.execute import plan_of
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli.command import Command, read
@@ -26,6 +25,7 @@ from voxweft.launch.pods import PodOptions, apply, as_yaml
 from voxweft.launch.slurm import SlurmOptions
 from voxweft.launch.steps import Step
 from voxweft.remote import is_remote
+from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 
 PANEL = "Clusters"
@@ -85,7 +85,7 @@ def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, e
     def tick(states: Mapping[str, str]) -> None:
         ended = sum(s in slurm_jobs.ENDED for s in states.values())
         done, total = _slabs(output) if output else (ended, len(states))
-        emit(Event("progress", "slabs" if output else "tasks", {"n_done": done, "n_slabs": total}))
+        emit(Event("progress", "slabs" if output else "tasks", {"n_done": done, "n_units": total}))
 
     states = slurm_jobs.follow(tasks, tick)
     done, total = _slabs(output)
@@ -109,7 +109,7 @@ def _slabs(output: str) -> tuple[int, int]:
         plan, ledger = plan_of(open_sink(output))
     except VoxweftError:
         return 0, 0
-    return len(ledger.slabs()), plan.columns.n_units
+    return len(ledger.done(plan.main.name)), plan.main.n_units
 
 
 @app.command("kubernetes", context_settings=SETTINGS)

@@ -156,7 +156,9 @@ def attempt(ledger: Ledger, one: Attempt, emit: Emit = silent) -> Iterator[Emit]
 
 def attempts_in(ledger: Ledger) -> list[Attempt]:
     """All attempts that a ledger knows of, in the order in which they began."""
-    return sorted((Attempt.of(a) for a in ledger.attempts() if {"stage", "index", "count"} <= a.keys()), key=lambda a: a.began)
+    return sorted(
+        (Attempt.of(a) for a in ledger.attempts() if {"stage", "index", "count"} <= a.keys()), key=lambda a: a.began
+    )
 
 
 def redone(ledger: Ledger, stage: Stage) -> tuple[str, ...]:

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.op import Cell, Made, Table, block_op, find_op
-from voxweft.engine.opened import OpenedBlocks, TileLogits
+from voxweft.engine.opened import OpenedBlocks
+from voxweft.engine.stored import StoredLogits
 from voxweft.engine.totals import Totals
 from voxweft.geometry.box import Box
 from voxweft.ops.halve import halve
 
 CELLS_AHEAD = 2
-Values = NDArray[Any] | TileLogits | None
+Values = NDArray[Any] | StoredLogits | None
 
 
 def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: GoesOn) -> None:
@@ -90,7 +91,7 @@ def _cells(opened: OpenedBlocks, box: Box, totals: Totals) -> Iterator[tuple[Cel
 def _read(opened: OpenedBlocks, box: Box) -> tuple[Cell, list[Values]]:
     reads, values = list[Box](), list[Values]()
     for source, readable in zip(opened.stage.sources, opened.sources, strict=True):
-        if not hasattr(readable, "shape_zyx"):  # patches that were kept
+        if isinstance(readable, StoredLogits):
             reads.append(box)
             values.append(readable)
             continue

@@ -137,9 +137,7 @@ def _cross_sections(shape: Zyx, chunk: Zyx) -> Iterator[tuple[int, int]]:
 def _waste(source: VolumeInfo, passes: Sequence[Pass], column_yx: tuple[int, int]) -> float:
     """Patches computed in all columns, roughly: every border adds a patch to the extent of an axis."""
     patch = [max(one.grid.patch[a] for one in passes) for a in range(3)]
-    share = [
-        n + (math.ceil(n / c) - 1) * p for n, c, p in zip(source.shape_zyx[1:], column_yx, patch[1:], strict=True)
-    ]
+    share = [n + (math.ceil(n / c) - 1) * p for n, c, p in zip(source.shape_zyx[1:], column_yx, patch[1:], strict=True)]
     return share[0] * share[1]
 
 

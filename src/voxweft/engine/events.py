@@ -14,8 +14,8 @@ class Event:
     Attributes
     ----------
     kind
-        "plan", "statistics", "begin", "slab", "layer" (of a staged part), "level", "progress", "note", "warning" or
-        "done".
+        "plan", "statistics", "begin" (of a stage), "unit" (of a stage is complete), "progress", "picture", "note",
+        "warning" or "done".
     text
         One sentence for a person.
     data

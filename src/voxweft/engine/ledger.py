@@ -75,7 +75,7 @@ class Ledger:
     def put_table(self, stage: str, unit: int, table: Table) -> None:
         """Store the table of a unit."""
         data = io.BytesIO()
-        np.savez_compressed(data, **dict(table))
+        np.savez_compressed(data, **dict(table))  # type: ignore[arg-type]  # the names are the arrays'
         self._records.put(f"tables/{stage}/{unit:06d}.npz", data.getvalue())
 
     def table(self, stage: str, unit: int) -> dict[str, NDArray[Any]]:

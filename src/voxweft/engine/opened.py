@@ -6,21 +6,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.stage import Blocks, Gather, Sweep
+from voxweft.engine.stored import StoredLogits
 from voxweft.geometry.box import Box, Zyx
-from voxweft.geometry.tiling import Tile
 from voxweft.image.protocols import PatchLogits, Sink, Volume
 from voxweft.model.protocols import Predictor
-
-
-class TileLogits(Protocol):
-    """Logits of patches that were kept."""
-
-    def read(self, tile: Tile) -> NDArray[np.float16] | None:
-        """Logits [n_classes, *patch] of a patch, or None where it was skipped."""
 
 
 class Readable(Protocol):
@@ -79,7 +71,7 @@ class OpenedSweep:
     volume: Volume | None = None
     predictors: tuple[Predictor, ...] = ()
     mask: Volume | None = None
-    patches: TileLogits | None = None
+    patches: StoredLogits | None = None
     device: str = "cpu"
     n_lanes: int = 1
     store_of: Callable[[int], PatchLogits] | None = None
@@ -90,7 +82,7 @@ class OpenedBlocks:
     """A block stage with its sources, in their order; kept patches are handed to the operation as they are."""
 
     stage: Blocks
-    sources: tuple[Readable | TileLogits, ...]
+    sources: tuple[Readable | StoredLogits, ...]
 
 
 @dataclass(frozen=True, slots=True)

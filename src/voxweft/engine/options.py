@@ -47,7 +47,9 @@ class RunOptions:
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
     fit: str = option("spread", "Patch positions: spread (nnU-Net, evenly) or snap (fixed step, last moved in).")
     tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes) or rotation (3 passes).")
-    tta_of: str = option("patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored).")
+    tta_of: str = option(
+        "patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored)."
+    )
     weights: str = option("", "Weights of the models of an ensemble, for example 2,1; default: equal.")
     patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
     batch_size: int = option(0, "Patches per forward pass; 0: chosen by device and memory.")
@@ -66,9 +68,7 @@ class RunOptions:
     compression_level: int = option(3, "Compression level.")
     pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
     accept_labels: bool = option(False, "Run although the input looks like labels, not like an image.")
-    runtime: str = option(
-        "auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx."
-    )
+    runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.")
     compile_mode: str = option(
         "default", "With runtime compile: default, reduce-overhead (CUDA graphs) or max-autotune."
     )
@@ -152,7 +152,13 @@ class RunOptions:
 
 def decisive(options: Any) -> dict[str, Any]:
     """The values of an options dataclass that decide what comes out, where they are not the default."""
-    return {name: getattr(options, name) for name, default in defaults_of(options).items() if getattr(options, name) != default}
+    defaults = defaults_of(options)
+    return {name: value for name, value in all_decisive(options).items() if value != defaults[name]}
+
+
+def all_decisive(options: Any) -> dict[str, Any]:
+    """The values of an options dataclass that decide what comes out."""
+    return {name: getattr(options, name) for name in defaults_of(options)}
 
 
 def defaults_of(options: Any) -> dict[str, Any]:

@@ -26,7 +26,7 @@ VOLUME, MASK = "volume", "mask"  # names of inputs
 
 @dataclass(frozen=True, slots=True)
 class PatchesRef:
-    """Logits of patches that were kept: all parts of a folder, the grid that they lie on, and where all must be there."""
+    """Logits of patches that were kept: the parts of a folder, their grid, and the box where all must be there."""
 
     folder: str
     grid: TileGrid
@@ -108,7 +108,9 @@ class Plan:
         names = [stage.name for stage in self.stages]
         for n, stage in enumerate(self.stages):
             if missing := set(stage.needs) - set(names[:n]):
-                raise RequestError(f"stage {stage.name} needs {', '.join(sorted(missing))}, which do not come before it")
+                raise RequestError(
+                    f"stage {stage.name} needs {', '.join(sorted(missing))}, which do not come before it"
+                )
         if len({*names, *(i.name for i in self.inputs)}) < len(names) + len(self.inputs):
             raise RequestError(f"two stages or inputs have one name: {', '.join(names)}")
 

@@ -51,7 +51,7 @@ class Report:
 
     Examples
     --------
-    >>> report = Report("o.zarr", "", State.COMPLETE, 8, 8, {"n_voxels": 4_000_000}, elapsed_s=2.0, peak_memory_bytes=10**9)
+    >>> report = Report("o.zarr", "", State.COMPLETE, 8, 8, {"n_voxels": 4_000_000}, 2.0, peak_memory_bytes=10**9)
     >>> report.voxels_per_s, report.to_dict()["status"]
     (2000000.0, 'complete')
     """

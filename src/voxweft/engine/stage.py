@@ -300,7 +300,7 @@ class Sweep:
         return self.cost(range(self.columns.n_units))
 
     @property
-    def n_forwards_of_a_patch(self) -> float:
+    def n_forwards(self) -> float:
         """Forward passes of a patch by augmentation, on average over the passes (folds are inside the model)."""
         return sum(len(one.views) for one in self.passes) / len(self.passes)
 
@@ -504,7 +504,7 @@ def level_stages(output: Output, region: Box, source: str) -> tuple[Blocks, ...]
     for level in range(1, len(spec.level_shapes)):
         start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (region.start, region.stop))
         here = replace(output, level=level, attributes={})
-        wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)  # type: ignore[arg-type]
+        wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)
         name = f"{source}-level-{level}" if output.name else f"level-{level}"
         found.append(
             Blocks(

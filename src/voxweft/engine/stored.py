@@ -13,7 +13,6 @@ from types import TracebackType
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.engine.opened import TileLogits
 from voxweft.engine.totals import Totals
 from voxweft.engine.weave import Weaver
 from voxweft.errors import RequestError, RunError
@@ -99,7 +98,7 @@ class StoredLogits:
 class StoredQueue:
     """Takes the place of the network in a sweep: reads logits a few patches ahead and weaves them in grid order."""
 
-    def __init__(self, patches: TileLogits, weaver: Weaver, totals: Totals) -> None:
+    def __init__(self, patches: StoredLogits, weaver: Weaver, totals: Totals) -> None:
         self._patches, self._weaver, self._totals = patches, weaver, totals
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="voxweft-patches")
         self._pending: deque[tuple[int, Tile, Future[NDArray[np.float16] | None]]] = deque()

@@ -296,7 +296,7 @@ class Repeat(_View):
         """Repeated."""
         sides = zip(box.start, box.stop, self.factor_zyx, values.shape[1:], strict=True)
         index = [np.clip(np.arange(a, b) // k - a // k, 0, n - 1) for a, b, k, n in sides]
-        return values[np.ix_(range(len(values)), *index)]
+        return values[np.ix_(np.arange(len(values)), *index)]
 
 
 View = Crop | Permute | Flip | AsChannels | EightBit | Repeat

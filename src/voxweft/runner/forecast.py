@@ -112,7 +112,9 @@ def forecast(
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
     n_voxels = sum(box.n_voxels for box in columns)
     spec = None if stage.stores else stage.spec
-    written = sum(0.125**k for k in range(len(spec.level_shapes))) * n_voxels * np.dtype(spec.dtype).itemsize if spec else 0
+    written = (
+        sum(0.125**k for k in range(len(spec.level_shapes))) * n_voxels * np.dtype(spec.dtype).itemsize if spec else 0
+    )
     device = stage.passes[0].setting.device
     division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
     buffers = buffers_for(volume.info, stage.passes, stage.finish, division, lanes_for(device))
@@ -121,7 +123,7 @@ def forecast(
         n_patches=stage.n_tiles(stage.region),
         n_patches_computed=n_computed,
         waste=round(stage.waste, 3),
-        n_forwards=round(n_computed * stage.n_forwards_of_a_patch * card.n_folds),
+        n_forwards=round(n_computed * stage.n_forwards * card.n_folds),
         n_columns=stage.columns.n_columns,
         n_slabs=stage.columns.n_slabs,
         bytes_read=round(stored * decoded / stage.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
@@ -196,7 +198,7 @@ def _choices(plan: Plan, options: RunOptions, overlaps: Mapping[str, float]) -> 
         if overlap != options.overlap:
             other = TileGrid.of(stage.info.shape_zyx, stage.grid.patch, overlap, options.fit).n_tiles  # type: ignore[arg-type]
             lines.append(f"{text}: x {other / here:.2f}")
-    n_views = round(stage.n_forwards_of_a_patch)
+    n_views = round(stage.n_forwards)
     if n_views > 1:
         lines.append(f"--tta none: x {1 / n_views:.2f}")
     else:

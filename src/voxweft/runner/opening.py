@@ -21,10 +21,10 @@ from voxweft.engine.opened import (
     OpenedSweep,
     OpenedVolume,
     Readable,
-    TileLogits,
 )
 from voxweft.engine.plan import PatchesRef, Plan
 from voxweft.engine.stage import Blocks, Gather, Pass, Stage
+from voxweft.engine.stored import StoredLogits
 from voxweft.engine.sweep import sweep
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
@@ -55,7 +55,7 @@ class Opened:
         plan: Plan,
         volumes: Mapping[str, Volume] | None = None,
         models: Sequence[Model] = (),
-        patches: Mapping[str, TileLogits] | None = None,
+        patches: Mapping[str, StoredLogits] | None = None,
     ) -> None:
         self.plan = plan
         self._volumes, self._kept = dict(volumes or {}), dict(patches or {})
@@ -120,7 +120,7 @@ class Opened:
         ref = self.plan.models[one.model]
         return ref.url, ref.digest, repr(ref.arguments), replace(one.setting, device=device)
 
-    def _patches(self, name: str) -> TileLogits:
+    def _patches(self, name: str) -> StoredLogits:
         ref = self.plan.input(name)
         if ref is None or not isinstance(ref.ref, PatchesRef):
             raise RequestError(f"the plan has no patches {name!r}")
@@ -128,7 +128,7 @@ class Opened:
             self._kept[name] = open_patches(ref.ref)
         return self._kept[name]
 
-    def _source(self, name: str, output: int, place: Place) -> Readable | TileLogits:
+    def _source(self, name: str, output: int, place: Place) -> Readable | StoredLogits:
         ref = self.plan.input(name)
         if ref is None:
             return self._outputs(name, place)[output]

@@ -110,7 +110,9 @@ def require_whole(folder: str, parts: Sequence[ZarrPatches]) -> None:
     for part in parts:
         try:
             part.check()
-            lost = set(range(len(part.starts))) - part.stored() - _skipped(ledger, units[part.number]) if ours else set()
+            lost = (
+                set(range(len(part.starts))) - part.stored() - _skipped(ledger, units[part.number]) if ours else set()
+            )
             if lost:
                 raise VolumeError(f"{folder}: part {part.number} has lost the logits of patch {min(lost)}")
         except VolumeError as error:

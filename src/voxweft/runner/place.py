@@ -87,14 +87,15 @@ class Place:
         return True
 
     def create(self, plan: Plan, attributes: Mapping[str, Any] | None) -> None:
-        """Make the empty arrays, or open those that are there; attributes are those of the result (None: leave them)."""
+        """Make the empty arrays, or open those that are there; ``attributes`` are those of the result, if it is new."""
         for stage in plan.stages:
             for output in stage.outputs:
                 if output.spec and not output.level:
                     sink = self.sink_of(output)
                     sink.create(output.spec)
                     if attributes is not None:
-                        sink.set_attributes({**(attributes if not output.name else {}), **output.attributes})
+                        sink.set_attributes(attributes if not output.name else {})
+                        sink.set_attributes(output.attributes)
 
     def open(self, plan: Plan) -> None:
         """Open the arrays, all of which are there."""

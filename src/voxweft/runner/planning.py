@@ -94,7 +94,7 @@ def plan_run(
         wanted = plan_sweep(volume.info, refs, options, found)
         return follow(Plan.from_json(stored), Opened(wanted, volumes, models), device)
     schemes = measure_volume(volume, asked, emit)
-    n_patches = round(draft.sweep.n_tiles(draft.sweep.region) * draft.sweep.n_forwards_of_a_patch)
+    n_patches = round(draft.sweep.n_tiles(draft.sweep.region) * draft.sweep.n_forwards)
     settings, predictors, trials = [], [], []
     for n, model in enumerate(models):
         first = next(one for one in passes if one.model == n)

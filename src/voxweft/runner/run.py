@@ -96,7 +96,7 @@ def _compute(
         crew = Crew(opened, place, workers, executor, emit)
         for stage in stages:
             if share[1] < 0:
-                parts = share_out(stage, (share[0] if stage == opened.plan.main else 0, -1), workers)
+                parts: Sequence[Part] = share_out(stage, (share[0] if stage == opened.plan.main else 0, -1), workers)
             else:
                 parts = _parts_of_one(opened.plan, stage, share, workers, ledger)
             crew.compute(stage, parts)
@@ -105,9 +105,7 @@ def _compute(
         return crew.outcome
 
 
-def _parts_of_one(
-    plan: Plan, stage: Stage, share: tuple[int, int], workers: Workers, ledger: Ledger
-) -> Sequence[Part]:
+def _parts_of_one(plan: Plan, stage: Stage, share: tuple[int, int], workers: Workers, ledger: Ledger) -> Sequence[Part]:
     """What part ``share[1]`` of ``share[0]`` does of a stage, without waiting for other parts.
 
     Of a stage that needs others: its own units whose needs are there; or, where all that the stage needs is complete,

@@ -23,7 +23,7 @@ FORMATS = {
     ".hdf5": "voxweft.stores.hdf5:Hdf5Volume",
     ".zarr": "voxweft.stores.zarr:ZarrVolume",
 }
-OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.chunks:SparseVolume"}
+OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 

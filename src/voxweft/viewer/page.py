@@ -10,13 +10,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.apps.execute import plan_of
-from voxweft.apps.prepare import open_input
-from voxweft.engine.plan import Plan
+from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.report import REDONE_SHOWN
+from voxweft.engine.stage import Sweep
 from voxweft.errors import IncompleteError, RequestError, VoxweftError
 from voxweft.geometry.box import Box
+from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
+from voxweft.model.card import ModelCard
+from voxweft.ops.activate import Finish
+from voxweft.runner.opening import Opened
+from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 from voxweft.stores.url import records_at
 from voxweft.viewer import pictures
@@ -44,19 +48,21 @@ def save_report(output: Any, to: str = "") -> str:
     IncompleteError
         If slabs are missing.
     """
-    sink = open_sink(output)
-    plan, ledger = plan_of(sink)
-    done = len(ledger.slabs())
-    if done < plan.columns.n_units:
+    plan, ledger = plan_of(open_sink(output))
+    stage, done = plan.main, len(ledger.done(plan.main.name))
+    if done < stage.n_units:
         raise IncompleteError(
-            f"{sink.url}: {plan.columns.n_units - done} of {plan.columns.n_units} slabs are missing. "
+            f"{output_url(output)}: {stage.n_units - done} of {stage.n_units} {stage.noun} are missing. "
             "Run the same command again to complete it."
         )
-    if plan.finish.output == "merged":
-        raise RequestError(f"{sink.url} holds merged logits; finalize them first, report.html shows finished outputs")
-    sink = open_sink(output, layout=plan.spec.layout, order=plan.spec.order)
+    subject = Subject.of(plan)
+    if subject.finish.output == "merged":
+        raise RequestError(
+            f"{output_url(output)} holds merged logits; finalize them first, report.html shows finished outputs"
+        )
+    sink = open_sink(output, layout=subject.spec.layout, order=subject.spec.order)
     sink.open()
-    page = render(sink, plan, ledger.report()).encode()
+    page = render(sink, subject, ledger.report()).encode()
     if not to:
         sink.records.put("report.html", page)
         return f"{sink.url}.voxweft/report.html"
@@ -65,26 +71,79 @@ def save_report(output: Any, to: str = "") -> str:
     return to
 
 
-def render(sink: Sink, plan: Plan, report: Mapping[str, Any]) -> str:
+def output_url(output: Any) -> str:
+    """Where an output lies."""
+    return str(getattr(output, "url", output))
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What a page is about: the main output of a plan, and the sweep that made it, if one did."""
+
+    plan: Plan
+    spec: OutputSpec
+    finish: Finish
+    region: Box
+    sweep: Sweep | None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Subject:
+        """That of a plan.
+
+        Raises
+        ------
+        RequestError
+            If it writes no array.
+        """
+        stage = plan.main
+        spec = next((output.spec for output in stage.outputs if output.spec), None)
+        if spec is None or stage.kind == "gather":
+            raise RequestError(f"stage {stage.name} writes no array that could be shown")
+        if stage.kind == "sweep":
+            return cls(plan, spec, stage.finish, stage.region, stage)
+        said = stage.op.arguments
+        if {"mode", "output", "n_classes"} <= said.keys():
+            return cls(plan, spec, Finish(**said), stage.region, None)
+        labels = spec.is_label or spec.n_channels > 1
+        return cls(
+            plan,
+            spec,
+            Finish(
+                "multiclass" if labels else "binary",
+                "labels" if spec.is_label else "probability",
+                max(spec.n_channels, 1),
+                "none",
+            ),
+            stage.region,
+            None,
+        )
+
+    @property
+    def card(self) -> ModelCard | None:
+        """The first model."""
+        return self.plan.models[0].card if self.plan.models else None
+
+
+def render(sink: Sink, subject: Subject, report: Mapping[str, Any]) -> str:
     """The page as text."""
-    seen = _look(sink, plan)
+    plan, seen = subject.plan, _look(sink, subject)
     parts = [
         f"<h1>{escape(sink.url)}</h1>",
-        _facts(_headline(plan, report)),
+        _facts(_headline(subject, report)),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
         *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
         "<h2>Pictures</h2>",
-        *(_surface(sink, seen, plan) if plan.spec.words.is_picture else _pictures(seen, plan)),
-        f"<h2>{'Label sizes' if plan.finish.output == 'labels' else 'Histogram'}</h2>",
-        _histogram(sink, plan),
+        *(_surface(sink, seen, subject) if subject.spec.words.is_picture else _pictures(seen, subject)),
+        f"<h2>{'Label sizes' if subject.finish.output == 'labels' else 'Histogram'}</h2>",
+        _histogram(sink, subject),
         "<h2>Seam check</h2>",
-        _seams(seen.seams, plan.spec.words.axes),
+        _seams(seen.seams, subject.spec.words.axes),
         "<h2>Where the time went</h2>",
         _times(report),
         "<h2>Plan</h2>",
-        _facts(_plan_facts(plan)),
+        _facts(_plan_facts(subject)),
         "<h2>Model</h2>",
-        _facts(_model_facts(plan)),
+        _facts(_model_facts(subject)),
         "<h2>Provenance</h2>",
         _facts({"command": report.get("command", ""), **report.get("environment", {})}),
         f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>"
@@ -103,39 +162,42 @@ class _Seen:
     window: Box
     values: NDArray[Any]
     image: NDArray[Any] | None
-    seams: SeamCheck
+    seams: SeamCheck | None
     missing: str
 
 
-def _look(sink: Sink, plan: Plan) -> _Seen:
-    window = _middle(plan.region)
+def _look(sink: Sink, subject: Subject) -> _Seen:
+    window = _middle(subject.region)
     values, image, missing = sink.read(window), None, ""
     try:
-        voxels = open_input(plan).read(window)
-        image = voxels.mean(axis=0) if plan.spec.words.is_picture else voxels[0]
+        voxels = Opened(subject.plan).volume(VOLUME).read(window)
+        if voxels.shape[1:] != window.shape or subject.sweep is None:
+            raise RequestError("what it was made from is no image")
+        image = voxels.mean(axis=0) if subject.spec.words.is_picture else voxels[0]
     except VoxweftError as error:
         missing = str(error).splitlines()[0]
-    seams = check_seams(pictures.foreground(values, plan.finish), window, plan.grid)
+    grid = subject.sweep.grid if subject.sweep else None
+    seams = check_seams(pictures.foreground(values, subject.finish), window, grid) if grid else None
     return _Seen(window, values, image, seams, missing)
 
 
-def _surface(sink: Sink, seen: _Seen, plan: Plan) -> Iterator[str]:
+def _surface(sink: Sink, seen: _Seen, subject: Subject) -> Iterator[str]:
     """The whole surface, and its middle at full resolution; both lie in the plane of the axes that have names."""
-    words = plan.spec.words
+    words = subject.spec.words
     flat = words.axes.index("")
     down = next(axis for axis, name in enumerate(words.axes) if name)
     level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
     whole = sink.read(Box.of(sink.shape(level)), level).take(0, flat + 1)
-    yield _figure(pictures.coloured(whole, plan.finish), f"prediction, whole surface, resolution level {level}")
+    yield _figure(pictures.coloured(whole, subject.finish), f"prediction, whole surface, resolution level {level}")
     yield from _not_shown(seen)
     yield "<div class=grid>"
     values = seen.values.take(0, flat + 1)
     place = f"{words.axes[down]} {seen.window.start[down]} on, full resolution"
     if seen.image is not None:
         yield _figure(pictures.grey(seen.image.take(0, flat)), f"mean of the {words.channels}, {place}")
-    yield _figure(pictures.coloured(values, plan.finish), f"prediction, {place}")
+    yield _figure(pictures.coloured(values, subject.finish), f"prediction, {place}")
     if seen.image is not None:
-        yield _figure(pictures.overlay(seen.image.take(0, flat), values, plan.finish), f"overlay, {place}")
+        yield _figure(pictures.overlay(seen.image.take(0, flat), values, subject.finish), f"overlay, {place}")
     yield "</div>"
 
 
@@ -148,7 +210,7 @@ def _not_shown(seen: _Seen) -> Iterator[str]:
         yield f"<p class=note>The image cannot be shown: {escape(seen.missing)}</p>"
 
 
-def _pictures(seen: _Seen, plan: Plan) -> Iterator[str]:
+def _pictures(seen: _Seen, subject: Subject) -> Iterator[str]:
     yield f"<p>Middle planes of {seen.window}, full resolution.</p>"
     yield from _not_shown(seen)
     yield "<div class=grid>"
@@ -156,25 +218,25 @@ def _pictures(seen: _Seen, plan: Plan) -> Iterator[str]:
         middle = seen.window.shape[axis] // 2
         result = np.take(seen.values, middle, axis + 1)
         place = f"{name} = {seen.window.start[axis] + middle} ({order})"
-        shown = {"prediction": pictures.coloured(result, plan.finish)}
+        shown = {"prediction": pictures.coloured(result, subject.finish)}
         if seen.image is not None:
             image = np.take(seen.image, middle, axis)
-            shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, plan.finish)}
+            shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, subject.finish)}
         for what, rgb in shown.items():
             yield _figure(rgb, f"{what}, {place}")
     yield "</div>"
 
 
-def _histogram(sink: Sink, plan: Plan) -> str:
+def _histogram(sink: Sink, subject: Subject) -> str:
     """Counts over the finest level of at most 2^26 voxels (or its middle)."""
     level = next((k for k in range(sink.n_levels()) if np.prod(sink.shape(k)) <= HISTOGRAM_VOXELS), sink.n_levels() - 1)
-    box = plan.region if level == 0 else Box.of(sink.shape(level))
+    box = subject.region if level == 0 else Box.of(sink.shape(level))
     values = sink.read(box if box.n_voxels <= HISTOGRAM_VOXELS else _middle(box), level)
-    finish = plan.finish
+    finish = subject.finish
     index = pictures.classes(values, finish)
     if index is not None or finish.output == "labels":
         counts = np.bincount((index if index is not None else values[0]).ravel().astype(np.intp))
-        bars = {_class_name(plan, i): int(n) for i, n in enumerate(counts) if n}
+        bars = {_class_name(subject, i): int(n) for i, n in enumerate(counts) if n}
         return _bars(bars, "voxels") + f"<p class=small>resolution level {level}</p>"
     counts, _ = np.histogram(pictures.foreground(values, finish), bins=20, range=(0, 1))
     bars = {f"{i / 20:.2f} to {(i + 1) / 20:.2f}": int(n) for i, n in enumerate(counts)}
@@ -187,8 +249,8 @@ def _middle(box: Box) -> Box:
     return Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))  # type: ignore[arg-type]
 
 
-def _class_name(plan: Plan, index: int) -> str:
-    names = plan.card.class_names
+def _class_name(subject: Subject, index: int) -> str:
+    names = subject.card.class_names if subject.card else ()
     return f"{index} {names[index]}" if index < len(names) else str(index)
 
 
@@ -200,7 +262,9 @@ def _bars(values: Mapping[str, float], unit: str) -> str:
     return f"<table class=bars><caption>{unit}</caption>{rows}</table>"
 
 
-def _seams(seams: SeamCheck, names: tuple[str, ...]) -> str:
+def _seams(seams: SeamCheck | None, names: tuple[str, ...]) -> str:
+    if seams is None:
+        return "<p class=note>Voxel by voxel, without patches: there can be no seams.</p>"
     rows = {
         f"along {name}": "no border here" if r is None else f"{r:.3f}"
         for name, r in zip(names, seams.ratio_zyx, strict=True)
@@ -211,65 +275,75 @@ def _seams(seams: SeamCheck, names: tuple[str, ...]) -> str:
 
 
 def _times(report: Mapping[str, Any]) -> str:
-    seconds = report.get("tally", {}).get("seconds", {})
+    seconds = report.get("totals", {}).get("seconds", {})
     return _bars({k: round(v, 2) for k, v in seconds.items()}, "seconds, summed over workers")
 
 
-def _headline(plan: Plan, report: Mapping[str, Any]) -> dict[str, Any]:
-    tally = report.get("tally", {})
+def _headline(subject: Subject, report: Mapping[str, Any]) -> dict[str, Any]:
+    totals, plan = report.get("totals", {}), subject.plan
+    info = subject.sweep.info if subject.sweep else None
     facts = {
-        "volume": f"{_extent(plan)}, {plan.source.dtype}, {plan.source.url}",
+        "volume": f"{_extent(subject)}, {info.dtype}, {info.url}" if info else plan.inputs[0].ref.url,
         "layers": plan.request.get("layers", ""),
-        "result": f"{plan.finish.output}, {plan.finish.mode}, {plan.spec.dtype}",
+        "result": f"{subject.finish.output}, {subject.finish.mode}, {subject.spec.dtype}",
         "status": report.get("status", "complete"),
     }
     if report:
         facts |= {
             "time": f"{report['elapsed_s']:.1f} s in the last call, {report['voxels_per_s'] / 1e6:.2f} Mvoxel/s",
             "peak memory": f"{report['peak_memory_bytes'] / 1e9:.2f} GB in one process",
-            "patches": f"{tally['n_patches']} computed, {tally['n_skipped']} skipped as empty, in the last call",
+            "patches": f"{totals['n_patches']} computed, {totals['n_skipped']} skipped as empty, in the last call"
+            if subject.sweep
+            else "",
         }
     return facts
 
 
-def _extent(plan: Plan) -> str:
-    words = plan.spec.words
-    sides = {name: n for name, n in zip(words.axes, plan.source.shape_zyx, strict=True) if name}
+def _extent(subject: Subject) -> str:
+    words = subject.spec.words
+    sides = {name: n for name, n in zip(words.axes, subject.spec.shape_zyx, strict=True) if name}
     extent = f"{_zyx(tuple(sides.values()))} {words.voxels} ({', '.join(sides)})"
-    return f"{plan.source.n_channels} {words.channels} of {extent}" if words.is_picture else extent
+    n_channels = subject.sweep.info.n_channels if subject.sweep else 1
+    return f"{n_channels} {words.channels} of {extent}" if words.is_picture else extent
 
 
-def _plan_facts(plan: Plan) -> dict[str, Any]:
-    setting = plan.setting
-    trials = plan.measured.get("runtimes", ())
-    measured = "; ".join(
+def _plan_facts(subject: Subject) -> dict[str, Any]:
+    spec, stage = subject.spec, subject.sweep
+    stored = f"chunks {_zyx(spec.chunk_zyx)} in shards {_zyx(spec.shard_zyx)}, {spec.compressor}"
+    if stage is None:
+        return {"stages": ", ".join(one.name for one in subject.plan.stages), "output": stored}
+    one, measured = stage.passes[0], subject.plan.measured
+    trials = "; ".join(
         f"{t['runtime']} {t['precision']} batch {t['batch_size']}: "
         + (f"{1000 * t['patch_s']:.0f} ms a patch" if t["patch_s"] else "not measured")
         + (f" ({t['remark']})" if t["remark"] else "")
-        for t in trials
+        for t in measured.get("runtimes", ())
     )
-    probe = plan.measured.get("tiling")
+    probe = measured.get("tiling")
     return {
-        "grid": f"{' x '.join(str(a.count) for a in plan.grid.axes)} patches of {_zyx(plan.grid.patch)}",
-        "window": f"{plan.window}, sigma = patch / {plan.sigma_scale:g}",
-        "test-time augmentation": f"{plan.tta} ({plan.n_views} passes)",
-        "columns": f"{plan.columns.n_columns}, slabs: {plan.columns.n_slabs} of {plan.columns.slab_z} planes",
-        "waste": f"{plan.waste:.3f} (patches computed / patches of the grid)",
-        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
-        "measured": measured,
+        "grid": f"{' x '.join(str(a.count) for a in stage.grid.axes)} patches of {_zyx(stage.grid.patch)}",
+        "window": f"{stage.window}, sigma = patch / {stage.sigma_scale:g}",
+        "test-time augmentation": f"{one.tta} ({stage.n_forwards:g} forward passes a patch)",
+        "columns": f"{stage.columns.n_columns}, slabs: {stage.columns.n_slabs} of {stage.columns.slab_z} planes",
+        "waste": f"{stage.waste:.3f} (patches computed / patches of the grid)",
+        "runtime": f"{one.setting.runtime} on {one.setting.device}, {one.setting.precision}, "
+        f"batch {one.setting.batch_size}",
+        "measured": trials,
         "tiling probe": f"a window shifted by a quarter changes probabilities by {probe['mean']:.3f} on average, "
         f"{probe['max']:.2f} at most"
         if probe
         else "",
-        "output": f"chunks {_zyx(plan.spec.chunk_zyx)} in shards {_zyx(plan.spec.shard_zyx)}, {plan.spec.compressor}",
+        "output": stored,
     }
 
 
-def _model_facts(plan: Plan) -> dict[str, Any]:
-    card = plan.card
+def _model_facts(subject: Subject) -> dict[str, Any]:
+    card = subject.card
+    if card is None:
+        return {}
     schemes = ", ".join(
         n.scheme + (f" (mean {n.mean:.4g}, std {n.std:.4g})" if n.mean is not None and n.std is not None else "")
-        for n in plan.normalization
+        for n in (subject.sweep.passes[0].normalization if subject.sweep else card.normalization)
     )
     return {
         "path": card.path,

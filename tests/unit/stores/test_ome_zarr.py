@@ -103,9 +103,9 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
     """Counted in the store itself: no shard of any level is written twice, none is read while writing."""
     from collections import Counter
 
+    from voxweft.apps.execute import Execution
     from zarr.storage import LocalStore
 
-    from voxweft.apps.execute import Execution
     from voxweft.apps.run import run
 
     puts, gets = Counter(), Counter()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from voxweft.apps.execute import Execution, check_output, execute, plan_of, report_of, verify
-from voxweft.apps.forecast import Forecast, forecast
 from voxweft.apps.ink.names import (
     base_name,
     check_note,
@@ -28,21 +26,30 @@ from voxweft.apps.ink.options import (
     SweepOptions,
     box_of_roi,
 )
-from voxweft.apps.ink.picture import RESULT_NOTE, check_place, with_suffix, write_picture
+from voxweft.apps.ink.picture import PICTURE, RESULT_NOTE, check_place, picture_stage, with_suffix
 from voxweft.apps.ink.prepare import prepare
-from voxweft.apps.prepare import devices_of
-from voxweft.apps.prepare import prepare as prepare_sweep
-from voxweft.apps.surface import open_surface, piecewise
-from voxweft.apps.workers import WorkerOptions, Workers
+from voxweft.apps.ink.surface import open_surface, piecewise
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.options import flags_of
+from voxweft.engine.options import all_decisive
+from voxweft.engine.part import Part
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
 from voxweft.errors import IncompleteError, ModelError, RequestError
-from voxweft.image.protocols import Volume
+from voxweft.image.protocols import Sink, Volume
 from voxweft.model.card import Normalization
 from voxweft.model.protocols import Model
+from voxweft.runner.devices import devices_of
+from voxweft.runner.execution import Execution
+from voxweft.runner.forecast import Forecast, forecast
+from voxweft.runner.opening import Opened
+from voxweft.runner.parts import compute_part
+from voxweft.runner.place import Place
+from voxweft.runner.planning import plan_run
+from voxweft.runner.records import check_output, plan_of, report_of
+from voxweft.runner.run import run_plan
+from voxweft.runner.verify import verify
+from voxweft.runner.workers import WorkerOptions, Workers
 from voxweft.stores import open_sink
 from voxweft.stores.url import absolute
 
@@ -112,7 +119,7 @@ def infer(
         layers.level,
         which.model_type,
         where.use_zarr_compression,
-        flags_of(how),
+        all_decisive(how),
     ]
     zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
     sink = open_sink(zarr, order=ROWS_FIRST)
@@ -130,11 +137,22 @@ def infer(
     volume = _in_pieces(volume, layers, part, where, emit)
     records = None if part.overwrite else sink.records
     workers = Workers.of(execution, devices_of(how.device))
-    prepared = prepare_sweep(
-        volume, model, engine, records=records, normalization=schemes, n_workers=workers.n_sharing, emit=emit
+    opened = plan_run(
+        volume,
+        [model],
+        engine,
+        app="ink",
+        records=records,
+        normalization=schemes,
+        n_workers=workers.n_sharing,
+        emit=emit,
     )
-    report = execute(prepared, sink, workers, execution, emit)
-    return finish(zarr, picture, report, where, emit) if alone else InkResult(report, zarr)
+    sweep = opened.plan.sweep.name
+    if not any(stage.name == PICTURE for stage in opened.plan.stages):
+        stages = (*opened.plan.stages, picture_stage(sweep))
+        opened = opened.with_plan(replace(opened.plan, stages=stages))
+    report = run_plan(opened, Place.of(sink), workers, execution, emit)
+    return finish(sink, picture, report, where, emit) if alone else InkResult(report, zarr)
 
 
 def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
@@ -259,28 +277,33 @@ def reduce(
     picture = picture_at(name, layers, where)
     zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name, layers, part))
     check_place(picture)
-    sink = open_sink(zarr)
+    sink = open_sink(zarr, order=ROWS_FIRST)
     plan, ledger = plan_of(sink)
-    if not plan.request.get("layers"):
+    if plan.request.app != "ink":
         raise RequestError(f"{zarr} is no result of voxweft ink infer")
-    done = ledger.slabs()
-    units = [(c, n) for c in range(plan.columns.n_columns) for n in range(plan.columns.n_slabs)]
-    if missing := [plan.columns.box(c, range(n, n + 1)) for c, n in units if (c, n) not in done]:
+    stage, done = plan.sweep, ledger.done(plan.sweep.name)
+    if missing := [stage.slab_box(unit) for unit in range(stage.n_units) if unit not in done]:
         raise IncompleteError(
-            f"{zarr} is not complete: {len(missing)} of {len(units)} bands of rows are missing, the first one "
+            f"{zarr} is not complete: {len(missing)} of {stage.n_units} bands of rows are missing, the first one "
             f"begins at row {missing[0].start[0]}. Run voxweft ink infer for the parts that did not end."
         )
     verify(zarr, emit)
-    return finish(zarr, picture, report_of(ledger), where, emit)
+    return finish(sink, picture, report_of(ledger), where, emit)
 
 
-def finish(zarr: str, picture: str, report: Report, where: PictureOptions, emit: Emit) -> InkResult:
+def finish(sink: Sink, picture: str, report: Report, where: PictureOptions, emit: Emit) -> InkResult:
     """The picture of a complete result, and the note for the workflow engine."""
-    place = with_suffix(picture, zarr)
-    if place != zarr:
-        write_picture(zarr, place, emit)
-    write_note(where.runtime_dir, RESULT_NOTE, absolute(place))
-    return InkResult(report, zarr, place)
+    plan, ledger = plan_of(sink)
+    height, _, width = plan.sweep.spec.shape_zyx
+    url = with_suffix(picture, height, width)
+    if url != sink.url:
+        sink.open()
+        ledger.forget(PICTURE, 0)  # whoever asks for a picture gets it, also where one was made before
+        place = Place.of(sink, {PICTURE: url})
+        compute_part(Opened(plan), plan.stage(PICTURE), Part(PICTURE, 0, 1, range(1)), place, ("cpu", 1))
+        emit(Event("picture", url))
+    write_note(where.runtime_dir, RESULT_NOTE, absolute(url))
+    return InkResult(report, sink.url, url)
 
 
 def _runtime(how: InkOptions) -> str:

@@ -11,9 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from voxweft.apps.ink.options import UNSET, InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
-from voxweft.apps.surface import is_zarr
-from voxweft.apps.tables import read_toml
+from voxweft.apps.ink.surface import is_zarr
+from voxweft.engine.plan import VOLUME
 from voxweft.errors import RequestError, VolumeError
+from voxweft.runner.tables import read_toml
 from voxweft.stores.url import absolute, children, local_path, records_at, write_error
 from voxweft.stores.zarr import attributes_of
 
@@ -122,7 +123,7 @@ def find_unfinished(name: str, layers: LayerOptions, part: InkPartOptions) -> st
 def _made_from(zarr: str) -> set[str]:
     """What the stored plan of a result reads: the segment, or a surface volume and the segment it was prepared from."""
     plan = json.loads(records_at(f"{zarr}.voxweft").get("plan.json") or b"{}")
-    url = str(plan.get("source", {}).get("url", ""))
+    url = next((str(one["ref"]["url"]) for one in plan.get("inputs", ()) if one["name"] == VOLUME), "")
     sources = {absolute(url)}
     with suppress(VolumeError):  # a surface volume that is gone tells nothing
         if is_zarr(url):

@@ -21,13 +21,13 @@ class LayerOptions:
     """Which layers, and where they lie."""
 
     s3_path: str = option(
-        "", "Segment with layers/NN.tif, png or jpg: a path, s3:// or http(s)://.", env="S3_PATH", places=True
+        "", "Segment with layers/NN.tif, png or jpg: a path, s3:// or http(s)://.", env="S3_PATH", decides=False
     )
     surface_volume_zarr: str = option(
         "",
         "Surface volume that voxweft ink prepare made, or any OME-Zarr or zarr.",
         env="SURFACE_VOLUME_ZARR",
-        places=True,
+        decides=False,
     )
     start_layer: int = option(UNSET, "First layer, by the number in its name.", env="START_LAYER")
     end_layer: int = option(UNSET, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
@@ -48,8 +48,8 @@ class InkModelOptions:
     model_type: str = option(
         "auto", "timesformer, resnet3d-50, -101 or -152; auto: as the checkpoint says.", env="MODEL_TYPE"
     )
-    models: str = option("", "Table of models (TOML) in place of the one that voxweft brings.", places=True)
-    hf_token: str = option("", "Hugging Face token, for a private repository.", env="HF_TOKEN", places=True)
+    models: str = option("", "Table of models (TOML) in place of the one that voxweft brings.", decides=False)
+    hf_token: str = option("", "Hugging Face token, for a private repository.", env="HF_TOKEN", decides=False)
     trust_code: bool = option(False, "Load a checkpoint that holds Python objects; it can then run any code.")
 
 
@@ -71,8 +71,8 @@ class InkOptions:
     compile_mode: str = option("reduce-overhead", f"Of torch.compile: {', '.join(COMPILE_MODES)}.", env="COMPILE_MODE")
     runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino or compile.")
     precision: str = option("auto", "auto, fp32, fp16 or bf16.")
-    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", places=True)
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", places=True)
+    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
+    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
 
     def __post_init__(self) -> None:
         problems = []

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.apps.ink.names import writable
-from voxweft.apps.ink.options import ROWS_FIRST
-from voxweft.engine.events import Emit, Event
+from voxweft.engine.gather import Gathered
+from voxweft.engine.op import Made, Op, gather_op
+from voxweft.engine.opened import Readable
+from voxweft.engine.stage import Gather, Output
 from voxweft.errors import RequestError, WriteError
 from voxweft.geometry.box import Box
-from voxweft.image.protocols import Sink
 from voxweft.remote import is_remote, object_store, remote_errors
-from voxweft.stores import open_sink
 from voxweft.stores.url import first_line, local_path, write_error
 
+PICTURE = "picture"  # name of the stage, and of its output
 RESULT_NOTE = "result_s3_url.txt"
 BAND = 1024
 PNG_PIXELS = 1 << 28  # beyond this a picture without tiles is no comfort
@@ -40,16 +41,20 @@ def check_place(picture: str) -> None:
         raise RequestError(f"{picture} cannot be written there; give another OUTPUT (--output-path, OUTPUT_PATH)")
 
 
-def with_suffix(picture: str, zarr: str) -> str:
+def with_suffix(picture: str, height: int, width: int) -> str:
     """The place with its suffix: PNG where none was asked for, TIFF beyond 2^28 pixels."""
     if picture.endswith((".png", ".zarr", *TILED)):
         return picture
-    sink = open_sink(zarr, order=ROWS_FIRST)
-    height, _, width = sink.open().shape_zyx
     return f"{picture}{'.png' if height * width <= PNG_PIXELS else '.tif'}"
 
 
-def write_picture(zarr: str, place: str, emit: Emit) -> None:
+def picture_stage(sweep: str) -> Gather:
+    """The stage that makes a picture of what a sweep over rows wrote."""
+    return Gather(PICTURE, Op.of(write_picture), needs=(sweep,), outputs=(Output(PICTURE),))
+
+
+@gather_op
+def write_picture(gathered: Gathered) -> Made:
     """Write a result as a picture; what lay there is replaced when the new one is whole.
 
     Raises
@@ -57,14 +62,13 @@ def write_picture(zarr: str, place: str, emit: Emit) -> None:
     WriteError
         If it cannot be written or uploaded; the result stays, and reduce can be run again.
     """
-    sink = open_sink(zarr, order=ROWS_FIRST)
-    sink.open()
+    ((result,),), place = gathered.outputs.values(), gathered.files[PICTURE]
     with _landing(place) as path:
         if place.endswith(TILED):
-            _write_tiff(path, sink)
+            _write_tiff(path, result)
         else:
-            _write_png(path, sink)
-    emit(Event("picture", place))
+            _write_png(path, result)
+    return Made()
 
 
 @contextmanager
@@ -89,38 +93,44 @@ def _landing(place: str) -> Iterator[Path]:
             raise WriteError(f"{place} cannot be written: {first_line(error)}") from error
 
 
-def _bands(sink: Sink, height: int) -> Iterator[NDArray[Any]]:
+def _bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
     """Rows [rows, width] of the result, in order."""
-    rows, _, width = sink.shape()
+    rows, _, width = result.shape_zyx
     for row in range(0, rows, height):
-        yield sink.read(Box((row, 0, 0), (min(rows, row + height), 1, width)))[0, :, 0]
+        values = result.read(Box((row, 0, 0), (min(rows, row + height), 1, width)))
+        if values is not None:
+            yield values[0, :, 0]
 
 
-def _write_png(path: Path, sink: Sink) -> None:
+def _dtype(result: Readable) -> np.dtype[Any]:
+    return next(_bands(result, 1)).dtype
+
+
+def _write_png(path: Path, result: Readable) -> None:
     import png
 
-    rows, _, width = sink.shape()
-    deep = sink.open().dtype == "uint16"
+    rows, _, width = result.shape_zyx
+    deep = _dtype(result) == np.uint16
     writer = png.Writer(width, rows, greyscale=True, bitdepth=16 if deep else 8, compression=zlib.Z_BEST_SPEED)
-    lines = (row.astype(">u2").tobytes() if deep else row.tobytes() for band in _bands(sink, BAND) for row in band)
+    lines = (row.astype(">u2").tobytes() if deep else row.tobytes() for band in _bands(result, BAND) for row in band)
     with path.open("wb") as file:
         writer.write_packed(file, lines)
 
 
-def _write_tiff(path: Path, sink: Sink) -> None:
+def _write_tiff(path: Path, result: Readable) -> None:
     import tifffile
 
-    rows, _, width = sink.shape()
+    rows, _, width = result.shape_zyx
     tiles = (
         np.pad(tile, [(0, BAND - n) for n in tile.shape])
-        for band in _bands(sink, BAND)
+        for band in _bands(result, BAND)
         for tile in (band[:, x : x + BAND] for x in range(0, width, BAND))
     )
     tifffile.imwrite(
         path,
         tiles,
         shape=(rows, width),
-        dtype=sink.open().dtype,
+        dtype=_dtype(result),
         tile=(BAND, BAND),
         compression="zlib",
         photometric="minisblack",

@@ -2,19 +2,30 @@
 
 from __future__ import annotations
 
-import json
-import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from typing import Any
+
+from numpy.typing import NDArray
 
 from voxweft.apps.ink.names import check_note, prepared_at, require, write_note
 from voxweft.apps.ink.options import InkPartOptions, LayerOptions, PictureOptions
-from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.job import n_cores
+from voxweft.engine.events import Emit, silent
+from voxweft.engine.ledger import Ledger
+from voxweft.engine.op import Cell, Made, Op, block_op
+from voxweft.engine.part import State
+from voxweft.engine.plan import VOLUME, InputRef, Plan, Request, differing
+from voxweft.engine.stage import Blocks, Output, Source
+from voxweft.engine.totals import n_cores
 from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
+from voxweft.image.ref import volume_ref
+from voxweft.runner.execution import Execution
+from voxweft.runner.opening import Opened
+from voxweft.runner.place import Place
+from voxweft.runner.run import run_plan
+from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink
 from voxweft.stores.layers import AT_ONCE, LayersVolume
 from voxweft.stores.url import absolute
@@ -69,47 +80,52 @@ def prepare(
         "shape": list(volume.info.shape_zyx),
         "scaling": "value >> 8" if volume.info.details["stored_as"] == "uint16" else "none",
     }
-    _claim(sink, said)
-    depth, height, width = volume.info.shape_zyx
+    _check(sink, said)
     codec = "lz4" if where.use_zarr_compression else "none"
-    chunk, shard = _units(height, width)
-    sink.create(OutputSpec((depth, height, width), 1, "uint8", chunk, shard, codec, 1, "none"))
-    done = {int(key.removeprefix("layers/")) for key in sink.records.keys("layers/")}
-    todo = [z for z in range(depth) if z not in done]
-    if todo:
-        sink.set_attributes({"voxweft": said | {"complete": False}})
-    begun = time.perf_counter()
-    emit(Event("begin", data={"n_slabs": depth, "n_done": len(done), "unit": "layers"}))
-    with ThreadPoolExecutor(_n_at_once(height * width), thread_name_prefix="voxweft-prepare") as pool:
-        list(pool.map(lambda z: _copy(volume, sink, z, emit), todo))  # after an error no further layer is begun
-    sink.set_attributes({"voxweft": said | {"complete": True}})
+    opened = Opened(_plan(volume, said, codec), {VOLUME: volume})
+    execution = Execution("serial")
+    report = run_plan(opened, Place.of(sink), Workers.of(execution, ["cpu"]), execution, emit)
+    sink.set_attributes({"voxweft": said | {"complete": report.status == State.COMPLETE}})
     write_note(where.runtime_dir, PATH_NOTE, absolute(url))
-    emit(Event("done", "prepared", {"url": url, "n_layers": len(todo), "seconds": time.perf_counter() - begun}))
     return url
 
 
-def _copy(volume: LayersVolume, sink: Sink, z: int, emit: Emit) -> None:
-    """One layer, wholly."""
-    _, height, width = volume.info.shape_zyx
-    box = Box((z, 0, 0), (z + 1, height, width))
-    sink.write(box, volume.read(box))
-    sink.records.put(f"layers/{z}", b"")
-    emit(Event("slab", data={"slab": z, "n_voxels": box.n_voxels}))
+def _plan(volume: LayersVolume, said: dict[str, Any], codec: str) -> Plan:
+    """One stage: a unit a layer."""
+    shape = volume.info.shape_zyx
+    _, height, width = shape
+    chunk, shard = _sizes(height, width)
+    spec = OutputSpec(shape, 1, "uint8", chunk, shard, codec, 1, "none")
+    stage = Blocks(
+        name="prepare",
+        op=Op.of(copy_layer),
+        sources=(Source(VOLUME),),
+        outputs=(Output(spec=spec, attributes={"voxweft": said | {"complete": False}}),),
+        shape_zyx=shape,
+        region=Box.of(shape),
+        block_zyx=(1, -(-height // shard[1]) * shard[1], -(-width // shard[2]) * shard[2]),
+        at_once=_n_at_once(height * width),
+        noun="layers",
+    )
+    return Plan(Request("ink prepare", said), (InputRef(VOLUME, volume_ref(volume)),), (), (stage,))
 
 
-def _claim(sink: Sink, said: dict[str, Any]) -> None:
-    """Write down what is prepared here, or check that it is the same as before."""
-    mine = json.dumps(said, sort_keys=True).encode()
-    if sink.exists() and sink.records.get("prepare.json") is None:
-        raise RequestError(f"{sink.url} exists and voxweft ink prepare did not write it; choose another place")
+@block_op
+def copy_layer(sources: Sequence[NDArray[Any]], _cell: Cell) -> Made:
+    """One layer as it was decoded."""
+    return Made((sources[0],))
+
+
+def _check(sink: Sink, said: dict[str, Any]) -> None:
+    """Refuse a place that holds something else than what is prepared here."""
+    stored = Ledger(sink.records).plan()
     if not sink.exists():  # records without a volume say nothing
         sink.records.clear()
-    if sink.records.create("prepare.json", mine):
         return
-    stored = json.loads(sink.records.get("prepare.json") or b"{}")
-    differ = {k: f"{k}: stored {stored.get(k)!r}, asked for {v!r}" for k, v in said.items() if stored.get(k) != v}
-    if differ:
-        what = "the layers changed since" if [*differ] == ["files"] else "; ".join(differ.values())
+    if stored is None:
+        raise RequestError(f"{sink.url} exists and voxweft ink prepare did not write it; choose another place")
+    if differ := differing(Plan.from_json(stored).request, Request("ink prepare", said)):
+        what = "the layers changed since" if all(line.startswith("files:") for line in differ) else "; ".join(differ)
         raise PlanMismatchError(f"{sink.url} holds another surface volume: {what}.", "Give --overwrite.")
 
 
@@ -121,7 +137,7 @@ def _n_at_once(n_pixels: int) -> int:
     return int(max(1, min(AT_ONCE, n_cores(), fitting)))
 
 
-def _units(height: int, width: int) -> tuple[Zyx, Zyx]:
+def _sizes(height: int, width: int) -> tuple[Zyx, Zyx]:
     """Chunk and shard: equal shares of a layer of up to 256 x 1024 pixels, and up to 4 x 4 of them."""
     chunk = [-(-n // -(-n // c)) for n, c in zip((height, width), CHUNK_YX, strict=True)]
     shard = [c * min(SHARD_CHUNKS, -(-n // c)) for n, c in zip((height, width), chunk, strict=True)]

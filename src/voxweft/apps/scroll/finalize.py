@@ -24,7 +24,7 @@ from voxweft.engine.stage import Blocks, Output, Source, level_stages
 from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
-from voxweft.image.protocols import Sink, Volume
+from voxweft.image.protocols import Sink
 from voxweft.image.ref import VolumeRef, volume_ref
 from voxweft.image.views import Repeat
 from voxweft.ops.activate import Finish
@@ -35,8 +35,8 @@ from voxweft.runner.records import check_output, report_of
 from voxweft.runner.run import run_plan
 from voxweft.runner.verify import verify
 from voxweft.runner.workers import Workers
-from voxweft.stores import open_ref, open_sink, open_volume
-from voxweft.stores.chunks import ChunkFiles
+from voxweft.stores import open_sink, open_volume
+from voxweft.stores.sparse import SparseVolume
 from voxweft.stores.url import exists, records_at, remove
 from voxweft.stores.zarr import attributes_of
 
@@ -81,7 +81,7 @@ def finalize(
     check_output(sink, execution)
     if how.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, how)):
         return done
-    volume = open_ref(VolumeRef(input_path, opener="sparse"))
+    volume = SparseVolume(input_path)
     if not volume.info.dtype.startswith("float"):
         raise RequestError(f"{input_path} holds {volume.info.dtype} values; logits are float16 or float32")
     _require_finished(input_path)
@@ -115,7 +115,7 @@ def _request(classes: ClassOptions, how: FinalizeOptions) -> Request:
     return Request("finalize", decisive(classes) | decisive(how), defaults_of(classes) | defaults_of(how))
 
 
-def finalize_plan(volume: Volume, said: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions]) -> Plan:
+def finalize_plan(volume: SparseVolume, said: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions]) -> Plan:
     """The plan of a finalize: an operation on every chunk."""
     (classes, how), source = options, volume.info
     told = said.get("target_info", {}).values()
@@ -133,7 +133,9 @@ def finalize_plan(volume: Volume, said: Mapping[str, Any], options: tuple[ClassO
         dtype=finish.dtype,
         chunk_zyx=chunk,
         shard_zyx=shard_for(plane, chunk),
-        pyramid=("mean" if classes.output == "probability" else "nearest") if how.pyramid and not how.compat else "none",
+        pyramid=("mean" if classes.output == "probability" else "nearest")
+        if how.pyramid and not how.compat
+        else "none",
         geometry=geometry_in(dict(said)),
         layout="vesuvius" if how.compat else "ome-zarr",
         is_label=classes.output == "labels",
@@ -163,11 +165,11 @@ def _attributes(said: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any
     return {**said, "processing_mode": classes.mode, "threshold_applied": classes.hard}
 
 
-def _fingerprint(volume: Volume) -> str:
+def _fingerprint(volume: SparseVolume) -> str:
     """A digest of names, sizes and times of the stored chunks: a merged array that changed is another input."""
     info = volume.info
     head = f"{info.shape_zyx} {info.n_channels} {info.dtype}"
-    return hashlib.sha256(head.encode() + ChunkFiles(info.url).stamps()).hexdigest()
+    return hashlib.sha256(head.encode() + volume.stamps()).hexdigest()
 
 
 def _require_finished(url: str) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from voxweft.runner.workers import LaunchOptions
 from voxweft.engine.options import RunOptions, option, parse_bytes, part_problems
 from voxweft.errors import RequestError
 from voxweft.ops.activate import MODES, OUTPUTS
+from voxweft.runner.workers import LaunchOptions
 from voxweft.stores.patches import COMPRESSORS
 
 COMPAT = "vesuvius-0.2.4"

@@ -115,9 +115,7 @@ def predict(
     if part.prepare:
         return _report(place, opened.plan, (own, Totals(), State.PARTIAL), started, (device, command))
     n_done = len(ledger.done(stage.name).intersection(own.units))
-    emit(
-        Event("begin", data={"stage": stage.name, "n_units": len(own.units), "n_done": n_done, "noun": stage.noun})
-    )
+    emit(Event("begin", data={"stage": stage.name, "n_units": len(own.units), "n_done": n_done, "noun": stage.noun}))
     _part_store(output_dir, opened.plan, part.part_id, network)  # also of a part without patches
     record = compute_part(opened, stage, own, place, (device, lanes_for(device)), emit=emit)
     report = _report(place, opened.plan, (own, Totals(**record.totals), State.COMPLETE), started, (device, command))

@@ -5,12 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from voxweft.apps.scroll.options import SourceOptions
-from voxweft.runner.tables import read_toml
 from voxweft.engine.events import Emit, Event
 from voxweft.engine.options import parse_bytes
 from voxweft.errors import ModelError, RequestError
 from voxweft.image.protocols import Volume
 from voxweft.model.card import Intensity, ModelCard, Normalization
+from voxweft.runner.tables import read_toml
 from voxweft.stores import open_volume
 
 
