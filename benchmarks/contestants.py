@@ -104,7 +104,7 @@ def voxweft(job: SimpleNamespace) -> None:
 
     options = voxweft.RunOptions(runtime=job.runtime, pyramid=False, normalization="auto" if job.normalize else "none")
     report = voxweft.run(job.input, job.output, job.loaded, options)
-    job.extra = {"stages": report.tally["seconds"]}
+    job.extra = {"stages": report.totals["seconds"]}
 
 
 def monai(job: SimpleNamespace) -> None:

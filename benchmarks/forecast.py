@@ -60,7 +60,7 @@ def main() -> None:
         lines.append(
             f"| {name} | {told['seconds']:.1f} | {took:.1f} | {told['memory_bytes'] / 1e9:.2f} | "
             f"{found['peak_memory_bytes'] / 1e9:.2f} | {told['bytes_written'] / 1e6:.0f} | "
-            f"{found['tally']['bytes_written'] / 1e6:.0f} |"
+            f"{found['totals']['bytes_written'] / 1e6:.0f} |"
         )
     keep("forecast", "\n".join(lines))
 

@@ -62,7 +62,7 @@ def measure(way: str, volume: Path) -> tuple[float, int]:
             raise SystemExit(f"{way} failed")
     seconds = time.perf_counter() - start
     report = json.loads((Path(f"{output}.voxweft") / "report.json").read_text())
-    return seconds, report["tally"]["n_patches"]
+    return seconds, report["totals"]["n_patches"]
 
 
 def main() -> None:

@@ -16,7 +16,8 @@ from voxweft.engine.staged import reach_of, tiles_of_part
 
 from voxweft.apps.scroll.options import StageOptions
 from voxweft.engine.budget import Budget
-from voxweft.engine.plan import Plan, make_plan
+from voxweft.engine.plan import Plan
+from voxweft.engine.planning import make_plan
 from voxweft.engine.reader import layers
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box

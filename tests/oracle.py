@@ -15,21 +15,23 @@ from voxweft.ops.augment import views
 
 def blended_logits(plan: Plan, volume: Volume, model: Model) -> tuple[np.ndarray, np.ndarray]:
     """sum(w l) / sum(w) [C, Z, Y, X] in float64 and where any patch ran [Z, Y, X]."""
-    shape, patch = plan.source.shape_zyx, plan.grid.patch
+    stage = plan.sweep
+    shape, grid = stage.info.shape_zyx, stage.grid
+    patch = grid.patch
     image = np.nan_to_num(volume.read(Box.of(shape)).astype(np.float64), posinf=0, neginf=0)
-    pads = [(-min(0, o), max(0, p + o - n)) for o, p, n in zip(plan.grid.origin, patch, shape, strict=True)]
-    z, y, x = (WINDOWS[plan.window](p, plan.sigma_scale) for p in patch)
+    pads = [(-min(0, o), max(0, p + o - n)) for o, p, n in zip(grid.origin, patch, shape, strict=True)]
+    z, y, x = (WINDOWS[stage.window](p, stage.sigma_scale) for p in patch)
     window = z[:, None, None] * y[:, None] * x
     predictor = model.open(ForwardSetting("torch", "cpu", "fp32", 1, patch))
     padded = np.pad(image, [(0, 0), *pads])
     real = np.pad(np.ones(shape, bool), pads)
-    total = np.zeros((plan.card.n_classes, *padded.shape[1:]))
+    total = np.zeros((stage.finish.n_classes, *padded.shape[1:]))
     weight = np.zeros(padded.shape[1:])
-    for index in np.ndindex(*(a.count for a in plan.grid.axes)):
-        start = [a.start(i) for a, i in zip(plan.grid.axes, index, strict=True)]
+    for index in np.ndindex(*(a.count for a in grid.axes)):
+        start = [a.start(i) for a, i in zip(grid.axes, index, strict=True)]
         where = tuple(slice(a, a + p) for a, p in zip(start, patch, strict=True))
         voxels, inside = padded[(slice(None), *where)], real[where]
-        if plan.skip_empty and all(np.ptp(c[inside]) == 0 for c in voxels):
+        if stage.skip_empty and all(np.ptp(c[inside]) == 0 for c in voxels):
             continue
         total[(slice(None), *where)] += forward(plan, predictor, voxels, inside) * window
         weight[where] += window
@@ -40,9 +42,9 @@ def blended_logits(plan: Plan, volume: Volume, model: Model) -> tuple[np.ndarray
 
 def forward(plan: Plan, predictor, voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Normalise the real voxels, run all views, undo them, average."""
-    scaled = np.zeros(voxels.shape)
+    (one,), scaled = plan.sweep.passes, np.zeros(voxels.shape)
     for c, channel in enumerate(voxels):
-        scheme = plan.normalization[c % len(plan.normalization)]
+        scheme = one.normalization[c % len(one.normalization)]
         values = channel[inside]
         match scheme.scheme:
             case "instance_zscore":
@@ -53,7 +55,7 @@ def forward(plan: Plan, predictor, voxels: np.ndarray, inside: np.ndarray) -> np
                 values = (values - scheme.mean) / max(scheme.std, 1e-8)
         scaled[c][inside] = values
     tensor = torch.from_numpy(scaled.astype(np.float32))[None]
-    seen = [v(predictor(v(tensor).contiguous())) for v in views(plan.tta, plan.card.mirror_axes)]
+    seen = [v(predictor(v(tensor).contiguous())) for v in views(one.tta, plan.models[one.model].card.mirror_axes)]
     return torch.stack([s.detach().double() for s in seen]).mean(0)[0].numpy()
 
 

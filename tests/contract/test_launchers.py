@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from importlib.metadata import EntryPoint
 
 import pytest
-from voxweft.apps.execute import Execution
 
 from voxweft.errors import RequestError
 from voxweft.launch import open_executor
 from voxweft.launch.executors import SerialExecutor
+from voxweft.runner.execution import Execution
 from voxweft.testing import LauncherContract
 
 

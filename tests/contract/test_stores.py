@@ -100,7 +100,7 @@ class TestOmeZarrSink(SinkContract):
     def make(self, tmp_path):
         from voxweft.stores.ome_zarr import OmeZarrSink
 
-        return OmeZarrSink(str(tmp_path / "o.zarr"), smallest=16)
+        return OmeZarrSink(str(tmp_path / "o.zarr"))
 
     def reopen(self, sink, tmp_path):
         return self.make(tmp_path)
@@ -126,7 +126,7 @@ class TestOmeZarrSink(SinkContract):
 
 class TestMemorySink(SinkContract):
     def make(self, tmp_path):
-        return MemorySink(smallest=16)
+        return MemorySink()
 
     def reopen(self, sink, tmp_path):
         return sink
@@ -137,7 +137,7 @@ class TestPermutedSink(SinkContract):
         from voxweft.stores.ome_zarr import OmeZarrSink
         from voxweft.stores.permuted import PermutedSink
 
-        return PermutedSink(OmeZarrSink(str(tmp_path / "o.zarr"), smallest=16), (2, 0, 1))
+        return PermutedSink(OmeZarrSink(str(tmp_path / "o.zarr")), (2, 0, 1))
 
     def reopen(self, sink, tmp_path):
         return self.make(tmp_path)

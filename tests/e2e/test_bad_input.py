@@ -123,7 +123,7 @@ def test_nan_and_inf_are_counted_and_reported(voxweft, tmp_path):
     done = voxweft("run", "broken.tif", "o.zarr", "--model", NULL, "--output", "logits")
     assert "2 voxels of the input were NaN or Inf" in done.stderr
     assert np.isfinite(zarr.open(str(tmp_path / "o.zarr/0"), mode="r")[:]).all()
-    assert json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())["tally"]["n_nonfinite"] == 2
+    assert json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())["totals"]["n_nonfinite"] == 2
 
 
 def test_a_damaged_chunk_is_named_and_the_run_can_be_completed(voxweft, tmp_path, volume, image):

@@ -97,7 +97,7 @@ def test_the_scroll_pipeline_takes_an_array(tmp_path, image, staged):
     assert done.status == "complete"
     assert set(np.unique(values(tmp_path / "o.zarr"))) == {0, 255}
     stored = json.loads((tmp_path / "o.zarr.voxweft/plan.json").read_text())
-    assert stored["request"]["threshold"] == 0.7
+    assert stored["request"]["options"]["threshold"] == 0.7
 
 
 def test_another_table_of_volumes_is_another_request(voxweft, tmp_path, volume):
@@ -135,7 +135,7 @@ def test_a_power_cut_loses_no_unit_that_the_ledger_has(tmp_path, volume, monkeyp
         pass
 
     def cut(event: Event) -> None:
-        if event.kind == "slab" and event.data["slab"] == 1:
+        if event.kind == "unit" and event.data["unit"] == 1:
             raise PowerCutError
 
     options = package.RunOptions(chunk="16,32,32", runtime="torch")

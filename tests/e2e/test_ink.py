@@ -180,7 +180,7 @@ def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft, tmp_path):
     chance = random.Random(2)
     steps = {
         "prepare": (["ink", "prepare", "seg", "{}.zarr", *LAYERS], "{}.zarr.voxweft/layers"),
-        "run": (["ink", "run", "{}.zarr", "{}.png", *LAYERS, *NET], "parts-{}/*.voxweft/slabs"),
+        "run": (["ink", "run", "{}.zarr", "{}.png", *LAYERS, *NET], "parts-{}/*.voxweft/done/sweep"),
     }
     for name in ("calm", "killed"):
         for words, done in steps.values():

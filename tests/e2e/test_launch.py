@@ -17,11 +17,11 @@ import numpy as np
 import psutil
 import pytest
 import zarr
-from voxweft.apps.items import ItemsError
 
 import voxweft as package
 from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
+from voxweft.runner.batch import ItemsError
 
 BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runtime", "torch", "--tta", "rotation"]
 
@@ -49,7 +49,7 @@ def report(output: Path) -> dict:
 
 
 def n_slabs(output: Path) -> int:
-    return len(list((output.parent / f"{output.name}.voxweft" / "slabs").glob("*.json")))
+    return len(list((output.parent / f"{output.name}.voxweft" / "done" / "sweep").glob("*.json")))
 
 
 def start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
@@ -109,11 +109,11 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft, tmp_path, image):
     assert len(broken.stderr.splitlines()) <= 3 + len(told["failures"])  # a note, a line a part, two lines in the end
     assert n_slabs(tmp_path / "o.zarr") >= 20  # of 25; those that a patch with the voxel meets are missing
     voxweft("verify", "o.zarr", code=1)
-    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "slabs").glob("*")}
+    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "done" / "sweep").glob("*")}
     (tmp_path / "mended").touch()
     voxweft("run", "in.zarr", "o.zarr", *flags, "--executor", "processes", "--workers", 2)
     voxweft("verify", "o.zarr")
-    now = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "slabs").glob("*")}
+    now = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "done" / "sweep").glob("*")}
     assert kept.items() < now.items()
     assert report(tmp_path / "o.zarr")["status"] == "complete"
     voxweft("run", "in.zarr", "serial.zarr", *flags)
@@ -128,9 +128,9 @@ def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft, deep, tmp
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
     parts = report(tmp_path / "o.zarr")["parts"]
     assert len(parts) > 2
-    n_patches = {p["index"]: p["tally"]["n_patches"] for p in parts}
+    n_patches = {p["index"]: p["totals"]["n_patches"] for p in parts}
     assert max(n_patches.values()) < 0.75 * sum(n_patches.values()), n_patches
-    assert sum(p["tally"]["n_slabs"] for p in parts) <= 25 + len(parts)
+    assert sum(p["totals"]["n_units"] for p in parts) <= 25 + len(parts)
 
 
 def test_two_processes_on_the_same_part_do_no_harm(voxweft, deep, serial, tmp_path):
@@ -192,7 +192,7 @@ class TestManyVolumes:
             assert [d.report.status for d in done] == ["complete"] * 4
             for _, output in pairs:
                 assert digest(Path(output)) == digest(Path(output.replace("_out", "_own")))
-                assert package.verify(output)["n_slabs"] == 4
+                assert package.verify(output)["n_units"] == 4
                 assert len(report(Path(output))["parts"]) == max(1, num_parts)
                 shutil.rmtree(output)
                 shutil.rmtree(f"{output}.voxweft")

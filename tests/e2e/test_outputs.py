@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import tifffile
 import zarr
-from voxweft.apps.execute import Execution
 
 import voxweft as package
 from voxweft.errors import RequestError, VolumeError
+from voxweft.runner.execution import Execution
 
 NULL = "fake://null?patch=16,16,16"
 
@@ -141,7 +141,7 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, image):
     command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
     flags = ["--tta", "mirroring", "--executor", "processes", "--workers", "2", "--chunk", "16,64,64"]
     process = subprocess.Popen([*command, *flags, "--quiet"], cwd=tmp_path)
-    records = tmp_path / "o.zarr.voxweft/slabs"
+    records = tmp_path / "o.zarr.voxweft/done/sweep"
     while not list(records.glob("*")):
         time.sleep(0.05)
     workers = {json.loads(p.read_text())["pid"] for p in records.glob("*")}

@@ -94,7 +94,7 @@ class TestS3Sink(SinkContract):
     def make(self, tmp_path):
         from voxweft.stores.ome_zarr import OmeZarrSink
 
-        return OmeZarrSink(self.name, smallest=16)
+        return OmeZarrSink(self.name)
 
     def reopen(self, sink, tmp_path):
         return self.make(tmp_path)

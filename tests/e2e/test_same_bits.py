@@ -74,7 +74,9 @@ def test_small_columns(voxweft, tmp_path, image):
 
 def columns(store: Path) -> list[int]:
     """Width of the columns of a stored plan, y and x."""
-    return json.loads((store.parent / f"{store.name}.voxweft" / "plan.json").read_text())["columns"]["column_yx"]
+    return json.loads((store.parent / f"{store.name}.voxweft" / "plan.json").read_text())["stages"][0]["columns"][
+        "column_yx"
+    ]
 
 
 @pytest.mark.slow

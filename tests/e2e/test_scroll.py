@@ -176,7 +176,7 @@ def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft, volume
             output = f"{prefix}{name}"
             command = [word.format(prefix if word != "{}" else output) for word in words]
             records = tmp_path / (
-                f"{output}/voxweft-records/predicted" if name == "parts" else f"{output}.voxweft/slabs"
+                f"{output}/voxweft-records/done/sweep" if name == "parts" else f"{output}.voxweft/done/sweep"
             )
             for kill in range(3 if prefix == "killed-" else 0):
                 process = subprocess.Popen(
@@ -447,7 +447,7 @@ def test_parts_that_do_not_fit_are_refused(voxweft, merged, case):
 
 
 def test_a_blend_that_is_not_finished_is_not_finalized(voxweft, merged):
-    (merged / "merged.zarr.voxweft/slabs/000000-000001.json").unlink()
+    (merged / "merged.zarr.voxweft/done/sweep/000001.json").unlink()
     told = voxweft("finalize", "merged.zarr", "o.zarr", code=2).stderr
     assert "slab 1 of column 0" in told
     assert not (merged / "o.zarr").exists()
@@ -593,7 +593,7 @@ def test_the_support_of_predict_reaches_finalize(voxweft, volume, tmp_path):
     flags = ["--output_dir", "parts", *FAST, "--mask", "support.zarr"]
     voxweft("predict", "-m", NET, "--input_dir", volume, *flags)
     report = json.loads((tmp_path / "parts/voxweft-records/parts/0-of-1.json").read_text())
-    assert report["tally"]["n_skipped"] > 0
+    assert report["totals"]["n_skipped"] > 0
     voxweft("blend", "parts", "merged.zarr")
     voxweft("finalize", "merged.zarr", "final.zarr")
     voxweft("pipeline", "-m", NET, "--input", volume, "--output", "fused.zarr", *FAST, "--mask", "support.zarr")

@@ -54,7 +54,7 @@ def test_a_run_from_beginning_to_end(voxweft, deep, tmp_path):
     assert "no plan" in voxweft("status", "o.zarr", code=2).stderr
     voxweft("run", deep, "o.zarr", *FLAGS, "--prepare")
     found = look(voxweft, "o.zarr")
-    assert (found["state"], found["n_slabs"], found["n_slabs_done"]) == ("waiting", 16, 0)
+    assert (found["state"], found["n_units"], found["n_units_done"]) == ("waiting", 16, 0)
 
     killed = start(tmp_path, *part(0))
     wait_for_slabs(killed, tmp_path / "o.zarr", 1)
@@ -67,10 +67,10 @@ def test_a_run_from_beginning_to_end(voxweft, deep, tmp_path):
     killed.communicate()
     found = look(voxweft, "o.zarr")
     assert (found["state"], states(found)[0]) == ("stopped", "lost")
-    assert found["n_slabs_done"] == n_slabs(tmp_path / "o.zarr")
+    assert found["n_units_done"] == n_slabs(tmp_path / "o.zarr")
 
     stopped = start(tmp_path, *part(1))
-    wait_for_slabs(stopped, tmp_path / "o.zarr", found["n_slabs_done"] + 1)
+    wait_for_slabs(stopped, tmp_path / "o.zarr", found["n_units_done"] + 1)
     stopped.send_signal(signal.SIGTERM)
     _, err = stopped.communicate(timeout=60)
     assert "interrupted" in err
@@ -89,7 +89,7 @@ def test_a_run_from_beginning_to_end(voxweft, deep, tmp_path):
         voxweft(*part(n))
         assert states(look(voxweft, "o.zarr"))[: n + 1] == ["done"] * (n + 1)
     found = look(voxweft, "o.zarr")
-    assert (found["state"], found["n_slabs_done"], states(found)) == ("complete", 16, ["done"] * 4)
+    assert (found["state"], found["n_units_done"], states(found)) == ("complete", 16, ["done"] * 4)
     assert voxweft("status", "o.zarr").stdout.startswith("complete: 16 of 16 slabs (100%)")
 
 
@@ -105,9 +105,9 @@ def test_throughput_and_time_left(voxweft, deep, tmp_path):
     for process in at_work:
         process.resume()
     assert (found["state"], found["n_running"]) == ("running", 2)
-    left = found["n_slabs"] - found["n_slabs_done"]
-    assert found["seconds_left"] == pytest.approx(left / found["slabs_per_s"], abs=0.1)
-    assert found["voxels_per_s"] == pytest.approx(found["slabs_per_s"] * 250 * 61 * 72 / 16, rel=1e-3)
+    left = found["n_units"] - found["n_units_done"]
+    assert found["seconds_left"] == pytest.approx(left / found["units_per_s"], abs=0.1)
+    assert found["voxels_per_s"] == pytest.approx(found["units_per_s"] * 250 * 61 * 72 / 16, rel=1e-3)
     _, err = run.communicate(timeout=200)
     assert run.returncode == 0, err
 
@@ -122,7 +122,7 @@ def test_on_s3_and_for_folders_of_logits(voxweft, deep, tmp_path, s3):
     found = look(voxweft, "parts")
     assert found["unit"] == "layers of patches"
     assert states(found) == ["done", "waiting"]
-    assert 0 < found["n_slabs_done"] < found["n_slabs"]
+    assert 0 < found["n_units_done"] < found["n_units"]
     voxweft("predict", *flags, "--part_id", 1)
     assert look(voxweft, "parts")["state"] == "complete"
 

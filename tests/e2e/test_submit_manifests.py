@@ -125,7 +125,7 @@ def test_an_emulated_kubelet_runs_every_index_and_one_twice(voxweft, volume, con
         r"^# Best run before the job, on a machine like its pods: voxweft (.*)$", printed_by.stdout, re.M
     )[1]
     subprocess.run(["sh", "-c", f"exec {sys.executable} -m voxweft {before}"], cwd=tmp_path, check=True)
-    records = tmp_path / "o $(HOME) $x.zarr.voxweft/slabs"
+    records = tmp_path / "o $(HOME) $x.zarr.voxweft/done/sweep"
     indexes = [*range(job["spec"]["completions"])]
     for attempt in (1, 2):
         for index in [*indexes]:

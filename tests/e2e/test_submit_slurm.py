@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import zarr
-from voxweft.apps.status import status
 
 from e2e.test_same_bits import digest
 from slurm_cluster import ask
 from surfaces import small_checkpoint, waves, write_layers
+from voxweft.runner.status import status
 
 pytestmark = [pytest.mark.slurm, pytest.mark.slow]
 
@@ -75,7 +75,7 @@ def state(slurm, task: str) -> str:
 
 
 def n_slabs(output: Path) -> int:
-    return len(list(Path(f"{output}.voxweft/slabs").glob("*.json")))
+    return len(list(Path(f"{output}.voxweft/done/sweep").glob("*.json")))
 
 
 RIGHT = {
@@ -139,11 +139,13 @@ def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(voxweft, slu
     assert "told/here" in err
     assert err.count("\n") <= 3
     voxweft("verify", "o.zarr", code=1)
-    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft/slabs").glob("*.json")}
+    kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft/done/sweep").glob("*.json")}
     assert kept
     process, _ = begin("--num-parts", 2, *words)
     assert process.wait(timeout=120) == 0, process.stderr.read()
-    assert kept.items() <= {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft/slabs").glob("*.json")}.items()
+    assert (
+        kept.items() <= {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft/done/sweep").glob("*.json")}.items()
+    )
     voxweft("run", volume, "whole.zarr", "--model", BLUR, *CHUNK)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
 

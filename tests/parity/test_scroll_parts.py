@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import zarr
-from voxweft.engine.job import Job
-from voxweft.engine.staged import StoredLogits
 
-import voxweft
-from voxweft.engine.ledger import Ledger
+from engines import computed
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import make_plan
-from voxweft.engine.sweep import sweep
-from voxweft.geometry.box import Box
+from voxweft.engine.plan import VOLUME, InputRef, PatchesRef
+from voxweft.engine.planning import make_plan
+from voxweft.engine.stored import StoredLogits
 from voxweft.image.info import VolumeInfo
 from voxweft.model import ModelCard
 from voxweft.stores.patches import ZarrPatches
@@ -28,12 +26,9 @@ def woven(parts: ZarrPatches) -> np.ndarray:
     card = ModelCard("stored", "stored logits", "", parts.patch_zyx, n_classes=parts.n_classes, activation="sigmoid")
     options = RunOptions(output="logits", overlap=parts.attributes["overlap"], chunk="32", pyramid=False)
     plan = make_plan(VolumeInfo("stored", "stored logits", shape, "float16"), card, options)
-    sink = voxweft.open_sink("memory://")
-    sink.create(plan.spec)
-    job = Job(plan, None, None, sink, Ledger(sink.records), stored=StoredLogits([parts], plan.grid))
-    for run in plan.columns.part(0, 1):
-        sweep(job, run)
-    return sink.read(Box.of(shape))
+    stage = plan.sweep
+    plan = replace(plan, inputs=(InputRef(VOLUME, PatchesRef("", stage.grid, stage.region)),))
+    return computed(plan, patches=StoredLogits([parts], stage.grid))[0]
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from voxweft.apps.parts import open_job
-from voxweft.apps.prepare import Prepared
 
 import voxweft
+from engines import computed
 from oracle import blended_logits, softmax
 from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import make_plan
-from voxweft.engine.sweep import sweep
+from voxweft.engine.planning import make_plan
 from voxweft.errors import RequestError, RunError
-from voxweft.geometry.box import Box
 
 
 @st.composite
@@ -50,11 +49,8 @@ models = st.sampled_from(["fake://blur?patch=8,8,8", "fake://blur?patch=8,8,8&cl
 def swept(volume, model, options: RunOptions, budget: Budget | None = None, parts=((0, 1),)):
     """The whole output and the plan; parts are done in the order given."""
     plan = make_plan(volume.info, model.card, options, budget=budget)
-    sink = voxweft.open_sink("memory://")
-    sink.create(plan.spec)
-    job = open_job(Prepared(plan, volume, model, None, None), sink, "cpu")
-    tallies = [sweep(job, run) for index, count in parts for run in plan.columns.part(index, count)]
-    return sink.read(Box.of(plan.spec.shape_zyx)), plan, tallies
+    found, totals = computed(plan, volume, [model], parts=parts)
+    return found, plan, totals
 
 
 @settings(max_examples=60)
@@ -100,7 +96,7 @@ def test_any_cut_gives_the_same_bits(image, url, request, count, random, data):
     except RequestError:
         return  # not even one chunk wide
     assert np.array_equal(whole, cut)
-    assert narrow.waste >= plan.waste == 1.0
+    assert narrow.sweep.waste >= plan.sweep.waste == 1.0
 
 
 @settings(max_examples=30)
@@ -121,15 +117,11 @@ def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(image, url, re
 def test_patches_of_a_batch_do_not_matter(image):
     volume, model = voxweft.open_volume(image), voxweft.load_model("fake://blur?patch=16,16,16")
     one, _, _ = swept(volume, model, RunOptions(output="logits", chunk="32,32,32"))
-    from dataclasses import replace
-
     plan = make_plan(volume.info, model.card, RunOptions(output="logits", chunk="32,32,32"))
-    plan = replace(plan, setting=replace(plan.setting, batch_size=3))
-    sink = voxweft.open_sink("memory://")
-    sink.create(plan.spec)
-    for run in plan.columns.part(0, 1):
-        sweep(open_job(Prepared(plan, volume, model, None, None), sink, "cpu"), run)
-    assert np.abs(sink.read(Box.of(plan.spec.shape_zyx)) - one).max() < 1e-4
+    (single,) = plan.sweep.passes
+    batches = replace(plan.sweep, passes=(replace(single, setting=replace(single.setting, batch_size=3)),))
+    found, _ = computed(replace(plan, stages=(batches, *plan.stages[1:])), volume, [model])
+    assert np.abs(found - one).max() < 1e-4
 
 
 @pytest.mark.parametrize("factor", [1, 2, 5])
@@ -142,15 +134,11 @@ def test_outside_the_mask_is_background(image, factor):
     volume = voxweft.open_volume(image)
     options = RunOptions(chunk="16,16,16", runtime="torch")
     whole, plan, (full,) = swept(volume, model, options)
-    sink = voxweft.open_sink("memory://")
-    sink.create(plan.spec)
-    job = open_job(Prepared(plan, volume, model, voxweft.open_volume(coarse), None), sink, "cpu")
-    (run,) = plan.columns.part(0, 1)
-    tally = sweep(job, run)
-    found = sink.read(Box.of(shape))[0]
+    plan = make_plan(volume.info, model.card, replace(options, mask="memory://"))
+    (found,), (totals,) = computed(plan, volume, [model], mask=voxweft.open_volume(coarse))
     assert not found[~fine].any()
     assert np.abs(found[fine].astype(int) - whole[0][fine]).max() <= 1
-    assert tally.n_patches < full.n_patches
+    assert totals.n_patches < full.n_patches
 
 
 def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero():
@@ -160,9 +148,9 @@ def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero():
     image[3, 4, 5] = image[9, 9, 9] = image[29, 29, 29] = 0
     model = voxweft.load_model("fake://blur?patch=16,16,16")
     options = RunOptions(output="logits", chunk="16,16,16", normalization="instance_zscore")
-    found, _, tallies = swept(voxweft.open_volume(broken), model, options)
+    found, _, totals = swept(voxweft.open_volume(broken), model, options)
     clean, _, _ = swept(voxweft.open_volume(image), model, options)
-    assert sum(t.n_nonfinite for t in tallies) == 3
+    assert sum(t.n_nonfinite for t in totals) == 3
     assert np.array_equal(found, clean)
 
 
@@ -194,12 +182,10 @@ def test_each_input_chunk_is_read_once_a_column_and_each_output_chunk_written_on
 
     sink = voxweft.open_sink("memory://")
     write = sink.write
-    sink.write = lambda box, array: (writes.update([box]), write(box, array))[1]
+    sink.write = lambda box, array, level: (writes.update([box]), write(box, array, level))[1]
     plan = make_plan(volume.info, model.card, RunOptions(chunk="16,16,16"))
-    sink.create(plan.spec)
-    for run in plan.columns.part(0, 1):
-        sweep(open_job(Prepared(plan, Counting(), model, None, None), sink, "cpu"), run)
-    assert plan.columns.n_columns == 1
+    computed(plan, Counting(), [model], sink=sink)
+    assert plan.sweep.columns.n_columns == 1
     assert set(reads.values()) == {1}
     assert set(writes.values()) == {1}
     assert sum(b.n_voxels for b in writes) == image.size

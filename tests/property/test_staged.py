@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from voxweft.apps.parts import open_job
-from voxweft.apps.prepare import Prepared
-from voxweft.engine.job import Tally
-from voxweft.engine.staged import StoredLogits, predict_part, tiles_of_part
 
 import voxweft
+from engines import computed, kept
 from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import make_plan
-from voxweft.engine.sweep import sweep
+from voxweft.engine.plan import VOLUME, InputRef, PatchesRef
+from voxweft.engine.planning import make_plan
+from voxweft.engine.stage import Stores
+from voxweft.engine.stored import StoredLogits
 from voxweft.errors import RequestError
-from voxweft.geometry.box import Box
 from voxweft.stores.patches import ZarrPatches
 
 MODEL = voxweft.load_model("fake://blur?patch=8,8,8&normalization=instance_zscore")
@@ -27,25 +26,22 @@ MODEL = voxweft.load_model("fake://blur?patch=8,8,8&normalization=instance_zscor
 
 def predicted(folder, plan, volume, count):
     """All parts, written and opened again."""
-    job = open_job(Prepared(plan, volume, MODEL, None, None), voxweft.open_sink("memory://"), "cpu")
+    stage = replace(plan.sweep, outputs=(), stores=Stores(count))
+    stores = []
     for part in range(count):
-        columns = list(tiles_of_part(plan, part, count))
-        starts = np.array([t.box.start for layers in columns for layer in layers.values() for t in layer], np.int32)
-        target = ZarrPatches.create(folder, part, starts.reshape(-1, 3), (2, plan.grid.patch), {"part_id": part})
-        predict_part(job, columns, target, Tally(), part)
+        starts = [t.box.start for layers in stage.kept.tiles(part) for layer in layers for t in layer]
+        starts = np.array(starts, np.int32).reshape(-1, 3)
+        stores.append(ZarrPatches.create(folder, part, starts, (2, stage.grid.patch), {"part_id": part}))
+    kept(replace(plan, stages=(stage,)), volume, MODEL, stores)
     return [ZarrPatches.open(folder, part) for part in range(count)]
 
 
 def blended(plan, volume, parts):
-    from dataclasses import replace
-
-    sink = voxweft.open_sink("memory://")
-    sink.create(plan.spec)
-    job = open_job(Prepared(plan, volume, MODEL, None, None), sink, "cpu")
-    job = replace(job, stored=StoredLogits(parts, plan.grid)) if parts else job
-    for run in plan.columns.part(0, 1):
-        sweep(job, run)
-    return sink.read(Box.of(plan.spec.shape_zyx))
+    if not parts:
+        return computed(plan, volume, [MODEL])[0]
+    stage = plan.sweep
+    ref = InputRef(VOLUME, PatchesRef("", stage.grid, stage.region))
+    return computed(replace(plan, inputs=(ref,)), patches=StoredLogits(parts, stage.grid))[0]
 
 
 @settings(max_examples=15)
@@ -69,7 +65,7 @@ def test_fused_and_staged_agree(shape, overlap, count, seed, memory):
     with tempfile.TemporaryDirectory() as folder:
         parts = predicted(folder, plan, volume, count)
         starts = [tuple(s) for p in parts for s in p.starts.tolist()]
-        assert len(set(starts)) == len(starts) == plan.grid.n_tiles
+        assert len(set(starts)) == len(starts) == plan.sweep.grid.n_tiles
         sizes = [len(p.starts) for p in parts]
         assert max(sizes) - min(sizes) <= 1
         staged = blended(plan, volume, parts)
@@ -82,7 +78,7 @@ def test_a_part_that_is_missing_or_of_another_grid_is_named(tmp_path):
     plan = make_plan(volume.info, MODEL.card, RunOptions(chunk="16"))
     parts = predicted(str(tmp_path), plan, volume, 3)
     with pytest.raises(RequestError, match="in none of the 2 parts"):
-        StoredLogits(parts[:2], plan.grid)
+        StoredLogits(parts[:2], plan.sweep.grid)
     other = make_plan(volume.info, MODEL.card, RunOptions(chunk="16", overlap=0.25))
     with pytest.raises(RequestError, match="where the grid has none"):
-        StoredLogits(parts, other.grid)
+        StoredLogits(parts, other.sweep.grid)

@@ -41,7 +41,7 @@ def test_dice_on_the_planes_that_were_held_out(voxweft, shared, tmp_path, runtim
     dice = 2 * (found & truth).sum() / (found.sum() + truth.sum())
     assert dice == pytest.approx(0.788, abs=0.01)
     report = json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())
-    assert report["tally"]["n_patches"] >= 147
+    assert report["totals"]["n_patches"] >= 147
     page = (tmp_path / "o.zarr.voxweft/report.html").read_text()
     assert page.count("data:image/png;base64,") == 9
     assert "no seams" in page

@@ -30,9 +30,8 @@ def test_help_fits_a_screen(voxweft):
 def test_every_option_has_a_help_line():
     from dataclasses import fields
 
-    from voxweft.apps.execute import Execution
-
     from voxweft.engine.options import RunOptions
+    from voxweft.runner.execution import Execution
 
     for cls in (RunOptions, Execution):
         for field in fields(cls):

@@ -94,6 +94,25 @@ class Plan:
         What the user should know: padding, assumptions, repeated decoding.
     measured
         Timings and probes behind the decisions; not part of the digest.
+
+    Raises
+    ------
+    RequestError
+        If stages need what does not come before them, or share a name.
+
+    Examples
+    --------
+    >>> from voxweft import RunOptions, load_model, make_plan
+    >>> from voxweft.image import VolumeInfo
+    >>> card = load_model("fake://null?patch=64,64,64").card
+    >>> plan = make_plan(VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8"), card, RunOptions())
+    >>> [f"{stage.n_units} {stage.noun} of {stage.name}" for stage in plan.stages]
+    ['4 slabs of sweep', '1 blocks of level-1']
+    >>> Plan.from_json(plan.to_json()) == plan
+    True
+    >>> Plan.from_json("{}")
+    Traceback (most recent call last):
+    voxweft.errors.RequestError: the plan has version None; this voxweft reads version 3
     """
 
     request: Request

@@ -10,7 +10,8 @@ import pytest
 import voxweft
 from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import Plan, make_plan
+from voxweft.engine.plan import Plan
+from voxweft.engine.planning import make_plan
 from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.image.info import VolumeInfo
 
@@ -24,10 +25,11 @@ def volume(*shape: int) -> VolumeInfo:
 def test_ten_million_million_voxels_are_planned_in_under_a_second():
     begin = time.perf_counter()
     plan = make_plan(volume(21544, 21544, 21544), MODEL.card, RunOptions(), budget=Budget(64 * 10**9, 64 * 10**9))
-    assert plan.grid.n_tiles == plan.n_tiles(plan.region) == 673**3
-    assert plan.n_patches_computed > plan.grid.n_tiles
+    stage = plan.sweep
+    assert stage.grid.n_tiles == stage.n_tiles(stage.region) == 673**3
+    assert stage.n_patches_computed > stage.grid.n_tiles
     assert plan.digest
-    assert plan.columns.part(999, 1000)
+    assert stage.share(999, 1000)
     assert time.perf_counter() - begin < 1
 
 
@@ -37,7 +39,7 @@ def test_a_plan_survives_json():
     assert again == plan
     assert again.digest == plan.digest
     assert replace(plan, measured={"x": 1}, notes=("n",)).digest == plan.digest
-    assert replace(plan, window="hann").digest != plan.digest
+    assert replace(plan, stages=(replace(plan.sweep, window="hann"), *plan.stages[1:])).digest != plan.digest
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1, "grid": 3}'])
@@ -48,12 +50,12 @@ def test_what_is_no_plan_is_refused(text):
 
 def test_columns_get_narrow_with_memory_and_the_waste_is_told():
     wide = make_plan(volume(512, 2048, 2048), MODEL.card, RunOptions())
-    assert (wide.columns.n_columns, wide.waste) == (1, 1.0)
+    assert (wide.sweep.columns.n_columns, wide.sweep.waste) == (1, 1.0)
     last = 1.0
     for budget in (8 * 10**9, 10**9, 5 * 10**8, 3 * 10**8):
         plan = make_plan(volume(512, 2048, 2048), MODEL.card, RunOptions(), budget=Budget(budget, budget))
-        assert plan.waste >= last
-        last = plan.waste
+        assert plan.sweep.waste >= last
+        last = plan.sweep.waste
     assert last > 1.1
     with pytest.raises(RequestError, match=r"the smallest column needs .* GB"):
         make_plan(volume(512, 2048, 2048), MODEL.card, RunOptions(), budget=Budget(10**7, 10**7))
@@ -63,7 +65,7 @@ def test_columns_and_shards_never_share_a_chunk():
     for budget in (10**9, 4 * 10**8, 2 * 10**8):
         plan = make_plan(volume(300, 1000, 900), MODEL.card, RunOptions(chunk="64"), budget=Budget(budget, budget))
         for column, shard, chunk in zip(
-            plan.columns.column_yx, plan.spec.shard_zyx[1:], plan.spec.chunk_zyx[1:], strict=True
+            plan.sweep.columns.column_yx, plan.sweep.spec.shard_zyx[1:], plan.sweep.spec.chunk_zyx[1:], strict=True
         ):
             assert column % shard == 0
             assert shard % chunk == 0

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from voxweft.errors import RequestError
 from voxweft.image import OutputSpec
@@ -28,3 +32,13 @@ def test_labels_of_another_dtype_are_refused(dtype):
 def test_an_order_is_a_permutation():
     with pytest.raises(RequestError, match="no order of three axes"):
         OutputSpec(*SHAPE, "uint8", *UNITS, order=(0, 0, 1))
+
+
+@given(st.tuples(*[st.integers(1, 5000)] * 3))
+def test_levels_end_when_no_side_is_long(shape):
+    spec = OutputSpec(shape, 1, "uint8", (64, 64, 64), (64, 64, 64))
+    levels = spec.level_shapes
+    assert levels[0] == shape
+    assert max(levels[-1]) <= 256
+    assert all(max(s) > 256 for s in levels[:-1])
+    assert replace(spec, pyramid="none").level_shapes == (shape,)

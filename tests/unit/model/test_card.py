@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import Plan, make_plan
+from voxweft.engine.plan import Plan
+from voxweft.engine.planning import make_plan
 from voxweft.errors import ModelError
 from voxweft.image.info import VolumeInfo
 from voxweft.model import Head, Intensity, ModelCard, ModelRef, Normalization
@@ -58,7 +59,7 @@ def test_a_card_with_every_field_survives_a_plan():
     plan = make_plan(VOLUME, FULL, RunOptions())
     again = Plan.from_json(plan.to_json())
     assert again == plan
-    assert again.card == FULL
+    assert again.models[0].card == FULL
     assert all(
         getattr(FULL, f.name) != f.default for f in fields(ModelCard) if f.name not in ("activation", "n_inputs")
     )

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import make_plan
+from voxweft.engine.planning import make_plan
 from voxweft.image.info import Geometry, VolumeInfo
 from voxweft.model import ModelCard
 from voxweft.model.spacing import spacing_note

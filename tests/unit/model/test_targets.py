@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import finish_for
+from voxweft.engine.planning import finish_for
 from voxweft.errors import RequestError
 from voxweft.model import Head, ModelCard
 from voxweft.model.targets import target_info

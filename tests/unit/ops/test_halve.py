@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from voxweft.engine.stage import Source
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
-from voxweft.ops.halve import HALVINGS, finer_box, halve, level_shapes
+from voxweft.ops.halve import HALVINGS, halve
 
 shapes = st.tuples(*[st.integers(1, 13)] * 3)
 dtypes = st.sampled_from(["uint8", "uint16", "uint32", "uint64", "int16", "int64", "float16", "float32"])
@@ -23,7 +24,10 @@ def test_a_piece_is_the_piece_of_the_whole(shape, dtype, method, seed, data):
     assert coarse.shape[1:] == tuple(-(-n // 2) for n in shape)
     start = tuple(data.draw(st.integers(0, n - 1)) for n in coarse.shape[1:])
     stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, coarse.shape[1:], strict=True))
-    piece = halve(whole[(slice(None), *finer_box(Box(start, stop), shape).slices)], method)
+    piece = halve(
+        whole[(slice(None), *(Source("fine", finer_zyx=(2, 2, 2)).reads(Box(start, stop)) & Box.of(shape)).slices)],
+        method,
+    )
     assert np.array_equal(piece, coarse[(slice(None), *Box(start, stop).slices)])
 
 
@@ -45,11 +49,3 @@ def test_labels_keep_large_numbers_and_make_no_new_ones():
 def test_another_method_is_refused():
     with pytest.raises(RequestError, match="'median'; use mean or nearest"):
         halve(np.zeros((1, 2, 2, 2)), "median")
-
-
-@given(st.tuples(*[st.integers(1, 5000)] * 3))
-def test_levels_end_when_no_side_is_long(shape):
-    levels = level_shapes(shape, "mean")
-    assert max(levels[-1]) <= 256
-    assert all(max(s) > 256 for s in levels[:-1])
-    assert level_shapes(shape, "none") == [shape]

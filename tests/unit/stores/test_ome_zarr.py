@@ -12,6 +12,7 @@ import zarr
 import voxweft as package
 from voxweft.geometry.box import Box
 from voxweft.image import Geometry, OutputSpec
+from voxweft.ops.halve import halve
 
 
 def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(voxweft, tmp_path, image):
@@ -48,7 +49,7 @@ def test_labels_are_valid_and_said_to_be_labels(tmp_path, dtype):
     sink = package.open_sink(str(tmp_path / "l.zarr"))
     sink.create(OutputSpec((1, 40, 300), 1, dtype, (1, 16, 64), (1, 32, 64), is_label=True))
     sink.write(Box.of((1, 40, 300)), labels)
-    sink.build_level(1, Box.of((1, 20, 150)))
+    sink.write(Box.of((1, 20, 150)), halve(labels, "nearest"), 1)
 
     yaozarrs.validate_zarr_store(str(tmp_path / "l.zarr"))
     found = yaozarrs.v05.LabelImage.model_validate(
@@ -103,10 +104,10 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
     """Counted in the store itself: no shard of any level is written twice, none is read while writing."""
     from collections import Counter
 
-    from voxweft.apps.execute import Execution
     from zarr.storage import LocalStore
 
     from voxweft.apps.run import run
+    from voxweft.runner.execution import Execution
 
     puts, gets = Counter(), Counter()
     put, get = LocalStore.set, LocalStore.get

@@ -56,5 +56,5 @@ def test_a_stack_is_opened_again_with_the_views_of_each(tmp_path, image):
 
 
 def test_an_opener_that_is_unknown_is_named():
-    with pytest.raises(RequestError, match=r"nothing opens 'os:system'; use layers, stack"):
+    with pytest.raises(RequestError, match=r"nothing opens 'os:system'; use layers, sparse, stack"):
         open_ref(VolumeRef("v.zarr", opener="os:system"))
