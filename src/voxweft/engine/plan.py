@@ -107,7 +107,7 @@ class Plan:
     >>> card = load_model("fake://null?patch=64,64,64").card
     >>> plan = make_plan(VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8"), card, RunOptions())
     >>> [f"{stage.n_units} {stage.noun} of {stage.name}" for stage in plan.stages]
-    ['4 slabs of sweep', '1 blocks of level-1']
+    ['4 slabs of sweep', '2 blocks of level-1']
     >>> Plan.from_json(plan.to_json()) == plan
     True
     >>> Plan.from_json("{}")
