@@ -10,24 +10,17 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.cli import ink as ink_commands
-from voxweft.cli import scroll, submit
-from voxweft.cli.flags import with_options
+from voxweft.cli import submit
+from voxweft.cli.command import belong_to
+from voxweft.cli.front_ends import front_ends, words_to_read
 from voxweft.cli.show import (
-    LogJson,
+    AsJson,
     Quiet,
-    ReportTo,
     Verbose,
-    check_page,
-    command_line,
-    show_forecast,
     show_status,
-    summary,
     table,
 )
-from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError, VoxweftError
-from voxweft.runner.execution import Execution
 from voxweft.stores.url import first_line
 from voxweft.version import __version__
 
@@ -38,9 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
-ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
 
 
 # typer may bring a click of its own, so the class is looked up
@@ -53,7 +43,7 @@ def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask so before they kill
     try:
-        code = app(ink_commands.with_step([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
+        code = app(words_to_read([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
     except typer.Exit as error:
         code = error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
@@ -107,75 +97,6 @@ def _main(
 ) -> None: ...
 
 
-@app.command("run")
-@with_options(RunOptions, Execution)
-def run(
-    source: Annotated[
-        str, typer.Argument(metavar="INPUT", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
-    ] = "",
-    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
-    model: ModelPath = "",
-    plan: Annotated[str, typer.Option("--plan", help="Repeat the plan of an earlier output (or plan.json).")] = "",
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    log_json: LogJson = "",
-    report: ReportTo = "",
-    options: Any = None,
-    execution: Any = None,
-) -> None:
-    """Segment a volume: voxweft run INPUT OUTPUT --model M. Run the same command again to continue after any stop."""
-    from dataclasses import replace
-
-    from voxweft.apps import run as job
-    from voxweft.cli.progress import Listener
-    from voxweft.engine.part import State
-
-    check_page(report)
-    execution = replace(execution, command=command_line())
-    with Listener(quiet, log_json) as listen:
-        if plan:
-            if target or model or options != RunOptions():
-                raise RequestError(
-                    "--plan repeats everything as it was: voxweft run --plan OLD.zarr OUTPUT, nothing else"
-                )
-            result = job.repeat(plan, source, execution=execution, emit=listen)
-        else:
-            if problems := [
-                f"{what} is missing: voxweft run INPUT OUTPUT --model M"
-                for what, value in (("INPUT", source), ("OUTPUT", target), ("--model", model))
-                if not value
-            ]:
-                raise RequestError(*problems)
-            result = job.run(source, target, model, options, execution=execution, emit=listen)
-    if not quiet:
-        summary(result, report)
-    elif report and result.status == State.COMPLETE:
-        from voxweft.viewer.page import save_report
-
-        save_report(result.output, report)
-
-
-@app.command("plan")
-@with_options(RunOptions)
-def plan(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="Volume.")],
-    model: ModelPath,
-    as_json: AsJson = False,
-    verbose: Verbose = False,
-    options: Any = None,
-) -> None:
-    """Say what a run will cost, after a short calibration: patches, bytes, memory, time. Writes nothing."""
-    from dataclasses import asdict
-
-    from voxweft.runner.forecast import forecast
-
-    made, cost = forecast(source, model, options)
-    if as_json:
-        print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
-        return
-    show_forecast(made, cost)
-
-
 @app.command("info")
 def info(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A volume or a model.")],
@@ -191,16 +112,15 @@ def info(
     """Describe a volume or a model."""
     from dataclasses import asdict
 
-    from voxweft.apps.ink.names import find_model
-    from voxweft.apps.ink.options import InkModelOptions
     from voxweft.backends import load_model, looks_like_a_model
     from voxweft.stores import open_volume
 
     if not path:
         raise RequestError("PATH is empty; give a volume or a model")
-    if layers:
-        place = find_model(InkModelOptions(model=path, models=models))
-        described: Any = load_model(place, model_type=model_type, n_layers=layers, trust_code=trust_code).card
+    options = {"layers": layers, "model_type": model_type, "models": models, "trust_code": trust_code}
+    cards = (front_end.find_card(path, options) for front_end in front_ends())
+    if card := next(filter(None, cards), None):
+        described: Any = card
     elif as_model or looks_like_a_model(path):
         described = load_model(path).card
     else:
@@ -286,6 +206,10 @@ def demo(
     print("\n".join(lines))
 
 
-app.registered_commands += scroll.app.registered_commands
-app.add_typer(ink_commands.app, name="ink", rich_help_panel=ink_commands.PANEL)
+for front_end in front_ends():
+    if front_end.name:
+        app.add_typer(front_end.app, name=front_end.name, rich_help_panel=front_end.panel)
+    else:
+        app.registered_commands += front_end.app.registered_commands
 app.add_typer(submit.app, name="submit", rich_help_panel=submit.PANEL)
+belong_to(app, words_to_read)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import typer
@@ -12,6 +12,22 @@ from voxweft.errors import RequestError
 
 ALIASES = {"blend_logits": "blend", "finalize_outputs": "finalize", "inference_pipeline": "pipeline"}
 GIVEN = ("COMMANDLINE", "ENVIRONMENT")
+
+
+@dataclass(slots=True)
+class _Whole:
+    """All commands, and what becomes of words before they are read; filled in by whoever puts the commands together."""
+
+    app: typer.Typer = field(default_factory=typer.Typer)
+    reads: Callable[[list[str]], list[str]] = lambda words: words
+
+
+_whole = _Whole()
+
+
+def belong_to(app: typer.Typer, reads: Callable[[list[str]], list[str]]) -> None:
+    """Say which commands there are; ``reads`` says how words are read."""
+    _whole.app, _whole.reads = app, reads
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +99,7 @@ def read(words: list[str]) -> Command:
         If there is no such command or a value is impossible; a usage error of the command's own where an option is
         unknown.
     """
-    from voxweft.cli.ink import with_step
-
-    words = with_step(list(words[1:] if words[:1] == ["voxweft"] else words))
+    words = _whole.reads(list(words[1:] if words[:1] == ["voxweft"] else words))
     if not words:
         raise RequestError("COMMAND is missing: write it after --, for example -- run INPUT OUTPUT --model M")
     name, command, rest = _find(words)
@@ -103,9 +117,7 @@ def read(words: list[str]) -> Command:
 
 def _find(words: Sequence[str]) -> tuple[str, Any, list[str]]:
     """A command by its words: its name, itself, and the words that follow."""
-    from voxweft.cli.app import app
-
-    command: Any = typer.main.get_command(app)
+    command: Any = typer.main.get_command(_whole.app)
     names, rest = list[str](), [*words]
     while hasattr(command, "commands"):
         if not rest or rest[0] not in command.commands:

@@ -33,7 +33,10 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
             function(**{k: v for k, v in values.items() if k not in taken}, **options_of(values))
 
         flags = [
-            _flag(f, get_type_hints(cls)[f.name], cls.__name__) for cls in classes for f in fields(cls) if f.metadata
+            _flag(f, get_type_hints(cls)[f.name], getattr(cls, "title", cls.__name__))
+            for cls in classes
+            for f in fields(cls)
+            if f.metadata
         ]
         command.__signature__ = inspect.Signature([*own, *flags])  # type: ignore[attr-defined]
         command.__annotations__ = {p.name: p.annotation for p in [*own, *flags]}
@@ -49,38 +52,17 @@ def _names(classes: tuple[type, ...]) -> list[str]:
     return [cls.__name__.removeprefix("Run").lower() for cls in classes]
 
 
-def _flag(f: Field[Any], hint: Any, panel: str) -> inspect.Parameter:
+def _flag(f: Field[Any], hint: Any, title: str) -> inspect.Parameter:
     flag = "--" + f.name.replace("_", "-")
     names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [*f.metadata.get("names", (flag,))]
     default = None if f.default is MISSING else f.default
     hint = type(default) if isinstance(hint, UnionType) else hint  # of the types that Python takes, a flag's
-    titles = {
-        "RunOptions": "What to compute",
-        "Execution": "Where to compute it",
-        "SourceOptions": "Where the volume comes from",
-        "NetworkOptions": "How the network is run",
-        "PartOptions": "Which part",
-        "PatchStoreOptions": "How logits are stored",
-        "BlendOptions": "How patches are blended",
-        "ClassOptions": "What becomes of the logits",
-        "FinalizeOptions": "How the result is stored",
-        "PipelineOptions": "How the stages are run",
-        "LayerOptions": "Which layers",
-        "InkModelOptions": "Which network",
-        "InkOptions": "How ink is found",
-        "InkPartOptions": "Which part",
-        "WorkerOptions": "Who computes it",
-        "PictureOptions": "Where the result goes",
-        "SlurmOptions": "What SLURM is asked for",
-        "PodOptions": "What a pod is",
-        "JobOptions": "How the job is run",
-    }
     info = typer.Option(
         default,
         *names,
         help=f.metadata.get("help", ""),
         envvar=f.metadata.get("env"),
-        rich_help_panel=titles.get(panel, panel),
+        rich_help_panel=title,
         show_default=default not in (None, "", -1, ()),
     )
     hint = list[str] if hint == tuple[str, ...] else hint  # an option that may be given several times

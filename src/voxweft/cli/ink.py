@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from voxweft.apps.ink.names import find_model, prepared_at
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
+from voxweft.apps.ink.picture import RESULT_NOTE
+from voxweft.apps.ink.prepare import PATH_NOTE
+from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
+from voxweft.cli.front_end import Division, FrontEnd, Look
 from voxweft.cli.show import (
     Estimate,
     LogJson,
@@ -24,9 +30,10 @@ from voxweft.cli.show import (
     summary,
 )
 from voxweft.errors import RequestError
+from voxweft.launch.steps import PART, Step
+from voxweft.model.card import ModelCard
 from voxweft.runner.workers import WorkerOptions
 
-PANEL = "Ink detection"
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
 app = typer.Typer(
     help="Ink detection on surface volumes. Without a subcommand the environment variable STEP decides.",
@@ -176,3 +183,141 @@ def _placed(layers: Any, where: Any, source: str, target: str) -> tuple[LayerOpt
     if source.rstrip("/").endswith(".zarr"):
         return replace(layers, surface_volume_zarr=source), where
     return replace(layers, s3_path=source, surface_volume_zarr=""), where
+
+
+VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
+LOOK = {"model_type": "--model-type", "models": "--models"}
+SHARED_DIR = (
+    "ZARR_OUTPUT_DIR is missing: unfinished results would lie in /tmp of each node; "
+    "give --zarr-output-dir, a folder that all nodes share, or s3://"
+)
+
+
+class InkDivision(Division):
+    """prepare, where the layers are not prepared yet -> infer, in parts -> reduce."""
+
+    def placed(self, given: dict[str, Given]) -> dict[str, Given]:
+        """INPUT and OUTPUT as options."""
+        options = {n: g for n, g in given.items() if n not in ("source", "target")}
+        if "target" in given:
+            options["output_path"] = Given("output_path", "--output-path", given["target"].value, "PNG, TIFF or .zarr.")
+        if "source" in given:
+            source = given["source"].value
+            kind = "surface_volume_zarr" if _is_zarr(source) else "s3_path"
+            options.pop("surface_volume_zarr", None)
+            options[kind] = Given(kind, "--" + kind.replace("_", "-"), source, "What ink is looked for in.")
+        return options
+
+    def problems(self, name: str, given: Mapping[str, Given]) -> list[str]:
+        """What is missing, or lies where other nodes do not see it."""
+        problems = []
+        if not {"s3_path", "surface_volume_zarr"} & set(given):
+            problems.append("COMMAND: S3_PATH is missing: set it, or give the segment as INPUT")
+        picture = PictureOptions(output_path=given["output_path"].value if "output_path" in given else "")
+        prepared = "surface_volume_zarr" in given or not self.has_first_step(name, given)
+        if "zarr_output_dir" not in given and not (_is_zarr(picture.output_path) and prepared):
+            problems.append(SHARED_DIR)
+        return problems
+
+    def has_first_step(self, name: str, given: Mapping[str, Given]) -> bool:
+        """Whether a surface volume is made first."""
+        return name == "ink run" and "s3_path" in given and not _is_zarr(given["s3_path"].value)
+
+    def url(self, command: Command) -> str:
+        """OUTPUT, where it is an OME-Zarr."""
+        return command.text("output_path") if _is_zarr(command.text("output_path")) else ""
+
+    def steps(
+        self, command: Command, n_parts: int, number: str = "", taken: Callable[[str], str] | None = None
+    ) -> list[Step]:
+        """Prepare, infer, reduce; the later ones are told where the surface volume lies."""
+        given = {n: g for n, g in command.given.items() if n not in ("num_parts", "overwrite")}
+        first = self.has_first_step(command.name, command.given)
+        made = surface = ""
+        if first and taken:
+            made, surface = command.text("surface_volume_zarr"), taken("surface-volume-zarr")
+        elif first:
+            made = surface = _surface_of(command)
+
+        def words(name: str, at: str) -> tuple[str, ...]:
+            known = {n: g for n, g in given.items() if n in knows(name)}
+            if at:
+                known["surface_volume_zarr"] = Given("surface_volume_zarr", "--surface-volume-zarr", at)
+            return line(name, known.values())
+
+        share = ("--num-parts", number or str(n_parts), "--part-id", PART)
+        overwrite = ("--overwrite",) * ("overwrite" in command.given)
+        prepared = [Step("prepare", (*words("ink prepare", made), *overwrite), on_gpu=False)] if first else []
+        infer = Step("infer", (*words("ink infer", surface), *share), n_parts)
+        return [*prepared, infer, Step("reduce", words("ink reduce", surface), on_gpu=False)]
+
+    def in_one_job(self, command: Command) -> str:
+        """Why steps that follow each other are no job."""
+        if command.name != "ink run":
+            return ""
+        return (
+            "voxweft ink run has steps that follow each other, which a Job has not: voxweft submit argo, "
+            "or voxweft ink prepare, voxweft submit kubernetes -- ink infer, voxweft ink reduce"
+        )
+
+    def variables(self, names: Mapping[str, str], taken: Callable[[str], str]) -> dict[str, str]:
+        """The variables of the reference container."""
+        return {env: taken(names[n]) for n, env in VARIABLES.items() if n in names}
+
+    def look(self, command: Command, variables: Mapping[str, str]) -> Look:
+        """With the number of layers, on which the network depends."""
+        more = {n: flag for n, flag in LOOK.items() if n in command.given}
+        shell = 'voxweft info "$MODEL" --layers "$((END_LAYER - START_LAYER))"'
+        shell += "".join(f' {flag} "${n.upper()}"' for n, flag in more.items())
+        shell += " --trust-code" * ("trust_code" in command.given)
+        return Look(shell, {**variables, **{n.upper(): command.text(n) for n in more}})
+
+    def notes(self, command: Command) -> dict[str, tuple[str, str]]:
+        """Where the surface volume and the picture lie."""
+        folder = command.text("runtime_dir") or "/tmp"
+        notes = {"reduce": (RESULT_NOTE.removesuffix(".txt"), f"{folder}/{RESULT_NOTE}")}
+        if self.has_first_step(command.name, command.given):
+            notes["prepare"] = ("surface_volume_zarr", f"{folder}/{PATH_NOTE}")
+        return notes
+
+    def result(self, names: Mapping[str, str]) -> tuple[str, str]:
+        """Where the picture lies."""
+        return "result-s3-url", "reduce"
+
+
+def _is_zarr(url: str) -> bool:
+    return url.rstrip("/").endswith(".zarr")
+
+
+def _surface_of(command: Command) -> str:
+    """Where the surface volume of ``ink run`` is made."""
+    layers = LayerOptions(
+        s3_path=command.text("s3_path"),
+        surface_volume_zarr=command.text("surface_volume_zarr"),
+        start_layer=int(command.text("start_layer")),
+        end_layer=int(command.text("end_layer")),
+    )
+    return prepared_at(layers, InkPartOptions(zarr_output_dir=command.text("zarr_output_dir")))
+
+
+def _find_card(path: str, options: Mapping[str, Any]) -> ModelCard | None:
+    """The card of an ink model, which depends on the number of layers."""
+    from voxweft.backends import load_model
+
+    if not options.get("layers"):
+        return None
+    place = find_model(InkModelOptions(model=path, models=options["models"]))
+    more = {"model_type": options["model_type"], "trust_code": options["trust_code"]}
+    return load_model(place, n_layers=options["layers"], **more).card
+
+
+NEEDED = {"model": "MODEL", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
+DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft ink infer makes the picture at once
+FRONT_END = FrontEnd(
+    app,
+    "ink",
+    "Ink detection",
+    divisions={"ink run": DIVISION, "ink infer": DIVISION},
+    reads=with_step,
+    find_card=_find_card,
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
@@ -16,7 +17,9 @@ from voxweft.apps.scroll.options import (
     PipelineOptions,
     SourceOptions,
 )
+from voxweft.cli.command import Given
 from voxweft.cli.flags import with_options
+from voxweft.cli.front_end import Division, FrontEnd
 from voxweft.cli.show import (
     Estimate,
     LogJson,
@@ -173,3 +176,28 @@ def pipeline(
         result = scroll.pipeline(source, output, model_path, choices, command=command_line(), emit=listen)
     if not quiet:
         summary(result, report_to=report)
+
+
+STAGED = "--staged: submit voxweft predict, blend and finalize, one after the other"
+
+
+class PipelineDivision(Division):
+    """``voxweft pipeline``, where it is one sweep."""
+
+    def problems(self, name: str, given: Mapping[str, Given]) -> list[str]:
+        """The numbers of the reference need its stages."""
+        return ["COMMAND: --compat runs the stages one by one; submit voxweft predict, blend and finalize"] * (
+            "compat" in given
+        )
+
+
+PIPELINE = {"output": "--output", "model_path": "--model-path"}
+FRONT_END = FrontEnd(
+    app,
+    divisions={
+        "predict": Division({"output_dir": "--output-dir", "model_path": "--model-path"}, prepares=True),
+        "pipeline": PipelineDivision(PIPELINE, "output", prepares=True, reduces=True, undivided={"staged": STAGED}),
+        "blend": Division(output="output_path"),
+        "finalize": Division(output="output_path"),
+    },
+)

@@ -21,6 +21,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
 LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
 ReportTo = Annotated[str, typer.Option("--report", help="Write report.html here too.", rich_help_panel="What to show")]
+AsJson = Annotated[bool, typer.Option("--json", help="JSON on standard output.")]
 Estimate = Annotated[
     bool,
     typer.Option(

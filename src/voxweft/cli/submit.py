@@ -10,11 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.apps.ink.picture import RESULT_NOTE
-from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli.command import Command, read
 from voxweft.cli.flags import with_options
-from voxweft.cli.parts import LEAST_PARTS_OF_INK, WHOLE, output_of, prepares, ready, steps_of, surface_of
+from voxweft.cli.front_end import Division, first_and_after, ready
+from voxweft.cli.front_ends import divisions
 from voxweft.cli.show import Quiet, Verbose
 from voxweft.engine.events import Emit, Event
 from voxweft.errors import IncompleteError, RequestError, RunError, VoxweftError
@@ -29,8 +28,6 @@ from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 
 PANEL = "Clusters"
-INK_VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
-INK_LOOK = {"model_type": "--model-type", "models": "--models"}
 HERE = {"runtime_dir", "overwrite", "num_parts"}  # decide on the manifest itself, and are no parameters of it
 app = typer.Typer(
     help="Run the parts of a command on a cluster: voxweft submit slurm -- COMMAND.",
@@ -55,9 +52,8 @@ def slurm(
     """Array job for SLURM. Submit the same command again to continue: finished slabs are kept."""
     from voxweft.cli.progress import Listener
 
-    command, n_parts = ready(read(words), slurmoptions.num_parts)
-    surface = (surface_of(command),) * 2 if prepares(command.name, command.given) else ("", "")
-    steps = steps_of(command, n_parts, surface=surface)
+    command, n_parts, division = ready(read(words), slurmoptions.num_parts, divisions())
+    steps = division.steps(command, n_parts)
     program = ("voxweft",) if slurmoptions.setup else (sys.executable, "-m", "voxweft")
     scripts = [slurm_jobs.script(step, slurmoptions, os.getcwd(), program) for step in steps]  # noqa: PTH109
     if dry_run:
@@ -69,18 +65,19 @@ def slurm(
             print(f"{step.name}: job {job}" + f", {step.n_parts} tasks" * bool(step.n_parts), flush=True)
         if wait:
             with Listener(quiet) as listen:
-                _follow(command, dict(zip(ids, steps, strict=True)), slurmoptions, listen)
+                _follow((command, division), dict(zip(ids, steps, strict=True)), slurmoptions, listen)
     except KeyboardInterrupt as error:
         raise RunError(f"the jobs go on without this command. To end them: scancel {' '.join(ids)}") from error
 
 
-def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, emit: Emit) -> None:
+def _follow(what: tuple[Command, Division], jobs: Mapping[str, Step], options: SlurmOptions, emit: Emit) -> None:
     """Wait for jobs and show how far they are."""
     tasks: dict[str, str] = {}
     for job, step in jobs.items():
         several = {f"{job}_{n}": f"{step.name} {n}" for n in range(step.n_parts)}
         tasks |= several or {job: step.name}
-    output = output_of(command)
+    command, division = what
+    output = division.url(command)
 
     def tick(states: Mapping[str, str]) -> None:
         ended = sum(s in slurm_jobs.ENDED for s in states.values())
@@ -98,7 +95,7 @@ def _follow(command: Command, jobs: Mapping[str, Step], options: SlurmOptions, e
             f"{len(failed)} of {len(states)} tasks did not complete: {', '.join(failed[:6])}{more}.\n"
             f"What they said is in {options.log_dir}. Submit the same command again: finished slabs are kept."
         )
-    if command.name in WHOLE and not whole:
+    if division.reduces and not whole:
         raise IncompleteError(f"{output}: {done} of {total} slabs are there, although all tasks completed")
     print(f"complete: {output or f'{len(states)} tasks'}")
 
@@ -118,21 +115,17 @@ def kubernetes(
     words: Words, dry_run: DryRun = False, verbose: Verbose = False, podoptions: Any = None, joboptions: Any = None
 ) -> None:
     """Indexed Job for Kubernetes, a pod a part."""
-    command, n_parts = ready(read(words), podoptions.num_parts)
-    if command.name == "ink run":
-        raise RequestError(
-            "voxweft ink run has steps that follow each other, which a Job has not: voxweft submit argo, "
-            "or voxweft ink prepare, voxweft submit kubernetes -- ink infer, voxweft ink reduce"
-        )
-    steps = steps_of(command, n_parts)
-    at = next(n for n, step in enumerate(steps) if step.n_parts)
+    command, n_parts, division = ready(read(words), podoptions.num_parts, divisions())
+    if reason := division.in_one_job(command):
+        raise RequestError(reason)
+    before, parts, after = first_and_after(division.steps(command, n_parts))
     notes = [
-        *_noted("Best run before the job, on a machine like its pods", steps[:at]),
-        *_noted("Run when the job is complete", steps[at + 1 :]),
+        *_noted("Best run before the job, on a machine like its pods", before),
+        *_noted("Run when the job is complete", after),
         f"To submit it again: kubectl delete job {_name(command, podoptions)} first; finished slabs are kept",
     ]
     _warn(command, podoptions)
-    manifest = indexed_job(_name(command, podoptions), steps[at], podoptions, joboptions)
+    manifest = indexed_job(_name(command, podoptions), parts, podoptions, joboptions)
     _give("".join(f"# {one}\n" for one in notes), manifest, dry_run, notes)
 
 
@@ -150,50 +143,39 @@ def argo(
     podoptions: Any = None,
 ) -> None:
     """WorkflowTemplate for Argo: look at the model, prepare, a pod a part, reduce."""
-    command, n_parts = ready(read(words), podoptions.num_parts)
+    command, n_parts, division = ready(read(words), podoptions.num_parts, divisions())
     if braces := [g.value for g in command.given.values() if "{{" in g.value]:
         raise RequestError(f"COMMAND: {braces[0]!r} would be read as a variable by Argo")
     _warn(command, podoptions)
-    flow = _flow(_name(command, podoptions), command, n_parts)
+    flow = _flow(_name(command, podoptions), (command, division), n_parts)
     note = f"Start it with: argo submit --from workflowtemplate/{flow.name}"
     _give(f"# {note}\n", workflow_template(flow, podoptions, arch), dry_run, [note])
 
 
-def _flow(name: str, command: Command, n_parts: int) -> Flow:
+def _flow(name: str, what: tuple[Command, Division], n_parts: int) -> Flow:
     """COMMAND with its values as parameters of a workflow."""
-    ink, given = command.name.startswith("ink"), command.given
+    command, division = what
+    given = command.given
     names = {n: (g.flag.removeprefix("--") or n).replace("_", "-") for n, g in given.items() if g.value}
     names = {n: label for n, label in names.items() if n not in HERE}
     parameters = [Parameter(label, given[n].value, given[n].help) for n, label in names.items()]
-    least = LEAST_PARTS_OF_INK if ink else 1
+    least = division.fewest_parts
     parameters.append(Parameter(NUM_PARTS, str(n_parts), f"Parts that the work is divided into, {least} or more."))
-    told = command.with_values({n: taken(label) for n, label in names.items()})
-    variables = {env: taken(names[n]) for n, env in INK_VARIABLES.items() if n in names} if ink else {}
-    bare = Command(command.name, {n: g for n, g in told.given.items() if not (ink and n in INK_VARIABLES)})
-    notes = {}
-    folder = command.text("runtime_dir") or "/tmp"
-    surface = ("", "")
-    if ink:
-        notes = {"reduce": (RESULT_NOTE.removesuffix(".txt"), f"{folder}/{RESULT_NOTE}")}
-    if prepares(command.name, given):
-        notes["prepare"] = ("surface_volume_zarr", f"{folder}/{PATH_NOTE}")
-        surface = (told.text("surface_volume_zarr"), taken("surface-volume-zarr"))
-    steps = steps_of(bare, n_parts, taken(NUM_PARTS), surface)
-    target = next(n for n in ("target", "output", "output_dir", "output_path", "source", "model") if n in names)
-    result = ("result-s3-url", "reduce") if ink else ("output", names[target])
-    return Flow(name, steps, parameters, variables, _look(told, variables), notes, result)
-
-
-def _look(command: Command, variables: Mapping[str, str]) -> tuple[str, Mapping[str, str]]:
-    """The shell line that looks at the model, with what it needs in environment variables."""
-    if not command.name.startswith("ink"):
-        model = command.text("model") or command.text("model_path")
-        return ('voxweft info --as-model "$MODEL"', {"MODEL": model}) if model else ("", {})
-    more = {n: flag for n, flag in INK_LOOK.items() if n in command.given}
-    line = 'voxweft info "$MODEL" --layers "$((END_LAYER - START_LAYER))"'
-    line += "".join(f' {flag} "${n.upper()}"' for n, flag in more.items())
-    line += " --trust-code" * ("trust_code" in command.given)
-    return line, {**variables, **{n.upper(): command.text(n) for n in more}}
+    inserted = command.with_values({n: taken(label) for n, label in names.items()})
+    variables = division.variables(names, taken)
+    values = {*variables.values()}  # what a variable says need not be said by an option
+    shorter = Command(command.name, {n: g for n, g in inserted.given.items() if g.value not in values})
+    steps = division.steps(shorter, n_parts, taken(NUM_PARTS), taken)
+    look = division.look(inserted, variables)
+    return Flow(
+        name,
+        steps,
+        parameters,
+        variables,
+        (look.line, look.variables),
+        division.notes(command),
+        division.result(names),
+    )
 
 
 def _name(command: Command, options: PodOptions) -> str:

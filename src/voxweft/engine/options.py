@@ -42,6 +42,8 @@ class RunOptions:
     --overlap 1.5 is not a fraction; use 0 <= overlap < 1, for example 0.5
     """
 
+    title: ClassVar[str] = "What to compute"
+
     overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")
     window: str = option("gaussian", "Blend weights of a patch: gaussian, gaussian-centred, hann or uniform.")
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from voxweft.engine.options import option
 from voxweft.errors import RequestError
@@ -17,6 +17,8 @@ WRONG_REQUEST = 2  # the exit code of voxweft
 @dataclass(frozen=True, slots=True)
 class JobOptions:
     """How pods follow each other."""
+
+    title: ClassVar[str] = "How the job is run"
 
     at_once: int = option(0, "Pods that run at the same time at most; 0: all.")
     retries: int = option(3, "How often a part that fails is tried again.")

@@ -6,7 +6,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from voxweft.engine.options import option
 from voxweft.errors import RequestError
@@ -22,6 +22,8 @@ SHM = {"name": "shm", "mountPath": "/dev/shm"}
 @dataclass(frozen=True, slots=True)
 class PodOptions:
     """The pod of a task."""
+
+    title: ClassVar[str] = "What a pod is"
 
     image: str = option("", "Container image with voxweft in it, such as the one that the Dockerfile makes.")
     num_parts: int = option(8, "Parts of COMMAND, where it has no --num-parts of its own; a part is a pod.")

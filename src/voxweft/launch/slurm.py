@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from voxweft.engine.options import option
 from voxweft.errors import RequestError, RunError, VoxweftError
@@ -27,6 +28,8 @@ NAME = re.compile(r"[\w.-]+")
 @dataclass(frozen=True, slots=True)
 class SlurmOptions:
     """What is asked of SLURM; what is left empty is the cluster's to decide."""
+
+    title: ClassVar[str] = "What SLURM is asked for"
 
     num_parts: int = option(8, "Parts of COMMAND, where it has no --num-parts of its own; a part is a task.")
     partition: str = option("", "Partition; default: the cluster's.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from voxweft.engine.options import option
 from voxweft.errors import RequestError
@@ -35,6 +36,8 @@ class Execution(WorkerOptions):
     Traceback (most recent call last):
     voxweft.errors.RequestError: --part-id 1 needs --num-parts
     """
+
+    title: ClassVar[str] = "Where to compute it"
 
     num_parts: int = option(0, "Divide the work into N parts; 0: up to 8 a worker.")
     part_id: int = option(-1, "Do only this part, 0 to N-1, for one job of many; -1: all of them.")

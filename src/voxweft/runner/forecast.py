@@ -30,7 +30,7 @@ from voxweft.runner.devices import devices_of
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
-from voxweft.runner.planning import plan_run
+from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.stores import in_memory, open_volume
 
 CALIBRATION_S = 6.0
@@ -102,7 +102,7 @@ def forecast(
     options = options or RunOptions()
     volume = open_volume(source, level=options.level)
     mask = open_volume(options.mask) if options.mask else None
-    opened = plan_run(volume, [load_model(model)], options, mask=mask, normalization=normalization, emit=emit)
+    opened = plan_run(volume, [load_model(model)], options, app=AppRequest("run", normalization), mask=mask, emit=emit)
     plan, base_bytes = opened.plan, peak_memory_bytes()
     start_s = time.time() - psutil.Process().create_time()
     cost = _measure(opened, volume, options)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, PatchesRef, Plan
 from voxweft.engine.planning import Findings, Schemes, plan_sweep, schemes_for
-from voxweft.engine.stage import Stores, Sweep
+from voxweft.engine.stage import Stage, Stores, Sweep
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
@@ -36,16 +36,36 @@ SPOT, FEW_VALUES, FLAT, ENOUGH = 24, 16, 0.9, 1000  # what labels look like: fla
 MASK_VOXELS = 1 << 24  # of a mask that is read whole for its fingerprint
 
 
+@dataclass(frozen=True, slots=True)
+class AppRequest:
+    """What an app adds to a request.
+
+    Attributes
+    ----------
+    name
+        Of the app.
+    normalization
+        In place of what models and options say, one scheme a channel or one for all.
+    stores
+        Where patches are kept, for the output "patches".
+    then
+        Stages that follow the sweep and the resolution levels of its output.
+    """
+
+    name: str = "run"
+    normalization: Schemes = ()
+    stores: Stores | None = None
+    then: Callable[[Sweep], Sequence[Stage]] = lambda _sweep: ()
+
+
 def plan_run(
     volume: Volume,
     models: Sequence[Model],
     options: RunOptions,
     *,
-    app: str = "run",
+    app: AppRequest | None = None,
     mask: Volume | None = None,
     records: Records | None = None,
-    normalization: Schemes = (),
-    stores: Stores | None = None,
     n_workers: int = 1,
     emit: Emit = silent,
 ) -> Opened:
@@ -56,15 +76,11 @@ def plan_run(
     volume, models, options
         What goes in, what runs (several models are an ensemble), what is asked for.
     app
-        Which command plans.
+        What the app adds; default: that of ``voxweft run``.
     mask
         Says where the result counts.
     records
         Of the output, where there may be a plan to follow.
-    normalization
-        In place of what models and options say, one scheme a channel or one for all.
-    stores
-        Where patches are kept, for the output "patches".
     n_workers
         Processes that share this machine's memory.
     emit
@@ -75,14 +91,14 @@ def plan_run(
     RequestError
         All that is wrong with the request; nothing was written.
     """
-    device = devices_of(options.device)[0]
+    app, device = app or AppRequest(), devices_of(options.device)[0]
     refs = tuple(model_ref(model) for model in models)
-    asked = tuple(normalization or schemes_for(ref.card, options) for ref in refs)
+    asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
     marked = ""
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
-    found = Findings(volume_ref(volume), "", marked, asked, stores=stores, app=app)
+    found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name)
     draft = plan_sweep(volume.info, refs, options, found)
     passes = draft.sweep.passes
     _, voxels = central_patch(volume, passes[0].grid.patch)
@@ -91,7 +107,7 @@ def plan_run(
     found = replace(found, fingerprint=fingerprint_of(volume.info, voxels))
     volumes = {VOLUME: volume} | ({MASK: mask} if mask is not None else {})
     if records is not None and (stored := Ledger(records).plan()):
-        wanted = plan_sweep(volume.info, refs, options, found)
+        wanted = _with_more(plan_sweep(volume.info, refs, options, found), app)
         return follow(Plan.from_json(stored), Opened(wanted, volumes, models), device)
     schemes = measure_volume(volume, asked, emit)
     n_patches = round(draft.sweep.n_tiles(draft.sweep.region) * draft.sweep.n_forwards)
@@ -114,9 +130,13 @@ def plan_run(
         budget=budget_for(options, device, n_workers),
         measured=measured,
     )
-    opened = Opened(plan_sweep(volume.info, refs, options, found), volumes, models)
+    opened = Opened(_with_more(plan_sweep(volume.info, refs, options, found), app), volumes, models)
     opened.reuse(predictors, device)
     return opened
+
+
+def _with_more(plan: Plan, app: AppRequest) -> Plan:
+    return replace(plan, stages=(*plan.stages, *app.then(plan.sweep)))
 
 
 def require_same_inputs(opened: Opened, source: str) -> None:

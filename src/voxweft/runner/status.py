@@ -125,6 +125,12 @@ def status(output: str | Path) -> Status:
             replace(p, state=State.FAILED, error=reasons[p.name]) if p.name in reasons and p.state != State.DONE else p
             for p in parts
         ]
+    later = {  # of the stages after the main one, each part by its last attempt
+        tries[-1].state
+        for one in plan.stages
+        if one != stage and len(done[one.name]) < one.n_units
+        for tries in _by_part([a for a in attempts if a.stage == one.name]).values()
+    }
     running = [a for a in own if a.state == State.RUNNING]
     seconds = sum(a.beat - a.began for a in own if a.n_units)
     speed = len(running) * sum(a.n_units for a in own) / seconds if seconds > 0 else 0.0
@@ -133,7 +139,7 @@ def status(output: str | Path) -> Status:
     voxels = plan.sweep.region.n_voxels / stage.n_units if stage == plan.main and stage.kind == "sweep" else 0.0
     return Status(
         output=output,
-        state=State.COMPLETE if whole else _state_of(parts, at_work),
+        state=State.COMPLETE if whole else _state_of({p.state for p in parts} | later, at_work),
         noun=stage.noun,
         n_units=stage.n_units,
         n_units_done=n_done,
@@ -147,9 +153,8 @@ def status(output: str | Path) -> Status:
     )
 
 
-def _state_of(parts: Sequence[PartStatus], at_work: bool) -> State:
-    """The state of a run that is not complete."""
-    states = {p.state for p in parts}
+def _state_of(states: set[State], at_work: bool) -> State:
+    """The state of a run that is not complete, from those of its parts."""
     if at_work:
         return State.RUNNING
     if State.FAILED in states:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from voxweft.engine.options import option
 from voxweft.engine.totals import lanes_for, n_cores
@@ -38,6 +39,8 @@ class LaunchOptions:
 @dataclass(frozen=True, slots=True)
 class WorkerOptions(LaunchOptions):
     """Who computes, and how many of them."""
+
+    title: ClassVar[str] = "Who computes it"
 
     workers: int = option(0, "Workers; 0: one a device, or one a core.", decides=False)
 

@@ -45,7 +45,7 @@ from voxweft.runner.forecast import Forecast, forecast
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
-from voxweft.runner.planning import plan_run
+from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import check_output, plan_of, report_of
 from voxweft.runner.run import run_plan
 from voxweft.runner.verify import verify
@@ -141,16 +141,11 @@ def infer(
         volume,
         [model],
         engine,
-        app="ink",
+        app=AppRequest("ink", schemes, then=lambda sweep: [picture_stage(sweep.name)]),
         records=records,
-        normalization=schemes,
         n_workers=workers.n_sharing,
         emit=emit,
     )
-    sweep = opened.plan.sweep.name
-    if not any(stage.name == PICTURE for stage in opened.plan.stages):
-        stages = (*opened.plan.stages, picture_stage(sweep))
-        opened = opened.with_plan(replace(opened.plan, stages=stages))
     report = run_plan(opened, Place.of(sink), workers, execution, emit)
     return finish(sink, picture, report, where, emit) if alone else InkResult(report, zarr)
 

@@ -20,6 +20,8 @@ OUTPUT_SUFFIXES = (".png", ".tif", ".tiff", ".zarr")
 class LayerOptions:
     """Which layers, and where they lie."""
 
+    title: ClassVar[str] = "Which layers"
+
     s3_path: str = option(
         "", "Segment with layers/NN.tif, png or jpg: a path, s3:// or http(s)://.", env="S3_PATH", decides=False
     )
@@ -39,6 +41,8 @@ class LayerOptions:
 class InkModelOptions:
     """Which network."""
 
+    title: ClassVar[str] = "Which network"
+
     model: str = option(
         "",
         "Checkpoint (.ckpt, .safetensors, .pt), s3://, Hugging Face repository, or a key of the table.",
@@ -56,6 +60,8 @@ class InkModelOptions:
 @dataclass(frozen=True, slots=True)
 class InkOptions:
     """How ink is found. Sizes are in pixels."""
+
+    title: ClassVar[str] = "How ink is found"
 
     tile_size: int = option(0, "Tile side; default: the model's, 64 for a TimeSformer.", env="TILE_SIZE")
     stride: int = option(16, "Pixels between tiles; smaller is smoother and slower.", env="STRIDE")
@@ -99,6 +105,8 @@ class InkOptions:
 class InkPartOptions:
     """Which share of the surface is done here."""
 
+    title: ClassVar[str] = "Which part"
+
     num_parts: int = option(1, "Divide the surface into N parts; voxweft ink reduce joins them.", env="NUM_PARTS")
     part_id: int = option(0, "Do this part, 0 to N-1.", env="PART_ID")
     zarr_output_dir: str = option(
@@ -114,6 +122,8 @@ class InkPartOptions:
 @dataclass(frozen=True, slots=True)
 class PictureOptions:
     """Where the result goes."""
+
+    title: ClassVar[str] = "Where the result goes"
 
     output_path: str = option(
         "", "PNG, TIFF or .zarr, a path or s3://; default: predictions/ in the segment.", env="OUTPUT_PATH"

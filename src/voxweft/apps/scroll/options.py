@@ -24,6 +24,8 @@ def check(problems: list[str]) -> None:
 class SourceOptions:
     """Where the volume comes from."""
 
+    title: ClassVar[str] = "Where the volume comes from"
+
     input_format: str = option("zarr", "zarr (INPUT is a path or URL), or volume (looked up by scroll and segment).")
     scroll_id: str = option("", "Scroll, with --input-format volume.")
     segment_id: str = option("", "Segment of the scroll, with --input-format volume.")
@@ -48,6 +50,8 @@ class SourceOptions:
 @dataclass(frozen=True, slots=True)
 class NetworkOptions:
     """How the network is run."""
+
+    title: ClassVar[str] = "How the network is run"
 
     tta_type: str = option("rotation", "Test-time augmentation: mirroring (8 passes) or rotation (3 passes).")
     disable_tta: bool = option(False, "No test-time augmentation.")
@@ -87,6 +91,8 @@ class NetworkOptions:
 class PartOptions:
     """Which share of a stage is done here."""
 
+    title: ClassVar[str] = "Which part"
+
     num_parts: int = option(1, "Divide the work into N parts.")
     part_id: int = option(0, "Do this part, 0 to N-1.")
     overwrite: bool = option(False, "Delete what an earlier run wrote to the same output.")
@@ -106,6 +112,8 @@ class PartOptions:
 class PatchStoreOptions:
     """How per-patch logits are stored."""
 
+    title: ClassVar[str] = "How logits are stored"
+
     zarr_compressor: str = option("zstd", f"Compression of the logits: {', '.join(COMPRESSORS)}.")
     zarr_compression_level: int = option(3, "Compression level, 1 to 9.")
 
@@ -123,6 +131,8 @@ class PatchStoreOptions:
 @dataclass(frozen=True, slots=True)
 class BlendOptions(LaunchOptions):
     """How patches are blended."""
+
+    title: ClassVar[str] = "How patches are blended"
 
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
     chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: the patch.")
@@ -144,6 +154,8 @@ class BlendOptions(LaunchOptions):
 @dataclass(frozen=True, slots=True)
 class ClassOptions:
     """What becomes of the logits."""
+
+    title: ClassVar[str] = "What becomes of the logits"
 
     mode: str = option("binary", "binary (one channel) or multiclass (a channel a class, and the class ids).")
     hard: bool = option(False, "Write classes only: a 0/255 mask, or class ids.", names=("--threshold",))
@@ -171,6 +183,8 @@ class ClassOptions:
 class FinalizeOptions(LaunchOptions):
     """How the final output is stored."""
 
+    title: ClassVar[str] = "How the result is stored"
+
     delete_intermediates: bool = option(False, "Delete the merged logits once the result is verified.", decides=False)
     chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: that of the input.")
     num_workers: int = option(0, "Worker processes; 0: half of the cores.", decides=False)
@@ -194,6 +208,8 @@ class FinalizeOptions(LaunchOptions):
 @dataclass(frozen=True, slots=True)
 class PipelineOptions(LaunchOptions):
     """How the three stages are run as one."""
+
+    title: ClassVar[str] = "How the stages are run"
 
     staged: bool = option(False, "Write logits to disk between the stages; default: one sweep without.", decides=False)
     workdir: str = option("", "Where intermediate logits go, with --staged; default: OUTPUT_work.", decides=False)

@@ -34,7 +34,7 @@ from voxweft.runner.devices import devices_of, n_gpus
 from voxweft.runner.execution import Execution
 from voxweft.runner.forecast import Forecast, forecast
 from voxweft.runner.place import Place
-from voxweft.runner.planning import plan_run
+from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import check_output
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
@@ -91,10 +91,9 @@ def pipeline(
         volume,
         [found],
         engine,
-        app="pipeline",
+        app=AppRequest("pipeline", scope_of(found.card, network.normalization, emit)),
         mask=mask,
         records=records,
-        normalization=scope_of(found.card, network.normalization, emit),
         n_workers=workers.n_sharing,
         emit=emit,
     )

@@ -32,7 +32,7 @@ from voxweft.runner.devices import devices_of
 from voxweft.runner.parts import compute_part
 from voxweft.runner.patches import records_of
 from voxweft.runner.place import Place
-from voxweft.runner.planning import plan_run
+from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import require_apart
 from voxweft.runner.run import settle, warnings_of
 from voxweft.stores import open_volume
@@ -94,15 +94,14 @@ def predict(
     schemes = scope_of(found.card, network.normalization, emit)
     require_apart(volume.info.url, output_dir)
     stored = None if part.overwrite else records
+    compressor = (storage.zarr_compressor, storage.zarr_compression_level)
     opened = plan_run(
         volume,
         [found],
         engine,
-        app="predict",
+        app=AppRequest("predict", schemes, Stores(part.num_parts, compressor)),
         mask=mask,
         records=stored,
-        normalization=schemes,
-        stores=Stores(part.num_parts, (storage.zarr_compressor, storage.zarr_compression_level)),
         emit=emit,
     )
     if part.overwrite:

@@ -1,0 +1,116 @@
+"""The main commands: run, and plan before it."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from voxweft.cli.command import Command
+from voxweft.cli.flags import with_options
+from voxweft.cli.front_end import Division, FrontEnd
+from voxweft.cli.show import (
+    AsJson,
+    LogJson,
+    Quiet,
+    ReportTo,
+    Verbose,
+    check_page,
+    command_line,
+    show_forecast,
+    summary,
+)
+from voxweft.engine.options import RunOptions
+from voxweft.engine.part import State
+from voxweft.errors import RequestError
+from voxweft.runner.execution import Execution
+
+app = typer.Typer()
+ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
+
+
+@app.command("run")
+@with_options(RunOptions, Execution)
+def run(
+    source: Annotated[
+        str, typer.Argument(metavar="INPUT", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
+    ] = "",
+    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
+    model: ModelPath = "",
+    plan: Annotated[str, typer.Option("--plan", help="Repeat the plan of an earlier output (or plan.json).")] = "",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    options: Any = None,
+    execution: Any = None,
+) -> None:
+    """Segment a volume: voxweft run INPUT OUTPUT --model M. Run the same command again to continue after any stop."""
+    from dataclasses import replace
+
+    from voxweft.apps import run as job
+    from voxweft.cli.progress import Listener
+
+    check_page(report)
+    execution = replace(execution, command=command_line())
+    with Listener(quiet, log_json) as listen:
+        if plan:
+            if target or model or options != RunOptions():
+                raise RequestError(
+                    "--plan repeats everything as it was: voxweft run --plan OLD.zarr OUTPUT, nothing else"
+                )
+            result = job.repeat(plan, source, execution=execution, emit=listen)
+        else:
+            if problems := [
+                f"{what} is missing: voxweft run INPUT OUTPUT --model M"
+                for what, value in (("INPUT", source), ("OUTPUT", target), ("--model", model))
+                if not value
+            ]:
+                raise RequestError(*problems)
+            result = job.run(source, target, model, options, execution=execution, emit=listen)
+    if not quiet:
+        summary(result, report)
+    elif report and result.status == State.COMPLETE:
+        from voxweft.viewer.page import save_report
+
+        save_report(result.output, report)
+
+
+@app.command("plan")
+@with_options(RunOptions)
+def plan(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Volume.")],
+    model: ModelPath,
+    as_json: AsJson = False,
+    verbose: Verbose = False,
+    options: Any = None,
+) -> None:
+    """Say what a run will cost, after a short calibration: patches, bytes, memory, time. Writes nothing."""
+    from dataclasses import asdict
+
+    from voxweft.runner.forecast import forecast
+
+    made, cost = forecast(source, model, options)
+    if as_json:
+        print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
+        return
+    show_forecast(made, cost)
+
+
+class RunDivision(Division):
+    """``voxweft run``; with ``--plan OLD OUTPUT`` the output is the first word."""
+
+    def url(self, command: Command) -> str:
+        """OUTPUT."""
+        return command.text("target") or command.text("source")
+
+
+FRONT_END = FrontEnd(
+    app,
+    divisions={
+        "run": RunDivision(
+            {"source": "INPUT", "target": "OUTPUT", "model": "--model"}, "target", prepares=True, reduces=True
+        )
+    },
+)
