@@ -155,9 +155,8 @@ def verify(
     if as_json:
         print(json.dumps(found))
     elif not quiet:
-        print(
-            f"complete: {found['n_units']} {found['noun']}, {found['n_levels']} levels, plan {found['plan_digest'][:12]}"
-        )
+        counts = f"{found['n_units']} {found['noun']}, {found['n_levels']} levels"
+        print(f"complete: {counts}, plan {found['plan_digest'][:12]}")
 
 
 @app.command("status")

@@ -7,7 +7,8 @@ import pytest
 from voxweft.apps.scroll.options import PartOptions
 from voxweft.cli.app import execute
 from voxweft.cli.command import read
-from voxweft.cli.parts import ready, steps_of, surface_of
+from voxweft.cli.front_end import ready
+from voxweft.cli.front_ends import divisions
 from voxweft.errors import RequestError
 from voxweft.launch.steps import PART
 
@@ -24,7 +25,8 @@ def no_environment(monkeypatch):
 
 
 def steps(*words: str, n_parts: int = 4) -> dict[str, tuple[str, ...]]:
-    return {s.name: s.arguments for s in steps_of(*ready(read([*words]), n_parts))}
+    command, n_parts, division = ready(read([*words]), n_parts, divisions())
+    return {s.name: s.arguments for s in division.steps(command, n_parts)}
 
 
 def test_steps_of_a_run():
@@ -56,10 +58,9 @@ def test_steps_of_ink_get_what_each_knows(monkeypatch):
     monkeypatch.setenv("ZARR_OUTPUT_DIR", "s3://b/parts")
     monkeypatch.setenv("HF_TOKEN", "secret")
     words = ["ink", "run", "seg", "out.png", *INK, "--stride", "8", "--level", "1"]
-    command, n = ready(read(words), 4)
-    at = surface_of(command)
-    made = {s.name: s.arguments for s in steps_of(command, n, surface=(at, at))}
+    made = steps(*words)
     assert [*made] == ["prepare", "infer", "reduce"]
+    at = made["prepare"][made["prepare"].index("--surface-volume-zarr") + 1]
     assert at.startswith("s3://b/parts/surface_00_05-")
     for name, arguments in made.items():
         assert at in arguments, name
@@ -148,5 +149,5 @@ def test_the_command_needs_no_dashes_before_it(capsys):
 
 def test_all_reasons_are_named_at_once():
     with pytest.raises(RequestError) as caught:
-        ready(read(["run", "in.zarr", "--executor", "serial"]), 2)
+        ready(read(["run", "in.zarr", "--executor", "serial"]), 2, divisions())
     assert len(caught.value.problems) == 3
