@@ -322,11 +322,13 @@ def test_from_python(segment, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     layers = LayerOptions(s3_path="seg", start_layer=0, end_layer=5)
     which, how = InkModelOptions(model="net.ckpt"), InkOptions(stride=16)
-    result = ink.infer((layers, which, how), where=PictureOptions(output_path="p.png", runtime_dir="notes"))
+    result = ink.infer((layers, which, how), picture_options=PictureOptions(output_path="p.png", runtime_dir="notes"))
     assert result.picture == "p.png"
     assert picture(tmp_path / "p.png").shape == (700, 150)
     Path("p.png").unlink()
-    ink.reduce((layers, which), where=PictureOptions(output_path="p.tif", runtime_dir="notes"), source=result.zarr)
+    ink.reduce(
+        (layers, which), picture_options=PictureOptions(output_path="p.tif", runtime_dir="notes"), source=result.zarr
+    )
     assert tifffile.imread(tmp_path / "p.tif").shape == (700, 150)
 
 

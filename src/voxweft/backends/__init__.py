@@ -88,10 +88,10 @@ def reload(ref: ModelRef) -> Model:
     True
     """
     model = _load(ref.url, "", ref.arguments)
-    told = ["its weights differ"] if model.ref.digest != ref.digest else []
-    told += card_differences(ref.card, model.card)
-    if told:
-        raise RequestError(f"the model at {ref.url} is not the one of the plan: {'; '.join(told)}")
+    differences = ["its weights differ"] if model.ref.digest != ref.digest else []
+    differences += card_differences(ref.card, model.card)
+    if differences:
+        raise RequestError(f"the model at {ref.url} is not the one of the plan: {'; '.join(differences)}")
     return model
 
 

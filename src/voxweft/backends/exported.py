@@ -39,7 +39,7 @@ def load(path: Path) -> TorchModel:
     except (RuntimeError, ValueError, AssertionError, KeyError, OSError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ModelError(f"{path} cannot be read as a torch.export program: {lines[0][:200]}") from error
-    given, result = (_shape(program, which) for which in ("input", "output"))
+    given, result = (_shape(program, side) for side in ("input", "output"))
     sidecar = Sidecar.beside(path)
     if len(given) != sidecar.n_axes or len(result) != sidecar.n_axes:
         flat = f'; for 2-D images say "dimensions": 2 in {path.stem}.json' if len(given) == 4 else ""
@@ -77,8 +77,8 @@ def _weights_only() -> Iterator[None]:
         os.environ.pop(FORCE) if before is None else os.environ.update({FORCE: before})
 
 
-def _shape(program: Any, which: str) -> list[int]:
+def _shape(program: Any, side: str) -> list[int]:
     """Sizes of the first user input or output; 0 where a size is dynamic."""
-    names = program.graph_signature.user_inputs if which == "input" else program.graph_signature.user_outputs
+    names = program.graph_signature.user_inputs if side == "input" else program.graph_signature.user_outputs
     node = next(n for n in program.graph.nodes if n.name == names[0])
     return [n if isinstance(n, int) else 0 for n in node.meta["val"].shape]

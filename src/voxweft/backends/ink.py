@@ -98,14 +98,14 @@ def load(
     """
     if model_type not in MODEL_TYPES:
         raise ModelError(f"model type {model_type!r} is unknown; use one of {', '.join(MODEL_TYPES)}")
-    state, told = _read(path, trust_code)
+    state, hyper = _read(path, trust_code)
     request = _Request(path, model_type, n_layers, tile)
     build = _timesformer if _kind(state, request) == "timesformer" else _resnet3d
     try:
-        network, found = build(state, told, request)
+        network, found = build(state, hyper, request)
     except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
         raise ModelError(f"{path} does not describe an ink network: {_line(error)}") from error
-    divisor = _number(told, "normalize_divisor") or DIVISOR
+    divisor = _number(hyper, "normalize_divisor") or DIVISOR
     if not 1 <= divisor <= 255:
         raise ModelError(f"{path} says normalize_divisor {divisor}; 200 and 255 are usual")
     card = ModelCard(
@@ -137,12 +137,12 @@ def holds_ink(path: Path) -> bool:
     return any(mark.encode() in head for mark in MARKS)
 
 
-def _timesformer(state: State, told: Mapping[str, Any], request: _Request) -> tuple[SurfaceNetwork, dict[str, Any]]:
+def _timesformer(state: State, hyper: Mapping[str, Any], request: _Request) -> tuple[SurfaceNetwork, dict[str, Any]]:
     normalization = {k: v for k, v in state.items() if k.startswith("normalization.")}
     names = [k for k in state if k not in normalization]
     start = len("backbone.") if all(k.startswith("backbone.") for k in names) else 0
     own = {k[start:]: state[k] for k in names}
-    size = TimeSformerSize.of(own, _frame(own, told, request))
+    size = TimeSformerSize.of(own, _frame(own, hyper, request))
     if request.n_layers not in (0, size.num_frames):
         raise ModelError(
             f"Channel mismatch: the layer window has {request.n_layers} layers, {request.path} takes {size.num_frames}"
@@ -171,10 +171,10 @@ def _timesformer(state: State, told: Mapping[str, Any], request: _Request) -> tu
     }
 
 
-def _frame(own: State, told: Mapping[str, Any], request: _Request) -> dict[str, int]:
+def _frame(own: State, hyper: Mapping[str, Any], request: _Request) -> dict[str, int]:
     """What the shapes do not tell: from the checkpoint, else from the request."""
-    known = {name: int(_number(told, name)) for name in ("num_frames", "image_size", "channels", "dim_head")}
-    known["image_size"] = known["image_size"] or int(_number(told, "size")) or request.tile or 64
+    known = {name: int(_number(hyper, name)) for name in ("num_frames", "image_size", "channels", "dim_head")}
+    known["image_size"] = known["image_size"] or int(_number(hyper, "size")) or request.tile or 64
     if "pos_emb.weight" not in own:
         known["num_frames"] = known["num_frames"] or request.n_layers
         if not known["num_frames"]:
@@ -182,12 +182,12 @@ def _frame(own: State, told: Mapping[str, Any], request: _Request) -> dict[str, 
     return known
 
 
-def _resnet3d(state: State, told: Mapping[str, Any], request: _Request) -> tuple[SurfaceNetwork, dict[str, Any]]:
+def _resnet3d(state: State, hyper: Mapping[str, Any], request: _Request) -> tuple[SurfaceNetwork, dict[str, Any]]:
     size = ResNet3dSize.of(state)
-    n_layers = request.n_layers or int(_number(told, "num_frames")) or int(_number(told, "in_chans"))
+    n_layers = request.n_layers or int(_number(hyper, "num_frames")) or int(_number(hyper, "in_chans"))
     if not n_layers:
         raise ModelError(f"{request.path} takes any number of layers; give the layer window")
-    tile = request.tile or int(_number(told, "size")) or 256
+    tile = request.tile or int(_number(hyper, "size")) or 256
     if tile % 32:
         raise ModelError(f"tiles of {tile} pixels do not fit {request.path}: they must be a multiple of 32")
     network = InkResNet3d(size)
@@ -245,11 +245,11 @@ def _fill(module: torch.nn.Module, state: State, path: Path) -> None:
 def _read(path: Path, trust_code: bool) -> tuple[State, dict[str, Any]]:
     """Tensors by name, without the prefixes of wrappers, and hyper-parameters."""
     content = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path, trust_code)
-    told: dict[str, Any] = {}
+    hyper: dict[str, Any] = {}
     if isinstance(content, Mapping):
-        hyper = content.get("hyper_parameters")
-        flat = dict(hyper) if isinstance(hyper, Mapping) else {}
-        told = {**flat, **(flat["backbone"] if isinstance(flat.get("backbone"), Mapping) else {})}
+        stored = content.get("hyper_parameters")
+        flat = dict(stored) if isinstance(stored, Mapping) else {}
+        hyper = {**flat, **(flat["backbone"] if isinstance(flat.get("backbone"), Mapping) else {})}
         content = next((content[k] for k in ("state_dict", "model_state_dict", "model") if k in content), content)
     if isinstance(content, torch.nn.Module):
         content = content.state_dict()
@@ -258,7 +258,7 @@ def _read(path: Path, trust_code: bool) -> tuple[State, dict[str, Any]]:
     state = {str(k).replace("_orig_mod.", ""): v for k, v in content.items()}
     while prefix := next((w for w in WRAPPERS if all(k.startswith(w) for k in state)), ""):
         state = {k.removeprefix(prefix): v for k, v in state.items()}
-    return state, told
+    return state, hyper
 
 
 def _safetensors(path: Path) -> State:
@@ -297,7 +297,7 @@ def _unpickled(path: Path, trust_code: bool) -> Any:
         raise ModelError(f"{path} cannot be read: {_line(error)}") from error
 
 
-def _number(told: Mapping[str, Any], name: str) -> float:
+def _number(hyper: Mapping[str, Any], name: str) -> float:
     """A positive hyper-parameter, or 0 where it is absent or something else.
 
     Raises
@@ -305,7 +305,7 @@ def _number(told: Mapping[str, Any], name: str) -> float:
     ModelError
         If it is beyond all reason.
     """
-    value = told.get(name)
+    value = hyper.get(name)
     if not isinstance(value, (int, float)) or isinstance(value, bool) or not value > 0:
         return 0.0
     if value > LARGEST:

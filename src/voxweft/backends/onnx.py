@@ -38,9 +38,11 @@ def load(path: Path) -> OnnxModel:
         raise ModelError(f"{path} has no output {', '.join(missing)}; its outputs are {', '.join(outputs)}")
     used = [outputs[h.name] for h in sidecar.heads] or list(outputs.values())
     if len(sizes) != n_axes or not sizes[1] or any(len(out) != n_axes or not out[1] for out in used):
-        told = " and ".join(str(node.shape) for node in session.get_outputs())
+        shapes = " and ".join(str(node.shape) for node in session.get_outputs())
         flat = f'; for 2-D images say "dimensions": 2 in {path.stem}.json' if len(sizes) == 4 else ""
-        raise ModelError(f"{path} takes {given.shape} and gives {told}; voxweft run needs {sidecar.axes} for all{flat}")
+        raise ModelError(
+            f"{path} takes {given.shape} and gives {shapes}; voxweft run needs {sidecar.axes} for all{flat}"
+        )
     meta = session.get_modelmeta().custom_metadata_map
     heads = None if len(outputs) == 1 else tuple(_head(name, out, sizes) for name, out in outputs.items())
     patch = tuple([1] * (5 - n_axes) + sizes[2:])

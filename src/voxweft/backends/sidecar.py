@@ -75,8 +75,8 @@ class Sidecar(BaseModel):
             return cls()
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(map(str, first["loc"])) or "the file"
-            raise ModelError(f"{place}: {where}: {first['msg']}") from error
+            field = ".".join(map(str, first["loc"])) or "the file"
+            raise ModelError(f"{place}: {field}: {first['msg']}") from error
 
     @property
     def patch_zyx(self) -> Zyx | None:

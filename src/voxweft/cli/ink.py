@@ -53,8 +53,8 @@ def with_step(arguments: list[str]) -> list[str]:
     (['ink', 'infer', '--stride', '32'], ['ink', 'reduce'], ['ink', '--help'])
     """
     word = arguments[1] if arguments[1:] else "-"
-    bare = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
-    if not bare or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
+    without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
+    if not without_step or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
         return arguments
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
@@ -109,14 +109,16 @@ def infer(
     from voxweft.cli.progress import Listener
 
     check_page(report)
-    layers, where = _placed(layeroptions, pictureoptions, source, target)
+    layers, picture_options = _placed(layeroptions, pictureoptions, source, target)
     options = (layers, inkmodeloptions, inkoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            told = ink.estimate(options, emit=listen)
-            show_forecast(*told, _in_rows(*told))
+            forecast = ink.estimate(options, emit=listen)
+            show_forecast(*forecast, _in_rows(*forecast))
             return
-        result = ink.infer(options, inkpartoptions, where, by=workeroptions, command=command_line(), emit=listen)
+        result = ink.infer(
+            options, inkpartoptions, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
+        )
     _tell(result, report, quiet)
 
 
@@ -141,9 +143,9 @@ def reduce(
     from voxweft.cli.progress import Listener
 
     check_page(report)
-    layers, where = _placed(layeroptions, pictureoptions, "", target)
+    layers, picture_options = _placed(layeroptions, pictureoptions, "", target)
     with Listener(quiet, log_json) as listen:
-        result = ink.reduce((layers, inkmodeloptions), inkpartoptions, where, source=source, emit=listen)
+        result = ink.reduce((layers, inkmodeloptions), inkpartoptions, picture_options, source=source, emit=listen)
     _tell(result, report, quiet)
 
 
@@ -175,14 +177,14 @@ def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
     }
 
 
-def _placed(layers: Any, where: Any, source: str, target: str) -> tuple[LayerOptions, PictureOptions]:
+def _placed(layers: Any, picture_options: Any, source: str, target: str) -> tuple[LayerOptions, PictureOptions]:
     """The options with INPUT and OUTPUT in their places."""
-    where = replace(where, output_path=target) if target else where
+    picture_options = replace(picture_options, output_path=target) if target else picture_options
     if not source:
-        return layers, where
+        return layers, picture_options
     if source.rstrip("/").endswith(".zarr"):
-        return replace(layers, surface_volume_zarr=source), where
-    return replace(layers, s3_path=source, surface_volume_zarr=""), where
+        return replace(layers, surface_volume_zarr=source), picture_options
+    return replace(layers, s3_path=source, surface_volume_zarr=""), picture_options
 
 
 VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}

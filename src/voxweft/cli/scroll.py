@@ -69,8 +69,8 @@ def predict(
     with Listener(quiet, log_json) as listen:
         if estimate:
             choices = (sourceoptions, networkoptions, ClassOptions(), PipelineOptions(), PartOptions())
-            told = cost_of(input_dir, model_path, choices, listen)
-            show_forecast(*told, on_disk(*told, n_parts=partoptions.num_parts))
+            forecast = cost_of(input_dir, model_path, choices, listen)
+            show_forecast(*forecast, on_disk(*forecast, n_parts=partoptions.num_parts))
             return
         _require(output_dir=output_dir)
         report = scroll.predict(
@@ -169,8 +169,8 @@ def pipeline(
     choices = (sourceoptions, networkoptions, classoptions, pipelineoptions, partoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            told = cost_of(source, model_path, choices, listen)
-            show_forecast(*told, on_disk(*told) if pipelineoptions.staged else {})
+            forecast = cost_of(source, model_path, choices, listen)
+            show_forecast(*forecast, on_disk(*forecast) if pipelineoptions.staged else {})
             return
         _require(output=output)
         result = scroll.pipeline(source, output, model_path, choices, command=command_line(), emit=listen)

@@ -118,15 +118,15 @@ def show_status(found: Any) -> None:
     from voxweft.runner.status import STATES
 
     share = found.n_units_done / max(1, found.n_units)
-    told = [f"{found.state}: {found.n_units_done} of {found.n_units} {found.noun} ({share:.0%})"]
-    told += [f"{name} {done} of {n}" for name, (done, n) in found.stages.items() if 0 < done < n][1:]
+    facts = [f"{found.state}: {found.n_units_done} of {found.n_units} {found.noun} ({share:.0%})"]
+    facts += [f"{name} {done} of {n}" for name, (done, n) in found.stages.items() if 0 < done < n][1:]
     if found.n_running:
-        told.append(f"{found.n_running} at work")
+        facts.append(f"{found.n_running} at work")
     if found.voxels_per_s:
-        told.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
+        facts.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
     if found.seconds_left is not None and found.n_running:
-        told.append(f"{_duration(found.seconds_left)} left")
-    print(", ".join(told))
+        facts.append(f"{_duration(found.seconds_left)} left")
+    print(", ".join(facts))
     counts = [f"{n} {state}" for state in STATES if (n := found.n_parts(state))]
     if len(found.parts) > 1:
         print(f"parts: {', '.join(counts)}")

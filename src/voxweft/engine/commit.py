@@ -57,14 +57,14 @@ class Commit:
         if table:
             self.ledger.put_table(stage.name, unit, table)
         who = {"host": platform.node(), "pid": os.getpid(), "at": time.time()}
-        told = {**({"crc32": checksums(arrays)} if arrays else {}), **(record or {}), **who}
-        self.ledger.mark(stage.name, unit, told)
+        record_of_unit = {**({"crc32": checksums(arrays)} if arrays else {}), **(record or {}), **who}
+        self.ledger.mark(stage.name, unit, record_of_unit)
         n_voxels = wanted_voxels(stage, box) if arrays else 0
         with self._lock:
             self.totals.n_units += 1
             self.totals.n_voxels += n_voxels
             self.totals.bytes_written += sum(a.nbytes for a in arrays)
-            self._emit(Event("unit", data={"stage": stage.name, "unit": unit, "n_voxels": n_voxels, **told}))
+            self._emit(Event("unit", data={"stage": stage.name, "unit": unit, "n_voxels": n_voxels, **record_of_unit}))
 
 
 def checksums(arrays: Iterable[NDArray[Any]]) -> list[int]:

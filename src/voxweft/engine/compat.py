@@ -65,9 +65,9 @@ def _kernel(size: int, sigma_scale: float) -> NDArray[np.float64]:
     offset = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 / (sigma * sigma) * offset**2)
     kernel /= kernel.sum()
-    where = np.arange(size) - size // 2 + radius
-    inside = (where >= 0) & (where < len(kernel))
-    return np.where(inside, kernel[np.clip(where, 0, len(kernel) - 1)], 0.0)
+    index = np.arange(size) - size // 2 + radius
+    inside = (index >= 0) & (index < len(kernel))
+    return np.where(inside, kernel[np.clip(index, 0, len(kernel) - 1)], 0.0)
 
 
 @block_op

@@ -79,7 +79,6 @@ class RunOptions:
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
 
     outputs: ClassVar[tuple[str, ...]] = ("probability", "mask", "labels", "logits")
-    fits: ClassVar[tuple[str, ...]] = FITS
     layout: ClassVar[str] = "ome-zarr"
     order: ClassVar[Order] = AS_IT_IS
     words: ClassVar[Words] = Words()
@@ -90,7 +89,7 @@ class RunOptions:
             raise RequestError(*problems)
         choices = {
             "window": tuple(WINDOWS),
-            "fit": self.fits,
+            "fit": FITS,
             "tta": ("none", "mirroring", "rotation"),
             "tta_of": ("patch", "volume"),
             "mode": ("auto", "binary", "multiclass"),

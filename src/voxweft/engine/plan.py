@@ -202,8 +202,8 @@ class Plan:
             With every field that differs, stored and asked for.
         """
         lines = differing(self.request, other.request)
-        for mine, theirs in zip(self.models, other.models, strict=False):
-            lines += _differing_models(mine, theirs)
+        for stored, asked in zip(self.models, other.models, strict=False):
+            lines += _differing_models(stored, asked)
         if len(self.models) != len(other.models):
             lines.append(f"models: stored {len(self.models)}, asked for {len(other.models)}")
         for old in self.inputs:

@@ -121,9 +121,9 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     require_alike(cards)
     passes, notes = [], list[str]()
     for n, card in enumerate(cards):
-        made, told = _passes_of(source, card, options, found, n)
+        made, remarks = _passes_of(source, card, options, found, n)
         passes += made
-        notes += told
+        notes += remarks
     finish = finish_for(cards[0], options)
     region = Box.parse(options.bbox, source.shape_zyx) if options.bbox else Box.of(source.shape_zyx)
     chunk: Zyx = tuple(  # type: ignore[assignment]

@@ -65,9 +65,9 @@ class StoredLogits:
         wanted = np.add.outer(np.add.outer(np.array(zs) * ny, ys) * nx, xs).ravel()
         missing = len(wanted) - int(np.isin(wanted, self._tile).sum())
         if missing:
-            which = f"part {', '.join(map(str, absent))}" if absent else "those that are missing"
+            absent_ones = f"part {', '.join(map(str, absent))}" if absent else "those that are missing"
             raise RequestError(
-                f"{missing} of {len(wanted)} patches are in none of the {len(parts)} parts; run {which} first"
+                f"{missing} of {len(wanted)} patches are in none of the {len(parts)} parts; run {absent_ones} first"
             )
 
     def read(self, tile: Tile) -> NDArray[np.float16] | None:

@@ -141,16 +141,13 @@ class TileGrid:
         shape: Zyx,
         patch: Zyx,
         overlap: float,
-        fit: Fit | Literal["abut"] = "spread",
+        fit: Fit = "spread",
         pad: Literal["both", "after"] = "both",
     ) -> TileGrid:
         """The grid of a volume for patches that overlap by a fraction ``0 <= overlap < 1``.
 
-        "abut" puts them side by side like the chunks of an array; the last ones stick out. ``pad`` "after" pads a
-        volume that is smaller than the patch at its end only.
+        ``pad`` "after" pads a volume that is smaller than the patch at its end only.
         """
-        if fit == "abut":
-            return cls(tuple(AxisTiles(-(-n // p) * p, p, p) for n, p in zip(shape, patch, strict=True)))  # type: ignore[arg-type]
         if not 0 <= overlap < 1:
             raise GridError(f"an overlap of {overlap} is not a fraction; use 0 <= overlap < 1, for example 0.5")
         axes = tuple(

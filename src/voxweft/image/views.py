@@ -319,8 +319,8 @@ class ViewedVolume:
 
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box of the view [C, Z, Y, X]; no more is read than they need."""
-        where = self.view.reach(box, self.base.info.shape_zyx)
-        return np.ascontiguousarray(self.view.values(self.base.read(where), box))
+        source_box = self.view.reach(box, self.base.info.shape_zyx)
+        return np.ascontiguousarray(self.view.values(self.base.read(source_box), box))
 
 
 class Stack:

@@ -72,15 +72,15 @@ def workflow_template(flow: Flow, options: PodOptions, arch: str) -> dict[str, A
     if flow.look[0]:
         templates.insert(0, _look(flow, options))
     counts = {step.name: step.n_parts for step in flow.steps}
-    steps, told = [], dict[str, str]()
+    steps, outputs = [], dict[str, str]()
     for template in templates:
-        step = {"name": template["name"], "template": template["name"], **_arguments(template, told)}
+        step = {"name": template["name"], "template": template["name"], **_arguments(template, outputs)}
         if counts.get(template["name"]):
             step["withSequence"] = {"count": f"{{{{workflow.parameters.{NUM_PARTS}}}}}"}
         steps.append([step])
         if note := flow.notes.get(template["name"]):
             output = f"{{{{steps.{template['name']}.outputs.parameters.{note[0]}}}}}"
-            told[note[0].replace("_", "-")] = output
+            outputs[note[0].replace("_", "-")] = output
     account = {"serviceAccountName": options.service_account} if options.service_account else {}
     entry = f"{flow.name}-entrypoint"
     return {
@@ -101,16 +101,16 @@ def workflow_template(flow: Flow, options: PodOptions, arch: str) -> dict[str, A
             **account,
             **security(options),
             "retryStrategy": RETRY,
-            "templates": [{"name": entry, "steps": steps, **_result(flow, told)}, *templates],
+            "templates": [{"name": entry, "steps": steps, **_result(flow, outputs)}, *templates],
         },
     }
 
 
-def _result(flow: Flow, told: Mapping[str, str]) -> dict[str, Any]:
+def _result(flow: Flow, outputs: Mapping[str, str]) -> dict[str, Any]:
     """The output of the workflow: a note of a step, or a parameter as it came in."""
     name, source = flow.result
     if source in flow.notes:
-        found: dict[str, Any] = {"parameter": told[flow.notes[source][0].replace("_", "-")]}
+        found: dict[str, Any] = {"parameter": outputs[flow.notes[source][0].replace("_", "-")]}
         return {"outputs": {"parameters": [{"name": name, "valueFrom": found}]}}
     found = {"expression": f"inputs.parameters['{source}']"}
     return {
@@ -119,9 +119,9 @@ def _result(flow: Flow, told: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _arguments(template: Mapping[str, Any], told: Mapping[str, str]) -> dict[str, Any]:
+def _arguments(template: Mapping[str, Any], outputs: Mapping[str, str]) -> dict[str, Any]:
     """Where the inputs of a step come from: an earlier step, the fan-out, or the workflow."""
-    given = {PART_ID: "{{item}}", **told}
+    given = {PART_ID: "{{item}}", **outputs}
     names = [p["name"] for p in template.get("inputs", {}).get("parameters", [])]
     values = [{"name": n, "value": given.get(n, f"{{{{workflow.parameters.{n}}}}}")} for n in names]
     return {"arguments": {"parameters": values}} if values else {}

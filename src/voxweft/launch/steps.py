@@ -70,6 +70,6 @@ def call(words: Sequence[str], text: str = "") -> str:
     require(words[0])
     done = subprocess.run([*words], input=text, capture_output=True, text=True, check=False)
     if done.returncode:
-        said = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
-        raise RunError(f"{words[0]} refused: {' '.join(said[:3])[:600]}")
+        lines = [line for line in done.stderr.splitlines() if line.strip()] or [f"exit code {done.returncode}"]
+        raise RunError(f"{words[0]} refused: {' '.join(lines[:3])[:600]}")
     return done.stdout

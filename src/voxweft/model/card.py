@@ -184,8 +184,8 @@ class ModelCard:
             raise ModelError(f"{self.path}: every head needs a name of its own, not {', '.join(map(repr, names))}")
         found = sum(h.n_channels for h in self.heads)
         if found != self.n_classes:
-            told = ", ".join(f"{h.name} ({h.n_channels})" for h in self.heads)
-            raise ModelError(f"{self.path}: the heads {told} have {found} channels, the model has {self.n_classes}")
+            named = ", ".join(f"{h.name} ({h.n_channels})" for h in self.heads)
+            raise ModelError(f"{self.path}: the heads {named} have {found} channels, the model has {self.n_classes}")
 
     @property
     def all_heads(self) -> tuple[Head, ...]:

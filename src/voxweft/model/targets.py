@@ -32,17 +32,17 @@ def targets_of(card: ModelCard, mode: str, output: str) -> Targets:
     """
     if len(card.heads) < 2:
         return card.targets
-    told = ", ".join(f"{h.name} ({h.activation} of {h.n_channels})" for h in card.heads)
+    named = ", ".join(f"{h.name} ({h.activation} of {h.n_channels})" for h in card.heads)
     if output not in LOGITS:
         if mode == "multiclass":
-            raise RequestError(f"--mode multiclass with a model of several heads, {told}; use --mode binary")
+            raise RequestError(f"--mode multiclass with a model of several heads, {named}; use --mode binary")
         if output not in ("probability", "mask"):
             raise RequestError(
-                f"--output {output} with a model of several heads, {told}; use probability, mask or logits"
+                f"--output {output} with a model of several heads, {named}; use probability, mask or logits"
             )
         if any(h.activation == "none" or (h.activation == "softmax" and h.n_channels > 2) for h in card.heads):
             raise RequestError(
-                f"the heads {told} cannot be finished together: each must be sigmoids or a softmax of 2",
+                f"the heads {named} cannot be finished together: each must be sigmoids or a softmax of 2",
                 "Give --output logits.",
             )
     spans = zip(card.heads, channel_ranges(card.heads), strict=True)

@@ -55,14 +55,14 @@ class TimeSformerSize:
         return self.image_size // self.patch_size
 
     @classmethod
-    def of(cls, state: Mapping[str, torch.Tensor], told: Mapping[str, int]) -> TimeSformerSize:
+    def of(cls, state: Mapping[str, torch.Tensor], hyper: Mapping[str, int]) -> TimeSformerSize:
         """Sizes from the shapes of a state dict.
 
         Parameters
         ----------
         state
             Tensors by the names of timesformer-pytorch, without a prefix.
-        told
+        hyper
             What shapes do not tell, 0 or absent where unknown: ``image_size`` and ``num_frames`` (with learned
             positions one of the two is enough), ``channels`` (1), and ``dim_head`` (64) with learned positions.
 
@@ -74,8 +74,8 @@ class TimeSformerSize:
         rotary = "pos_emb.weight" not in state
         dim = _shape(state, "cls_token")[1]
         inner = _shape(state, "layers.0.0.fn.to_qkv.weight")[0] // 3
-        dim_head = 2 * _shape(state, "frame_rot_emb.inv_freqs")[0] if rotary else told.get("dim_head") or 64
-        channels = told.get("channels") or 1
+        dim_head = 2 * _shape(state, "frame_rot_emb.inv_freqs")[0] if rotary else hyper.get("dim_head") or 64
+        channels = hyper.get("channels") or 1
         pixels = _shape(state, "to_patch_embedding.weight")[1]
         patch = math.isqrt(pixels // channels)
         if channels * patch**2 != pixels or inner % dim_head:
@@ -83,7 +83,7 @@ class TimeSformerSize:
                 f"the TimeSformer takes {pixels} values a token and is {inner} wide in its attentions, which does not "
                 f"fit {channels} channels and heads of {dim_head}"
             )
-        image, frames = told.get("image_size") or 0, told.get("num_frames") or 0
+        image, frames = hyper.get("image_size") or 0, hyper.get("num_frames") or 0
         if not rotary:
             image, frames = _fit(_shape(state, "pos_emb.weight")[0] - 1, image, frames, patch)
         if not frames or not image or image % patch:
@@ -149,8 +149,8 @@ class TimeSformer(torch.nn.Module):
     def forward(self, video: torch.Tensor) -> torch.Tensor:
         """Logits [B, num_classes]."""
         size, batch = self.size, video.shape[0]
-        cut = (size.side, size.patch_size)
-        squares = torch.unflatten(torch.unflatten(video, 4, cut), 3, cut).permute(0, 1, 3, 5, 4, 6, 2)
+        squares_yx = (size.side, size.patch_size)
+        squares = torch.unflatten(torch.unflatten(video, 4, squares_yx), 3, squares_yx).permute(0, 1, 3, 5, 4, 6, 2)
         tokens = self.to_patch_embedding(squares.flatten(4).flatten(1, 3))
         x = torch.cat((self.cls_token.expand(batch, 1, size.dim), tokens), 1)
         over_time = over_space = None
@@ -236,8 +236,8 @@ class _PreNorm(torch.nn.Module):
         super().__init__()
         self.fn, self.norm = fn, torch.nn.LayerNorm(dim)
 
-    def forward(self, x: torch.Tensor, *how: object) -> torch.Tensor:
-        return self.fn(self.norm(x), *how)  # type: ignore[no-any-return]
+    def forward(self, x: torch.Tensor, *arguments: object) -> torch.Tensor:
+        return self.fn(self.norm(x), *arguments)  # type: ignore[no-any-return]
 
 
 class _FeedForward(torch.nn.Module):

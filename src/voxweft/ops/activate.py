@@ -240,5 +240,5 @@ def _quantize(p: NDArray[np.float32], dtype: str = "uint8") -> NDArray[Any]:
     return np.multiply(np.clip(p, 0.0, 1.0, out=p), top, out=p).astype(dtype)
 
 
-def _mask(where: NDArray[np.bool_], value: int) -> NDArray[np.uint8]:
-    return where.view(np.uint8) * np.uint8(value)
+def _mask(chosen: NDArray[np.bool_], value: int) -> NDArray[np.uint8]:
+    return chosen.view(np.uint8) * np.uint8(value)

@@ -31,10 +31,10 @@ class ItemsError(RunError):
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         failed = [o for o in outcomes if o.errors]
-        told = "; ".join(f"{_name(o.item)}: {o.errors[0].splitlines()[0]}" for o in failed[:3])
+        reasons = "; ".join(f"{_name(o.item)}: {o.errors[0].splitlines()[0]}" for o in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         super().__init__(
-            f"{len(failed)} of {len(outcomes)} items failed: {told}{more}.\n"
+            f"{len(failed)} of {len(outcomes)} items failed: {reasons}{more}.\n"
             "The others are complete. Run the same again for those that are not."
         )
         self.outcomes = outcomes

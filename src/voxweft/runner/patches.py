@@ -66,11 +66,13 @@ def open_parts(folder: str) -> list[ZarrPatches]:
     first = parts[0]
     problems = []
     for number, part in zip(numbers, parts, strict=True):
-        mine, theirs = ({k: p.attributes.get(k) for k in EQUAL} for p in (first, part))
-        mine |= {"patch": first.patch_zyx, "number of classes": first.n_classes}
+        first_said, theirs = ({k: p.attributes.get(k) for k in EQUAL} for p in (first, part))
+        first_said |= {"patch": first.patch_zyx, "number of classes": first.n_classes}
         theirs |= {"patch": part.patch_zyx, "number of classes": part.n_classes}
         problems += [
-            f"{k} is {mine[k]} in part {numbers[0]}, {theirs[k]} in part {number}" for k in mine if mine[k] != theirs[k]
+            f"{k} is {first_said[k]} in part {numbers[0]}, {theirs[k]} in part {number}"
+            for k in first_said
+            if first_said[k] != theirs[k]
         ]
         if "patch_size" in part.attributes and tuple(part.attributes["patch_size"]) != part.patch_zyx:
             problems.append(f"part {number} says patch {part.attributes['patch_size']} and holds {part.patch_zyx}")

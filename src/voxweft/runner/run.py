@@ -42,7 +42,7 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
         require_apart(url, place.url)
     if execution.overwrite:
         place.remove(opened.plan)
-    opened, first = settle(opened, place, workers.devices[0], emit)
+    opened, first = store_or_follow(opened, place, workers.devices[0], emit)
     plan, ledger = opened.plan, Ledger(place.records)
     place.create(plan, provenance(plan, execution.command) if first else None)
     stages = [stage for stage in plan.stages if place.wants(stage)]
@@ -62,7 +62,7 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     return report
 
 
-def settle(opened: Opened, place: Place, device: str, emit: Emit) -> tuple[Opened, bool]:
+def store_or_follow(opened: Opened, place: Place, device: str, emit: Emit) -> tuple[Opened, bool]:
     """Store the plan, or follow the one that is stored; whether this was the first."""
     own, ledger = opened.plan.to_json(), Ledger(place.records)
     stored = ledger.store_or_follow(own)

@@ -53,10 +53,10 @@ class Hdf5Volume:
 
     def read(self, box: Box) -> NDArray[Any]:
         """Voxels [C, Z, Y, X]; HDF5 reads one box at a time."""
-        where = box.slices if self._data.ndim == 3 else (slice(None), *box.slices)
+        place = box.slices if self._data.ndim == 3 else (slice(None), *box.slices)
         try:
             with self._lock:
-                values = np.asarray(self._data[where])
+                values = np.asarray(self._data[place])
         except (OSError, RuntimeError) as error:
             raise ReadError(f"{self._url}: the box {box} cannot be read ({str(error).splitlines()[0]})") from error
         return values if values.ndim == 4 else values[np.newaxis]

@@ -107,9 +107,9 @@ class OmeZarrSink:
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Read back [C, Z, Y, X]."""
         array = self._levels[level]
-        where = box.slices if array.ndim == 3 else (slice(None), *box.slices)
+        place = box.slices if array.ndim == 3 else (slice(None), *box.slices)
         try:
-            values = np.asarray(array[where])
+            values = np.asarray(array[place])
         except unreadable() as error:
             raise ReadError(f"{self.url}: box {box} of level {level} cannot be read ({first_line(error)})") from error
         return values if array.ndim == 4 else values[np.newaxis]
@@ -162,12 +162,12 @@ class OmeZarrSink:
                 shard = cell & box
                 values = array[(slice(None), *shard.shift(box.start, -1).slices)]
                 for channel, plane in enumerate(values):
-                    where = shard.slices if target.ndim == 3 else (channel, *shard.slices)
+                    place = shard.slices if target.ndim == 3 else (channel, *shard.slices)
                     try:
-                        target[where] = plane
+                        target[place] = plane
                     except (ValueError, RuntimeError):  # zarr looks into the old shard first, and that one is damaged
-                        _erase(target, where)
-                        target[where] = plane
+                        _erase(target, place)
+                        target[place] = plane
         except OSError as error:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
@@ -218,12 +218,12 @@ def _new_array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:
     )
 
 
-def _erase(array: Any, where: tuple[Any, ...]) -> None:
+def _erase(array: Any, place: tuple[Any, ...]) -> None:
     """Delete the shard that begins at a place."""
     from zarr.core.sync import sync
 
     size = array.shards or array.chunks
-    index = tuple((w.start if isinstance(w, slice) else w) // s for w, s in zip(where, size, strict=True))
+    index = tuple((w.start if isinstance(w, slice) else w) // s for w, s in zip(place, size, strict=True))
     sync((array.store_path / array.metadata.encode_chunk_key(index)).delete())
 
 

@@ -177,12 +177,12 @@ class ZarrPatches:
         return values if values.any() else None
 
 
-def _made(store: Any, **how: Any) -> Any:
+def _made(store: Any, **settings: Any) -> Any:
     import zarr
     from zarr.errors import ContainsArrayError
 
     try:
-        return zarr.create_array(store, **how)
+        return zarr.create_array(store, **settings)
     except ContainsArrayError:
         return zarr.open_array(store, mode="r+")
 

@@ -101,9 +101,9 @@ class Subject:
             raise RequestError(f"stage {stage.name} writes no array that could be shown")
         if stage.kind == "sweep":
             return cls(plan, spec, stage.finish, stage.region, stage)
-        said = stage.op.arguments
-        if {"mode", "output", "n_classes"} <= said.keys():
-            return cls(plan, spec, Finish(**said), stage.region, None)
+        arguments = stage.op.arguments
+        if {"mode", "output", "n_classes"} <= arguments.keys():
+            return cls(plan, spec, Finish(**arguments), stage.region, None)
         labels = spec.is_label or spec.n_channels > 1
         return cls(
             plan,

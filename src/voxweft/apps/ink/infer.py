@@ -70,9 +70,9 @@ class InkResult:
 def infer(
     options: Options,
     part: InkPartOptions | None = None,
-    where: PictureOptions | None = None,
+    picture_options: PictureOptions | None = None,
     *,
-    by: WorkerOptions | None = None,
+    worker_options: WorkerOptions | None = None,
     command: str = "",
     emit: Emit = silent,
 ) -> InkResult:
@@ -84,9 +84,9 @@ def infer(
     ----------
     options
         Which layers, which network, how.
-    part, where
+    part, picture_options
         Which share; where the result goes.
-    by
+    worker_options
         Who computes; default: this process, or one process a device where there are several.
     command, emit
         For the record; told of every event.
@@ -103,40 +103,44 @@ def infer(
     RunError
         If the run could not be finished; the same call continues it.
     """
-    (layers, which, how), part, where = options, part or InkPartOptions(), where or PictureOptions()
-    by = by or WorkerOptions()
-    check_note(where.runtime_dir, RESULT_NOTE)
-    require(which, layers)
-    name = base_name(which.model, layers)
+    (layers, model_options, ink_options), part, picture_options = (
+        options,
+        part or InkPartOptions(),
+        picture_options or PictureOptions(),
+    )
+    worker_options = worker_options or WorkerOptions()
+    check_note(picture_options.runtime_dir, RESULT_NOTE)
+    require(model_options, layers)
+    name = base_name(model_options.model, layers)
     alone = part.num_parts == 1
-    as_zarr = where.output_path.endswith(".zarr")
-    picture = picture_at(name, layers, where) if alone or as_zarr else ""
+    as_zarr = picture_options.output_path.endswith(".zarr")
+    picture = picture_at(name, layers, picture_options) if alone or as_zarr else ""
     if alone:
         check_place(picture)
     asked = [
-        find_model(which),
+        find_model(model_options),
         layers.reverse,
         layers.level,
-        which.model_type,
-        where.use_zarr_compression,
-        all_decisive(how),
+        model_options.model_type,
+        picture_options.use_zarr_compression,
+        all_decisive(ink_options),
     ]
     zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
     sink = open_sink(zarr, order=ROWS_FIRST)
     execution = Execution(
-        by.executor,
-        by.scheduler,
-        by.workers,
+        worker_options.executor,
+        worker_options.scheduler,
+        worker_options.workers,
         num_parts=0 if alone else part.num_parts,
         part_id=-1 if alone else part.part_id,
         overwrite=part.overwrite,
         command=command,
     )
     check_output(sink, execution)
-    volume, model, (engine, schemes) = request(options, where)
-    volume = _in_pieces(volume, layers, part, where, emit)
+    volume, model, (engine, schemes) = request(options, picture_options)
+    volume = _in_pieces(volume, layers, part, picture_options, emit)
     records = None if part.overwrite else sink.records
-    workers = Workers.of(execution, devices_of(how.device))
+    workers = Workers.of(execution, devices_of(ink_options.device))
     opened = plan_run(
         volume,
         [model],
@@ -147,7 +151,7 @@ def infer(
         emit=emit,
     )
     report = run_plan(opened, Place.of(sink), workers, execution, emit)
-    return finish(sink, picture, report, where, emit) if alone else InkResult(report, zarr)
+    return finish(sink, picture, report, picture_options, emit) if alone else InkResult(report, zarr)
 
 
 def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
@@ -167,52 +171,54 @@ def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
     return forecast(volume, model, engine, normalization=schemes, overlaps=_strides(model, options[2]), emit=emit)
 
 
-def _strides(model: Model, how: InkOptions) -> dict[str, float]:
+def _strides(model: Model, ink_options: InkOptions) -> dict[str, float]:
     """Other strides, and the overlap that each means."""
     side = (model.card.patch_zyx or (0,))[0]
-    return {f"--stride {s}": 1 - s / side for s in (how.stride // 2, how.stride * 2) if 1 <= s <= side}
+    return {f"--stride {s}": 1 - s / side for s in (ink_options.stride // 2, ink_options.stride * 2) if 1 <= s <= side}
 
 
 def request(
-    options: Options, where: PictureOptions
+    options: Options, picture_options: PictureOptions
 ) -> tuple[Volume, Model, tuple[SweepOptions, tuple[Normalization, ...]]]:
     """Volume, model, and of a sweep the engine's options and the normalisation."""
-    layers, which, how = options
+    layers, model_options, ink_options = options
     volume = _open(source_of(layers), layers)
     model = load_model(
-        find_model(which),
-        token=which.hf_token,
-        model_type=which.model_type,
+        find_model(model_options),
+        token=model_options.hf_token,
+        model_type=model_options.model_type,
         n_layers=layers.end_layer - layers.start_layer,
-        tile=how.tile_size,
-        trust_code=which.trust_code,
+        tile=ink_options.tile_size,
+        trust_code=model_options.trust_code,
     )
     card = model.card
     if not card.format.startswith("ink") or card.patch_zyx is None or card.divisor is None:
         raise ModelError(f"{card.path} is a {card.format} model, no network for ink; voxweft run takes it")
-    divisor = float(how.divisor or card.divisor)
+    divisor = float(ink_options.divisor or card.divisor)
     scheme = Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor)
     tile, (height, _, width) = card.patch_zyx[0], volume.info.shape_zyx
-    if how.stride > tile:
-        raise RequestError(f"--stride {how.stride} leaves gaps between tiles of {tile}; use at most that")
+    if ink_options.stride > tile:
+        raise RequestError(f"--stride {ink_options.stride} leaves gaps between tiles of {tile}; use at most that")
     engine = SweepOptions(
-        overlap=1.0 - how.stride / tile,
-        window=WINDOWS.get(how.window, how.window),
-        sigma_scale=tile / (how.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
+        overlap=1.0 - ink_options.stride / tile,
+        window=WINDOWS.get(ink_options.window, ink_options.window),
+        sigma_scale=tile / (ink_options.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
         fit="snap",
-        tta=how.tta,
-        batch_size=how.batch_size,
-        skip_empty=how.skip_empty,
-        output="probability" if how.bits == 8 else "probability16",
-        bbox=_bbox(how.roi, height, width),
+        tta=ink_options.tta,
+        batch_size=ink_options.batch_size,
+        skip_empty=ink_options.skip_empty,
+        output="probability" if ink_options.bits == 8 else "probability16",
+        bbox=_bbox(ink_options.roi, height, width),
         chunk="256,1,1024",
-        compressor="zstd" if where.output_path.endswith(".zarr") or where.use_zarr_compression else "none",
+        compressor="zstd"
+        if picture_options.output_path.endswith(".zarr") or picture_options.use_zarr_compression
+        else "none",
         accept_labels=True,
-        runtime=_runtime(how),
-        compile_mode=how.compile_mode,
-        precision=how.precision,
-        device=how.device,
-        memory=how.memory,
+        runtime=_runtime(ink_options),
+        compile_mode=ink_options.compile_mode,
+        precision=ink_options.precision,
+        device=ink_options.device,
+        memory=ink_options.memory,
         divisor=divisor,
         layers=f"{layers.start_layer}:{layers.end_layer}{' reversed' if layers.reverse else ''}",
     )
@@ -224,7 +230,9 @@ def _open(source: str, layers: LayerOptions) -> Volume:
     return open_surface(source, layers.level, **window, reverse=layers.reverse)
 
 
-def _in_pieces(volume: Volume, layers: LayerOptions, part: InkPartOptions, where: PictureOptions, emit: Emit) -> Volume:
+def _in_pieces(
+    volume: Volume, layers: LayerOptions, part: InkPartOptions, picture_options: PictureOptions, emit: Emit
+) -> Volume:
     """The volume, prepared first where a few rows of it cannot be read by themselves."""
     source = volume.info.url
     if piecewise(volume):
@@ -233,13 +241,13 @@ def _in_pieces(volume: Volume, layers: LayerOptions, part: InkPartOptions, where
         raise RequestError(f"{source} cannot be read in pieces by several parts; run voxweft ink prepare first")
     layers = replace(layers, s3_path=source, surface_volume_zarr="")
     emit(Event("note", f"{source} cannot be read in pieces and is prepared first, to {prepared_at(layers, part)}"))
-    return _open(prepare(layers, part, where, emit=emit), layers)
+    return _open(prepare(layers, part, picture_options, emit=emit), layers)
 
 
 def reduce(
     options: tuple[LayerOptions, InkModelOptions],
     part: InkPartOptions | None = None,
-    where: PictureOptions | None = None,
+    picture_options: PictureOptions | None = None,
     *,
     source: str = "",
     emit: Emit = silent,
@@ -250,7 +258,7 @@ def reduce(
     ----------
     options
         Which layers and which network: they make up the names.
-    part, where
+    part, picture_options
         Where the parts lie; where the picture goes.
     source
         The OME-Zarr of the parts, if it is not to be looked for.
@@ -264,12 +272,16 @@ def reduce(
     IncompleteError
         If parts are missing; nothing was written.
     """
-    (layers, which), part, where = options, part or InkPartOptions(), where or PictureOptions()
-    check_note(where.runtime_dir, RESULT_NOTE)
-    if not (source and where.output_path):
-        require(which, layers, source=not where.output_path)
-    name = base_name(which.model, layers) if which.model else "prediction"
-    picture = picture_at(name, layers, where)
+    (layers, model_options), part, picture_options = (
+        options,
+        part or InkPartOptions(),
+        picture_options or PictureOptions(),
+    )
+    check_note(picture_options.runtime_dir, RESULT_NOTE)
+    if not (source and picture_options.output_path):
+        require(model_options, layers, source=not picture_options.output_path)
+    name = base_name(model_options.model, layers) if model_options.model else "prediction"
+    picture = picture_at(name, layers, picture_options)
     zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name, layers, part))
     check_place(picture)
     sink = open_sink(zarr, order=ROWS_FIRST)
@@ -283,10 +295,10 @@ def reduce(
             f"begins at row {missing[0].start[0]}. Run voxweft ink infer for the parts that did not end."
         )
     verify(zarr, emit)
-    return finish(sink, picture, report_of(ledger), where, emit)
+    return finish(sink, picture, report_of(ledger), picture_options, emit)
 
 
-def finish(sink: Sink, picture: str, report: Report, where: PictureOptions, emit: Emit) -> InkResult:
+def finish(sink: Sink, picture: str, report: Report, picture_options: PictureOptions, emit: Emit) -> InkResult:
     """The picture of a complete result, and the note for the workflow engine."""
     plan, ledger = plan_of(sink)
     height, _, width = plan.sweep.spec.shape_zyx
@@ -297,14 +309,14 @@ def finish(sink: Sink, picture: str, report: Report, where: PictureOptions, emit
         place = Place.of(sink, {PICTURE: url})
         compute_part(Opened(plan), plan.stage(PICTURE), Part(PICTURE, 0, 1, range(1)), place, ("cpu", 1))
         emit(Event("picture", url))
-    write_note(where.runtime_dir, RESULT_NOTE, absolute(url))
+    write_note(picture_options.runtime_dir, RESULT_NOTE, absolute(url))
     return InkResult(report, sink.url, url)
 
 
-def _runtime(how: InkOptions) -> str:
+def _runtime(ink_options: InkOptions) -> str:
     """What the engine may choose from: without COMPILE on a GPU only plain torch."""
-    if how.runtime != "auto" or how.compile or devices_of(how.device)[0] == "cpu":
-        return how.runtime
+    if ink_options.runtime != "auto" or ink_options.compile or devices_of(ink_options.device)[0] == "cpu":
+        return ink_options.runtime
     return "torch"
 
 

@@ -140,7 +140,7 @@ def prepared_at(layers: LayerOptions, part: InkPartOptions) -> str:
     return f"{part.zarr_output_dir.rstrip('/')}/surface_{window}-{_digest(absolute(source))}.zarr"
 
 
-def picture_at(name: str, layers: LayerOptions, where: PictureOptions) -> str:
+def picture_at(name: str, layers: LayerOptions, picture_options: PictureOptions) -> str:
     """Where the picture goes: as asked, else ``predictions/`` in the segment, still without a suffix.
 
     Raises
@@ -148,8 +148,8 @@ def picture_at(name: str, layers: LayerOptions, where: PictureOptions) -> str:
     RequestError
         If the segment cannot be written to.
     """
-    if where.output_path:
-        return where.output_path
+    if picture_options.output_path:
+        return picture_options.output_path
     segment = layers.s3_path.rstrip("/")
     if not segment or is_zarr(segment):
         segment = source_of(layers).rpartition("/")[0] or "."

@@ -38,7 +38,7 @@ PER_PIXEL = 4  # bytes that a 16-bit layer takes while it is decoded, scaled and
 def prepare(
     layers: LayerOptions,
     part: InkPartOptions | None = None,
-    where: PictureOptions | None = None,
+    picture_options: PictureOptions | None = None,
     *,
     emit: Emit = silent,
 ) -> str:
@@ -59,8 +59,8 @@ def prepare(
     RunError
         If a layer cannot be read or written; the same call continues.
     """
-    part, where = part or InkPartOptions(), where or PictureOptions()
-    check_note(where.runtime_dir, PATH_NOTE)
+    part, picture_options = part or InkPartOptions(), picture_options or PictureOptions()
+    check_note(picture_options.runtime_dir, PATH_NOTE)
     require(None, layers)
     if not layers.s3_path:
         raise RequestError(
@@ -73,24 +73,24 @@ def prepare(
     sink = open_sink(url)
     if part.overwrite:
         sink.remove()
-    said = {
+    description = {
         "layers": [layers.start_layer, layers.end_layer],
         "source": absolute(volume.url),
         "files": volume.info.stamp,
         "shape": list(volume.info.shape_zyx),
         "scaling": "value >> 8" if volume.info.details["stored_as"] == "uint16" else "none",
     }
-    _check(sink, said)
-    codec = "lz4" if where.use_zarr_compression else "none"
-    opened = Opened(_plan(volume, said, codec), {VOLUME: volume})
+    _check(sink, description)
+    codec = "lz4" if picture_options.use_zarr_compression else "none"
+    opened = Opened(_plan(volume, description, codec), {VOLUME: volume})
     execution = Execution("serial")
     report = run_plan(opened, Place.of(sink), Workers.of(execution, ["cpu"]), execution, emit)
-    sink.set_attributes({"voxweft": said | {"complete": report.status == State.COMPLETE}})
-    write_note(where.runtime_dir, PATH_NOTE, absolute(url))
+    sink.set_attributes({"voxweft": description | {"complete": report.status == State.COMPLETE}})
+    write_note(picture_options.runtime_dir, PATH_NOTE, absolute(url))
     return url
 
 
-def _plan(volume: LayersVolume, said: dict[str, Any], codec: str) -> Plan:
+def _plan(volume: LayersVolume, description: dict[str, Any], codec: str) -> Plan:
     """One stage: a unit a layer."""
     shape = volume.info.shape_zyx
     _, height, width = shape
@@ -100,14 +100,14 @@ def _plan(volume: LayersVolume, said: dict[str, Any], codec: str) -> Plan:
         name="prepare",
         op=Op.of(copy_layer),
         sources=(Source(VOLUME),),
-        outputs=(Output(spec=spec, attributes={"voxweft": said | {"complete": False}}),),
+        outputs=(Output(spec=spec, attributes={"voxweft": description | {"complete": False}}),),
         shape_zyx=shape,
         region=Box.of(shape),
         block_zyx=(1, -(-height // shard[1]) * shard[1], -(-width // shard[2]) * shard[2]),
         at_once=_n_at_once(height * width),
         noun="layers",
     )
-    return Plan(Request("ink prepare", said), (InputRef(VOLUME, volume_ref(volume)),), (), (stage,))
+    return Plan(Request("ink prepare", description), (InputRef(VOLUME, volume_ref(volume)),), (), (stage,))
 
 
 @block_op
@@ -116,7 +116,7 @@ def copy_layer(sources: Sequence[NDArray[Any]], _cell: Cell) -> Made:
     return Made((sources[0],))
 
 
-def _check(sink: Sink, said: dict[str, Any]) -> None:
+def _check(sink: Sink, description: dict[str, Any]) -> None:
     """Refuse a place that holds something else than what is prepared here."""
     stored = Ledger(sink.records).plan()
     if not sink.exists():  # records without a volume say nothing
@@ -124,7 +124,7 @@ def _check(sink: Sink, said: dict[str, Any]) -> None:
         return
     if stored is None:
         raise RequestError(f"{sink.url} exists and voxweft ink prepare did not write it; choose another place")
-    if differ := differing(Plan.from_json(stored).request, Request("ink prepare", said)):
+    if differ := differing(Plan.from_json(stored).request, Request("ink prepare", description)):
         what = "the layers changed since" if all(line.startswith("files:") for line in differ) else "; ".join(differ)
         raise PlanMismatchError(f"{sink.url} holds another surface volume: {what}.", "Give --overwrite.")
 

@@ -81,11 +81,11 @@ def _open(url: str, level: int, start: int, stop: int) -> tuple[Volume, int, int
         if level:
             raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
         return LayersVolume(url, start, stop), 0, start
-    volume, said = open_volume(url, level=level), attributes_of(url)
-    window = said.get("voxweft", {}).get("layers")
-    if window and not said["voxweft"].get("complete"):
+    volume, attributes = open_volume(url, level=level), attributes_of(url)
+    window = attributes.get("voxweft", {}).get("layers")
+    if window and not attributes["voxweft"].get("complete"):
         raise RequestError(f"{url} is not prepared to the end; run the same voxweft ink prepare again")
-    named = bool(said.get("ome") or said.get("multiscales") or window)
+    named = bool(attributes.get("ome") or attributes.get("multiscales") or window)
     axis = 0 if named else _depth_axis(url, volume.info.shape_zyx)
     return volume, axis, int(window[0]) if window else 0
 

@@ -82,12 +82,12 @@ def blend(
 def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions, n_workers: int) -> Plan:
     """The plan of a blend: pure arithmetic on what the parts say of themselves."""
     first = parts[0]
-    said = first.attributes
-    z, y, x = said["original_volume_shape"]
-    digest = hashlib.sha256(json.dumps(said, sort_keys=True).encode())
+    attributes = first.attributes
+    z, y, x = attributes["original_volume_shape"]
+    digest = hashlib.sha256(json.dumps(attributes, sort_keys=True).encode())
     for one in parts:
         digest.update(one.starts.tobytes() + one.stamps())
-    bbox = said.get("bbox_zyx")
+    bbox = attributes.get("bbox_zyx")
     engine = StageOptions(
         overlap=overlap_in(parts, (z, y, x), bool(options.compat)),
         sigma_scale=options.sigma_scale,
@@ -103,14 +103,14 @@ def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions,
     card = ModelCard(
         path=parent_dir,
         format=PATCHES,
-        digest=str(said.get("model_digest", "")),
+        digest=str(attributes.get("model_digest", "")),
         patch_zyx=first.patch_zyx,
         n_classes=first.n_classes,
         activation="softmax" if first.n_classes > 1 else "sigmoid",
-        attributes=said | {"sigma_scale": options.sigma_scale},
+        attributes=attributes | {"sigma_scale": options.sigma_scale},
     )
     source = VolumeInfo(
-        parent_dir, PATCHES, (z, y, x), "float16", chunk_zyx=first.patch_zyx, geometry=geometry_in(said)
+        parent_dir, PATCHES, (z, y, x), "float16", chunk_zyx=first.patch_zyx, geometry=geometry_in(attributes)
     )
     found = Findings(budget=budget_for(engine, "cpu", max(1, n_workers)), app="blend")
     plan = plan_sweep(source, (ModelRef(card),), engine, found)
@@ -148,9 +148,9 @@ def overlap_in(parts: list[ZarrPatches], shape: tuple[int, int, int], compat: bo
     RequestError
         If the coordinates are those of neither grid.
     """
-    said = float(parts[0].attributes.get("overlap", 0.5))
-    as_step = overlap_of(said, as_step=True)
-    for overlap in (as_step, said) if compat else (said, as_step):
+    given = float(parts[0].attributes.get("overlap", 0.5))
+    as_step = overlap_of(given, as_step=True)
+    for overlap in (as_step, given) if compat else (given, as_step):
         if not 0 <= overlap < 1:
             continue
         grid = TileGrid.of(shape, parts[0].patch_zyx, overlap)
@@ -158,7 +158,7 @@ def overlap_in(parts: list[ZarrPatches], shape: tuple[int, int, int], compat: bo
         if all(set(part.starts[:, a].tolist()) <= places[a] for part in parts for a in range(3)):
             return overlap
     raise RequestError(
-        f"the coordinates do not fit a volume of {shape} with patches of {parts[0].patch_zyx} and overlap {said}; "
+        f"the coordinates do not fit a volume of {shape} with patches of {parts[0].patch_zyx} and overlap {given}; "
         "parts of another volume, or damaged"
     )
 
@@ -172,13 +172,13 @@ def geometry_in(attributes: dict[str, Any]) -> Geometry:
     )
 
 
-def execution_of(part: PartOptions, how: BlendOptions | FinalizeOptions, command: str) -> Execution:
+def execution_of(part: PartOptions, stage_options: BlendOptions | FinalizeOptions, command: str) -> Execution:
     """Where a stage is done: in so many processes as are asked for, at most one a core."""
     return Execution(
         **part.share,
-        executor=how.executor,
-        scheduler=how.scheduler,
-        workers=min(how.num_workers or max(1, n_cores() // 2), n_cores()),
+        executor=stage_options.executor,
+        scheduler=stage_options.scheduler,
+        workers=min(stage_options.num_workers or max(1, n_cores() // 2), n_cores()),
         overwrite=part.overwrite,
         prepare=part.prepare,
         command=command,

@@ -71,39 +71,39 @@ def finalize(
     RequestError
         If the logits are missing or unfinished, or do not fit the mode; nothing was written.
     """
-    (classes, how), part = options or (ClassOptions(), FinalizeOptions()), part or PartOptions()
-    if how.compat and classes.threshold != DEFAULT:
-        raise RequestError(f"--compat {how.compat} knows no --threshold-value")
-    layout = "vesuvius" if how.compat else "ome-zarr"
+    (classes, storage), part = options or (ClassOptions(), FinalizeOptions()), part or PartOptions()
+    if storage.compat and classes.threshold != DEFAULT:
+        raise RequestError(f"--compat {storage.compat} knows no --threshold-value")
+    layout = "vesuvius" if storage.compat else "ome-zarr"
     sink = open_sink(output_path, layout=layout)
-    execution = execution_of(part, how, command)
+    execution = execution_of(part, storage, command)
     workers = Workers.of(execution, ["cpu"])
     check_output(sink, execution)
-    if how.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, how)):
+    if storage.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, storage)):
         return done
     volume = SparseVolume(input_path)
     if not volume.info.dtype.startswith("float"):
         raise RequestError(f"{input_path} holds {volume.info.dtype} values; logits are float16 or float32")
     _require_finished(input_path)
-    said = attributes_of(input_path)
-    how = replace(how, mask=how.mask or ("" if how.compat else said.get("support_volume", "")))
-    plan = finalize_plan(volume, said, (classes, how))
+    attributes = attributes_of(input_path)
+    storage = replace(storage, mask=storage.mask or ("" if storage.compat else attributes.get("support_volume", "")))
+    plan = finalize_plan(volume, attributes, (classes, storage))
     report = run_plan(Opened(plan, {VOLUME: volume}), Place.of(sink), workers, execution, emit)
-    if how.delete_intermediates and report.status == State.COMPLETE:
+    if storage.delete_intermediates and report.status == State.COMPLETE:
         verify(output_path, emit)
         remove(input_path)
         remove(f"{input_path.rstrip('/')}.voxweft")
     return report
 
 
-def _done_before(sink: Sink, classes: ClassOptions, how: FinalizeOptions) -> Report | None:
+def _done_before(sink: Sink, classes: ClassOptions, storage: FinalizeOptions) -> Report | None:
     """The report of an earlier run of the same command, whose input was deleted after it."""
     ledger = Ledger(sink.records)
     stored = ledger.plan()
     if stored is None or not sink.exists():
         return None
     plan = Plan.from_json(stored)
-    asked = _request(classes, replace(how, mask=how.mask or plan.request.get("mask", "")))
+    asked = _request(classes, replace(storage, mask=storage.mask or plan.request.get("mask", "")))
     if differ := differing(plan.request, asked):
         raise PlanMismatchError(f"{sink.url} holds the work of another plan: {'; '.join(differ)}.", "Give --overwrite.")
     if len(ledger.done(plan.main.name)) < plan.main.n_units:
@@ -111,20 +111,22 @@ def _done_before(sink: Sink, classes: ClassOptions, how: FinalizeOptions) -> Rep
     return report_of(ledger)
 
 
-def _request(classes: ClassOptions, how: FinalizeOptions) -> Request:
-    return Request("finalize", decisive(classes) | decisive(how), defaults_of(classes) | defaults_of(how))
+def _request(classes: ClassOptions, storage: FinalizeOptions) -> Request:
+    return Request("finalize", decisive(classes) | decisive(storage), defaults_of(classes) | defaults_of(storage))
 
 
-def finalize_plan(volume: SparseVolume, said: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions]) -> Plan:
+def finalize_plan(
+    volume: SparseVolume, attributes: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions]
+) -> Plan:
     """The plan of a finalize: an operation on every chunk."""
-    (classes, how), source = options, volume.info
-    told = said.get("target_info", {}).values()
-    targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in told))
+    (classes, storage), source = options, volume.info
+    listed = attributes.get("target_info", {}).values()
+    targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in listed))
     if targets and classes.mode == "multiclass":
         raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
     activation = "softmax" if source.n_channels > 1 else "sigmoid"
     finish = Finish(classes.mode, classes.output, source.n_channels, activation, classes.threshold, targets)
-    sides = zip(parse_size(how.chunk_size) or source.chunk_zyx, source.shape_zyx, strict=True)
+    sides = zip(parse_size(storage.chunk_size) or source.chunk_zyx, source.shape_zyx, strict=True)
     chunk: Zyx = tuple(min(c, -(-n // 16) * 16) for c, n in sides)  # type: ignore[assignment]
     plane = (-(-source.shape_zyx[1] // chunk[1]) * chunk[1], -(-source.shape_zyx[2] // chunk[2]) * chunk[2])
     spec = OutputSpec(
@@ -134,22 +136,22 @@ def finalize_plan(volume: SparseVolume, said: Mapping[str, Any], options: tuple[
         chunk_zyx=chunk,
         shard_zyx=shard_for(plane, chunk),
         pyramid=("mean" if classes.output == "probability" else "nearest")
-        if how.pyramid and not how.compat
+        if storage.pyramid and not storage.compat
         else "none",
-        geometry=geometry_in(dict(said)),
-        layout="vesuvius" if how.compat else "ome-zarr",
+        geometry=geometry_in(dict(attributes)),
+        layout="vesuvius" if storage.compat else "ome-zarr",
         is_label=classes.output == "labels",
     )
-    output = Output(spec=spec, attributes=_attributes(said, classes))
+    output = Output(spec=spec, attributes=_attributes(attributes, classes))
     region = Box.of(source.shape_zyx)
     inputs = [InputRef(VOLUME, volume_ref(volume), _fingerprint(volume))]
-    if how.mask:
-        mask = open_volume(how.mask)
+    if storage.mask:
+        mask = open_volume(storage.mask)
         repeated = Repeat(mask_scale(mask.info, source.shape_zyx), source.shape_zyx)
-        inputs.append(InputRef(MASK, VolumeRef(how.mask, views=(repeated,)), mask_fingerprint(mask)))
+        inputs.append(InputRef(MASK, VolumeRef(storage.mask, views=(repeated,)), mask_fingerprint(mask)))
     stage = Blocks(
         name="finalize",
-        op=Op.of(finish_as_vesuvius if how.compat else finish_block, **asdict(finish)),
+        op=Op.of(finish_as_vesuvius if storage.compat else finish_block, **asdict(finish)),
         sources=tuple(Source(one.name) for one in inputs),
         outputs=(output,),
         shape_zyx=source.shape_zyx,
@@ -158,11 +160,11 @@ def finalize_plan(volume: SparseVolume, said: Mapping[str, Any], options: tuple[
         cell_zyx=chunk,
     )
     levels = level_stages(output, region, stage.name)
-    return Plan(_request(classes, how), tuple(inputs), (), (stage, *levels))
+    return Plan(_request(classes, storage), tuple(inputs), (), (stage, *levels))
 
 
-def _attributes(said: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
-    return {**said, "processing_mode": classes.mode, "threshold_applied": classes.hard}
+def _attributes(attributes: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
+    return {**attributes, "processing_mode": classes.mode, "threshold_applied": classes.hard}
 
 
 def _fingerprint(volume: SparseVolume) -> str:

@@ -65,19 +65,19 @@ def pipeline(
         For the record; told of every event.
     """
     options = options or (SourceOptions(), NetworkOptions(), ClassOptions(), PipelineOptions(), PartOptions())
-    _, network, _, how, part = options
-    if network.device == "auto" and (how.gpus != "all" or n_gpus() > 1):
-        numbers = how.gpus if how.gpus != "all" else ",".join(map(str, range(n_gpus())))
+    _, network, _, pipeline_options, part = options
+    if network.device == "auto" and (pipeline_options.gpus != "all" or n_gpus() > 1):
+        numbers = pipeline_options.gpus if pipeline_options.gpus != "all" else ",".join(map(str, range(n_gpus())))
         network = replace(network, device=f"cuda:{numbers}")
         options = (options[0], network, *options[2:])
-    if how.staged or network.compat:
+    if pipeline_options.staged or network.compat:
         return _staged(source, output, model, options, command, emit)
     volume, found, engine = request(source, model, options, emit)
     execution = Execution(
         **part.share,
-        executor=how.executor,
-        scheduler=how.scheduler,
-        workers=how.num_workers,
+        executor=pipeline_options.executor,
+        scheduler=pipeline_options.scheduler,
+        workers=pipeline_options.num_workers,
         overwrite=part.overwrite,
         prepare=part.prepare,
         command=command,
@@ -102,17 +102,17 @@ def pipeline(
 
 def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
     """Volume, model and engine options of the fused pipeline."""
-    where, network, classes, how, _ = options
+    source_options, network, classes, pipeline_options, _ = options
     engine = stage_options(
-        where,
+        source_options,
         network,
         mode=classes.mode,
         output=classes.output,
         threshold=classes.threshold,
-        chunk=how.chunk_size,
-        pyramid=how.pyramid,
+        chunk=pipeline_options.chunk_size,
+        pyramid=pipeline_options.pyramid,
     )
-    return open_source(source, where), load_model(model, token=network.hf_token), engine
+    return open_source(source, source_options), load_model(model, token=network.hf_token), engine
 
 
 def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
@@ -124,37 +124,42 @@ def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> 
 
 def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:
     """The stages one after the other; everything that can be refused is refused before the first."""
-    where, network, classes, how, part = options
+    source_options, network, classes, pipeline_options, part = options
     if part.num_parts > 1 or part.prepare:
         raise RequestError("--num-parts and --prepare with --staged: give them to voxweft predict, blend and finalize")
-    if how.scheduler:
+    if pipeline_options.scheduler:
         raise RequestError("--scheduler with --staged: leave --staged out, or run the stages by themselves")
-    work = (how.workdir or f"{output.rstrip('/').removesuffix('.zarr')}_work").rstrip("/")
+    work = (pipeline_options.workdir or f"{output.rstrip('/').removesuffix('.zarr')}_work").rstrip("/")
     parts, merged = f"{work}/parts", f"{work}/blended.zarr"
-    blending = BlendOptions(how.executor, num_workers=how.num_workers, memory=network.memory, compat=network.compat)
-    finishing = FinalizeOptions(
-        how.executor,
-        chunk_size="" if network.compat else how.chunk_size,
-        num_workers=how.num_workers,
-        mask=network.mask,
-        pyramid=how.pyramid,
+    blending = BlendOptions(
+        pipeline_options.executor,
+        num_workers=pipeline_options.num_workers,
         memory=network.memory,
         compat=network.compat,
-        delete_intermediates=not how.keep_intermediates,
     )
-    stage_options(where, network, mode=classes.mode, output=classes.output, chunk=how.chunk_size)
+    finishing = FinalizeOptions(
+        pipeline_options.executor,
+        chunk_size="" if network.compat else pipeline_options.chunk_size,
+        num_workers=pipeline_options.num_workers,
+        mask=network.mask,
+        pyramid=pipeline_options.pyramid,
+        memory=network.memory,
+        compat=network.compat,
+        delete_intermediates=not pipeline_options.keep_intermediates,
+    )
+    stage_options(source_options, network, mode=classes.mode, output=classes.output, chunk=pipeline_options.chunk_size)
     sink = open_sink(output, layout="vesuvius" if network.compat else "ome-zarr")
     check_output(sink, Execution(overwrite=part.overwrite))
     complete = sink.exists() and bool(Ledger(sink.records).report()) and not exists(work)
     reports = []
-    if not how.skip_predict and (part.overwrite or not complete):
+    if not pipeline_options.skip_predict and (part.overwrite or not complete):
         reports += _predict_all(source, parts, model, options, command, emit)
-    if not how.skip_blend and (part.overwrite or not complete):
+    if not pipeline_options.skip_blend and (part.overwrite or not complete):
         again = PartOptions(overwrite=part.overwrite)
         reports.append(blend(parts, merged, blending, part=again, command=command, emit=emit))
-    if not how.skip_finalize:
+    if not pipeline_options.skip_finalize:
         reports.append(finalize(merged, output, (classes, finishing), part=part, command=command, emit=emit))
-        if not how.keep_intermediates and reports[-1].status == State.COMPLETE:
+        if not pipeline_options.keep_intermediates and reports[-1].status == State.COMPLETE:
             remove_parts(parts)
             remove_if_empty(parts)
             remove_if_empty(work)
@@ -163,15 +168,15 @@ def _staged(source: Any, output: str, model: Any, options: Options, command: str
 
 def _predict_all(source: Any, parts: str, model: Any, options: Options, command: str, emit: Emit) -> list[Report]:
     """All parts, several devices at once."""
-    where, network, _, how, part = options
+    source_options, network, _, pipeline_options, part = options
     devices = devices_of(network.device)
-    n_parts = 1 if how.single_part else len(devices) * how.parts_per_gpu
+    n_parts = 1 if pipeline_options.single_part else len(devices) * pipeline_options.parts_per_gpu
     tasks = [
         PredictTask(
             source,
             parts,
             model,
-            (where, replace(network, device=devices[n % len(devices)]), PatchStoreOptions()),
+            (source_options, replace(network, device=devices[n % len(devices)]), PatchStoreOptions()),
             PartOptions(n_parts, n, part.overwrite and n_parts == 1),
             command,
         )
@@ -182,7 +187,7 @@ def _predict_all(source: Any, parts: str, model: Any, options: Options, command:
     if len(devices) == 1:
         return [task(emit) for task in tasks]
     reports, failures = list[Report](), list[str]()
-    with open_executor(how.kind(len(devices)), len(devices)) as (executor, at_once):
+    with open_executor(pipeline_options.kind(len(devices)), len(devices)) as (executor, at_once):
         for task, outcome in run_parts(executor, PredictTask.__call__, tasks, at_once):
             if isinstance(outcome, Exception):
                 failures.append(f"part {task.part.part_id}: {outcome}")

@@ -34,7 +34,7 @@ from voxweft.runner.patches import records_of
 from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import require_apart
-from voxweft.runner.run import settle, warnings_of
+from voxweft.runner.run import store_or_follow, warnings_of
 from voxweft.stores import open_volume
 from voxweft.stores.patches import ZarrPatches
 from voxweft.stores.url import absolute, records_at, remove
@@ -81,14 +81,14 @@ def predict(
         If the run could not be finished; the same call continues it.
     """
     started = time.perf_counter()
-    (where, network, storage), part = (
+    (source_options, network, storage), part = (
         options or (SourceOptions(), NetworkOptions(), PatchStoreOptions()),
         part or PartOptions(),
     )
-    engine = stage_options(where, network, output="patches", num_parts=part.num_parts)
+    engine = stage_options(source_options, network, output="patches", num_parts=part.num_parts)
     records = records_at(records_of(output_dir))
     _check_folder(output_dir, records, part)
-    volume = open_source(source, where)
+    volume = open_source(source, source_options)
     mask = open_volume(network.mask) if network.mask else None
     found = load_model(model, token=network.hf_token)
     schemes = scope_of(found.card, network.normalization, emit)
@@ -108,7 +108,7 @@ def predict(
         remove_parts(output_dir)
     device, ledger = devices_of(network.device)[0], Ledger(records)
     place = Place(output_dir, records, store_of=lambda index: _part_store(output_dir, opened.plan, index, network))
-    opened, _ = settle(opened, place, device, emit)
+    opened, _ = store_or_follow(opened, place, device, emit)
     stage = opened.plan.sweep
     own = Part(stage.name, part.part_id, part.num_parts, stage.share(part.part_id, part.num_parts))
     if part.prepare:
@@ -123,7 +123,7 @@ def predict(
     return report
 
 
-def stage_options(where: SourceOptions, network: NetworkOptions, **more: Any) -> StageOptions:
+def stage_options(source_options: SourceOptions, network: NetworkOptions, **more: Any) -> StageOptions:
     """The engine's options for what was asked of the scroll pipeline."""
     return StageOptions(
         overlap=overlap_of(network.overlap, as_step=bool(network.compat)),
@@ -134,12 +134,12 @@ def stage_options(where: SourceOptions, network: NetworkOptions, **more: Any) ->
         skip_empty=network.skip_empty_patches,
         bbox=network.bbox,
         mask=network.mask,
-        level=where.level,
+        level=source_options.level,
         runtime=network.runtime,
         precision=network.precision,
         device=network.device,
         memory=network.memory,
-        listed_volume=find_volume(where) if where.input_format == "volume" else "",
+        listed_volume=find_volume(source_options) if source_options.input_format == "volume" else "",
         **more,
     )
 
