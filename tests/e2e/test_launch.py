@@ -106,7 +106,8 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft, tmp_path, image):
         assert f"part {part} is set aside" in broken.stderr
         assert sum(a["index"] == int(part) and a["outcome"] == "running" for a in attempts) == 3
     assert "parts failed and were set aside; part " in broken.stderr
-    assert len(broken.stderr.splitlines()) <= 3 + len(told["failures"])  # a note, a line a part, two lines in the end
+    lines = [line for line in broken.stderr.splitlines() if not line.startswith("slabs: ")]  # one every 30 seconds
+    assert len(lines) <= 3 + len(told["failures"])  # a note, a line a part, two lines in the end
     assert n_slabs(tmp_path / "o.zarr") >= 20  # of 25; those that a patch with the voxel meets are missing
     voxweft("verify", "o.zarr", code=1)
     kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "done" / "sweep").glob("*")}
@@ -126,7 +127,7 @@ def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft, deep, tmp
     voxweft("run", "half.zarr", "serial.zarr", *BLUR)
     voxweft("run", "half.zarr", "o.zarr", *BLUR, "--workers", 2, "--num-parts", 2)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
-    parts = report(tmp_path / "o.zarr")["parts"]
+    parts = [p for p in report(tmp_path / "o.zarr")["parts"] if p["stage"] == "sweep"]
     assert len(parts) > 2
     n_patches = {p["index"]: p["totals"]["n_patches"] for p in parts}
     assert max(n_patches.values()) < 0.75 * sum(n_patches.values()), n_patches

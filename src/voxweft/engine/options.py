@@ -23,6 +23,20 @@ def option(default: Any, text: str, **extra: Any) -> Any:
     return field(default=default, metadata={"help": text, **extra})
 
 
+def like(options: type, name: str, **changes: Any) -> Any:
+    """The field of another options class, so that each is declared once; changes: ``default``, ``help``, ``names``, ...
+
+    >>> @dataclass(frozen=True)
+    ... class Fewer:
+    ...     tiles: float = like(RunOptions, "overlap", default=0.25)
+    >>> Fewer().tiles, fields(Fewer)[0].metadata["help"]
+    (0.25, 'Overlap of neighbouring patches, a fraction 0 <= o < 1.')
+    """
+    found = next(f for f in fields(options) if f.name == name)
+    default = changes.pop("default", found.default)
+    return field(default=default, metadata={**found.metadata, **changes})
+
+
 @dataclass(frozen=True, slots=True)
 class RunOptions:
     """Options that every run shares. Sizes are in voxels, order z,y,x.

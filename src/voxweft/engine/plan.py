@@ -209,8 +209,9 @@ class Plan:
         for old in self.inputs:
             new = other.input(old.name)
             if new and old.fingerprint != new.fingerprint:
-                place = f"stored {old.ref.url}, asked for {new.ref.url}"
-                lines.append(f"{'input' if old.name == VOLUME else old.name}: {place}, and their voxels differ")
+                place = f"stored {old.ref.url}, asked for {new.ref.url}, and their voxels differ"
+                other_voxels = f"the voxels of {new.ref.url} are not those of the stored plan"
+                lines.append(f"input: {place}" if old.name == VOLUME else f"{old.name}: {other_voxels}")
         if not any("normalization" in line for line in lines):
             lines += _differing_schemes(self, other)
         if lines:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from voxweft.engine.options import COMPILE_MODES, RunOptions, option, part_problems
+from voxweft.engine.options import COMPILE_MODES, RunOptions, like, option, part_problems
 from voxweft.errors import RequestError
 from voxweft.image.order import Order
 from voxweft.image.words import Words
 from voxweft.ops.activate import OUTPUTS
+from voxweft.runner.execution import Execution
 
 UNSET = -1
 ROWS_FIRST: Order = (1, 0, 2)  # the sweep's rows are its z; stored is one plane of rows and columns
@@ -34,7 +35,7 @@ class LayerOptions:
     start_layer: int = option(UNSET, "First layer, by the number in its name.", env="START_LAYER")
     end_layer: int = option(UNSET, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
     reverse: bool = option(False, "Give the layers to the network in reverse order.", env="FORCE_REVERSE")
-    level: int = option(0, "Resolution level of a surface volume in OME-Zarr; 0 is the finest.")
+    level: int = like(RunOptions, "level", help="Resolution level of a surface volume in OME-Zarr; 0 is the finest.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +66,42 @@ class InkOptions:
 
     tile_size: int = option(0, "Tile side; default: the model's, 64 for a TimeSformer.", env="TILE_SIZE")
     stride: int = option(16, "Pixels between tiles; smaller is smoother and slower.", env="STRIDE")
-    batch_size: int = option(256, "Tiles in a forward pass at most; on a CPU fewer are faster.", env="BATCH_SIZE")
-    window: str = option("hann", "Blend weights of a tile: hann, gaussian or uniform.", env="BLEND_MODE")
+    batch_size: int = like(
+        RunOptions,
+        "batch_size",
+        default=256,
+        help="Tiles in a forward pass at most; on a CPU fewer are faster.",
+        env="BATCH_SIZE",
+    )
+    window: str = like(
+        RunOptions,
+        "window",
+        default="hann",
+        help="Blend weights of a tile: hann, gaussian or uniform.",
+        env="BLEND_MODE",
+    )
     gaussian_sigma: float = option(0.0, "Sigma of the gaussian; 0: tile / 2.5.", env="GAUSSIAN_SIGMA")
     divisor: int = option(0, "Values are cut at this and divided by it, 200 or 255; 0: as the model says, else 200.")
-    skip_empty: bool = option(True, "Skip tiles without any structure; they become 0.", env="SKIP_EMPTY_TILES")
-    tta: str = option("none", "Test-time augmentation: none, mirroring (4 passes) or rotation (2 passes).")
+    skip_empty: bool = like(
+        RunOptions, "skip_empty", help="Skip tiles without any structure; they become 0.", env="SKIP_EMPTY_TILES"
+    )
+    tta: str = like(
+        RunOptions, "tta", help="Test-time augmentation: none, mirroring (4 passes) or rotation (2 passes)."
+    )
     roi: str = option("", "Only x0,y0,x1,y1 of the surface; the picture keeps its size.", env="ROI_XYXY")
     bits: int = option(8, "Grey levels of the picture, in bits: 8 or 16.")
     compile: bool = option(True, "Allow torch.compile, on a GPU.", env="COMPILE")
-    compile_mode: str = option("reduce-overhead", f"Of torch.compile: {', '.join(COMPILE_MODES)}.", env="COMPILE_MODE")
-    runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino or compile.")
-    precision: str = option("auto", "auto, fp32, fp16 or bf16.")
-    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
+    compile_mode: str = like(
+        RunOptions,
+        "compile_mode",
+        default="reduce-overhead",
+        help=f"Of torch.compile: {', '.join(COMPILE_MODES)}.",
+        env="COMPILE_MODE",
+    )
+    runtime: str = like(RunOptions, "runtime", help="auto (the fastest that agrees), torch, jit, openvino or compile.")
+    precision: str = like(RunOptions, "precision")
+    device: str = like(RunOptions, "device")
+    memory: str = like(RunOptions, "memory")
 
     def __post_init__(self) -> None:
         problems = []
@@ -107,12 +130,18 @@ class InkPartOptions:
 
     title: ClassVar[str] = "Which part"
 
-    num_parts: int = option(1, "Divide the surface into N parts; voxweft ink reduce joins them.", env="NUM_PARTS")
-    part_id: int = option(0, "Do this part, 0 to N-1.", env="PART_ID")
+    num_parts: int = like(
+        Execution,
+        "num_parts",
+        default=1,
+        help="Divide the surface into N parts; voxweft ink reduce joins them.",
+        env="NUM_PARTS",
+    )
+    part_id: int = like(Execution, "part_id", default=0, help="Do this part, 0 to N-1.", env="PART_ID")
     zarr_output_dir: str = option(
         "/tmp/partitions", "Where unfinished results lie; shared by all parts.", env="ZARR_OUTPUT_DIR"
     )
-    overwrite: bool = option(False, "Delete what an earlier run wrote to the same place.")
+    overwrite: bool = like(Execution, "overwrite", help="Delete what an earlier run wrote to the same place.")
 
     def __post_init__(self) -> None:
         if problems := part_problems(self.num_parts, self.part_id, self.overwrite):

@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from voxweft.engine.options import RunOptions, option, parse_bytes, part_problems
+from voxweft.engine.options import RunOptions, like, option, parse_bytes, part_problems
 from voxweft.errors import RequestError
 from voxweft.ops.activate import MODES, OUTPUTS
+from voxweft.runner.execution import Execution
 from voxweft.runner.workers import LaunchOptions
 from voxweft.stores.patches import COMPRESSORS
 
 COMPAT = "vesuvius-0.2.4"
+SUPPORT = "Support volume, same size or smaller by a whole factor; background where it is 0."
 
 
 def check(problems: list[str]) -> None:
@@ -32,7 +34,7 @@ class SourceOptions:
     energy: str = option("", "X-ray energy in keV, with --input-format volume; default: the first listed.")
     resolution: str = option("", "Voxel size in micrometres, with --input-format volume; default: the first listed.")
     volumes: str = option("", "Table of volumes (TOML) in place of the one that voxweft brings.")
-    level: int = option(0, "Resolution level of a multi-scale input; 0 is the finest.")
+    level: int = like(RunOptions, "level")
     cache_dir: str = option("", "Keep what is read from s3:// or http:// here; for volumes that do not change.")
     cache_size: str = option("10GB", "Most that the cache holds, over all processes that use it.")
 
@@ -55,26 +57,23 @@ class NetworkOptions:
 
     tta_type: str = option("rotation", "Test-time augmentation: mirroring (8 passes) or rotation (3 passes).")
     disable_tta: bool = option(False, "No test-time augmentation.")
-    overlap: float = option(0.5, "Overlap of neighbouring patches, a fraction 0 <= o < 1.")
-    batch_size: int = option(1, "Patches per forward pass; 0: chosen by device and memory.")
-    patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
+    overlap: float = like(RunOptions, "overlap")
+    batch_size: int = like(RunOptions, "batch_size", default=1)
+    patch_size: str = like(RunOptions, "patch_size")
     save_softmax: bool = option(False, "Accepted, without effect: voxweft finalize makes probabilities.")
-    normalization: str = option(
-        "auto",
-        "auto (what the model was trained with), instance_zscore, global_zscore, instance_minmax, percentile_minmax, "
-        "ct or none.",
+    normalization: str = like(
+        RunOptions,
+        "normalization",
+        help="auto (what the model was trained with), instance_zscore, global_zscore, instance_minmax, "
+        "percentile_minmax, ct or none.",
     )
-    skip_empty_patches: bool = option(True, "Skip patches whose voxels are all equal; they become background.")
-    bbox: str = option("", "Only this box of the volume, z0:z1,y0:y1,x0:x1; the patches stay where they were.")
-    mask: str = option(
-        "",
-        "Support volume, same size or smaller by a whole factor; background where it is 0.",
-        names=("--mask", "--support-volume"),
-    )
-    device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
-    runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.")
-    precision: str = option("auto", "auto, fp32, fp16 or bf16.")
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
+    skip_empty_patches: bool = like(RunOptions, "skip_empty")
+    bbox: str = like(RunOptions, "bbox")
+    mask: str = like(RunOptions, "mask", help=SUPPORT, names=("--mask", "--support-volume"))
+    device: str = like(RunOptions, "device")
+    runtime: str = like(RunOptions, "runtime")
+    precision: str = like(RunOptions, "precision")
+    memory: str = like(RunOptions, "memory")
     hf_token: str = option("", "Hugging Face token, for a private hf:// model.", decides=False)
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
 
@@ -93,10 +92,10 @@ class PartOptions:
 
     title: ClassVar[str] = "Which part"
 
-    num_parts: int = option(1, "Divide the work into N parts.")
-    part_id: int = option(0, "Do this part, 0 to N-1.")
-    overwrite: bool = option(False, "Delete what an earlier run wrote to the same output.")
-    prepare: bool = option(False, "Only store the plan, for the parts to follow; compute nothing.")
+    num_parts: int = like(Execution, "num_parts", default=1, help="Divide the work into N parts.")
+    part_id: int = like(Execution, "part_id", default=0, help="Do this part, 0 to N-1.")
+    overwrite: bool = like(Execution, "overwrite")
+    prepare: bool = like(Execution, "prepare")
 
     def __post_init__(self) -> None:
         check(part_problems(self.num_parts, self.part_id, self.overwrite and not self.prepare))
@@ -134,14 +133,18 @@ class BlendOptions(LaunchOptions):
 
     title: ClassVar[str] = "How patches are blended"
 
-    sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
-    chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: the patch.")
+    sigma_scale: float = like(RunOptions, "sigma_scale")
+    chunk_size: str = like(
+        RunOptions, "chunk", default="", help="Chunk z,y,x of the output, in voxels; default: the patch."
+    )
     num_workers: int = option(0, "Worker processes; 0: half of the cores.", decides=False)
-    compression_level: int = option(1, "Compression level of the output, 0 (none) to 9.")
+    compression_level: int = like(
+        RunOptions, "compression_level", default=1, help="Compression level of the output, 0 (none) to 9."
+    )
     weights_path: str = option("", "Accepted and without effect: voxweft keeps no weights.", decides=False)
     keep_weights: bool = option(False, "Accepted and without effect: voxweft keeps no weights.", decides=False)
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
-    compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
+    memory: str = like(RunOptions, "memory")
+    compat: str = like(NetworkOptions, "compat")
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
@@ -157,10 +160,18 @@ class ClassOptions:
 
     title: ClassVar[str] = "What becomes of the logits"
 
-    mode: str = option("binary", "binary (one channel) or multiclass (a channel a class, and the class ids).")
+    mode: str = like(
+        RunOptions,
+        "mode",
+        default="binary",
+        help="binary (one channel) or multiclass (a channel a class, and the class ids).",
+    )
     hard: bool = option(False, "Write classes only: a 0/255 mask, or class ids.", names=("--threshold",))
-    threshold: float = option(
-        0.5, "Probability above which a voxel is foreground, with --threshold.", names=("--threshold-value",)
+    threshold: float = like(
+        RunOptions,
+        "threshold",
+        help="Probability above which a voxel is foreground, with --threshold.",
+        names=("--threshold-value",),
     )
 
     def __post_init__(self) -> None:
@@ -186,16 +197,14 @@ class FinalizeOptions(LaunchOptions):
     title: ClassVar[str] = "How the result is stored"
 
     delete_intermediates: bool = option(False, "Delete the merged logits once the result is verified.", decides=False)
-    chunk_size: str = option("", "Chunk z,y,x of the output, in voxels; default: that of the input.")
-    num_workers: int = option(0, "Worker processes; 0: half of the cores.", decides=False)
-    mask: str = option(
-        "",
-        "Support volume, same size or smaller by a whole factor; background where it is 0.",
-        names=("--mask", "--support-volume"),
+    chunk_size: str = like(
+        RunOptions, "chunk", default="", help="Chunk z,y,x of the output, in voxels; default: that of the input."
     )
-    pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
-    memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
-    compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
+    num_workers: int = like(BlendOptions, "num_workers")
+    mask: str = like(RunOptions, "mask", help=SUPPORT, names=("--mask", "--support-volume"))
+    pyramid: bool = like(RunOptions, "pyramid")
+    memory: str = like(RunOptions, "memory")
+    compat: str = like(NetworkOptions, "compat")
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
@@ -217,13 +226,13 @@ class PipelineOptions(LaunchOptions):
     single_part: bool = option(False, "One part only, with --staged.", decides=False)
     gpus: str = option("all", "CUDA devices: all, or 0,1.", decides=False)
     parts_per_gpu: int = option(1, "Parts a device, with --staged.", decides=False)
-    num_workers: int = option(0, "Worker processes; 0: chosen.", decides=False)
+    num_workers: int = like(BlendOptions, "num_workers", help="Worker processes; 0: chosen.")
     skip_predict: bool = option(False, "Leave the stage out: its output is there. With --staged.", decides=False)
     skip_blend: bool = option(False, "Leave the stage out: its output is there. With --staged.", decides=False)
     skip_finalize: bool = option(False, "Leave the stage out. With --staged.", decides=False)
     fuse_blend_finalize: bool = option(False, "Accepted: without --staged voxweft fuses all three.", decides=False)
-    chunk_size: str = option("128,128,128", "Chunk z,y,x of the output, in voxels.")
-    pyramid: bool = option(True, "Write halved resolution levels too, for viewers.")
+    chunk_size: str = like(RunOptions, "chunk")
+    pyramid: bool = like(RunOptions, "pyramid")
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)

@@ -1,0 +1,232 @@
+"""The stage that knows patches: passes over a volume, woven into slabs or kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from voxweft.engine.output import Output, consecutive, share_of
+from voxweft.engine.patch_layers import PatchLayers
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
+from voxweft.geometry.columns import Columns
+from voxweft.geometry.tiling import TileGrid
+from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.model.card import Normalization
+from voxweft.model.protocols import ForwardSetting
+from voxweft.ops.activate import Finish
+from voxweft.ops.augment import View
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """One way over the volume: a model, an augmentation, a grid.
+
+    Attributes
+    ----------
+    model
+        Index of the model in the plan.
+    grid
+        Patch positions over the whole volume.
+    setting
+        How the network is run.
+    normalization
+        One scheme a channel, or one for all, with the numbers that they need.
+    views
+        Views of every patch; their logits are averaged before they are woven.
+    tta
+        What the views are called.
+    weight
+        Of this pass among all; they need not sum to one.
+    """
+
+    model: int
+    grid: TileGrid
+    setting: ForwardSetting
+    normalization: tuple[Normalization, ...]
+    views: tuple[View, ...] = (View(),)
+    tta: str = "none"
+    weight: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """Where the logits of patches go that are kept unwoven: one store a part.
+
+    ``compressor`` is a name and a level.
+    """
+
+    n_parts: int
+    compressor: tuple[str, int] = ("zstd", 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Sweep:
+    """Patches through networks, woven along z and written in slabs; or kept by themselves, in ``stores``.
+
+    Attributes
+    ----------
+    name, source, needs
+        Of the stage; of the input or stage that is swept; of the stages that must be complete before.
+    info
+        What is swept.
+    passes
+        At least one; one accumulator takes all.
+    window, sigma_scale
+        Blend weights of a patch.
+    finish, outputs
+        What becomes of the blended logits, and the array they are written to.
+    region
+        The box that is wanted.
+    columns, plane_block
+        How the output is divided; planes read at once.
+    skip_empty
+        Whether patches of equal voxels are left out.
+    mask
+        Name of the input that says where the result counts, or "".
+    stores
+        Where patches are kept; None: they are woven.
+    """
+
+    name: str
+    source: str
+    info: VolumeInfo
+    passes: tuple[Pass, ...]
+    window: str
+    sigma_scale: float
+    finish: Finish
+    outputs: tuple[Output, ...]
+    region: Box
+    columns: Columns
+    plane_block: int
+    skip_empty: bool = True
+    mask: str = ""
+    stores: Stores | None = None
+    needs: tuple[str, ...] = ()
+    kind: Literal["sweep"] = "sweep"
+
+    @property
+    def grid(self) -> TileGrid:
+        """The grid of the first pass."""
+        return self.passes[0].grid
+
+    @property
+    def spec(self) -> OutputSpec:
+        """The array that is written."""
+        (output,) = self.outputs
+        if output.spec is None:
+            raise RequestError(f"stage {self.name} writes no array")
+        return output.spec
+
+    @property
+    def noun(self) -> str:
+        """What a unit is called, in the plural."""
+        return "layers of patches" if self.stores else "slabs"
+
+    @property
+    def kept(self) -> PatchLayers | None:
+        """The layers of the patches that are kept by themselves."""
+        if not self.stores:
+            return None
+        return PatchLayers(self.grid, self.columns, self.region, self.stores.n_parts)
+
+    @property
+    def n_units(self) -> int:
+        """Number of units."""
+        return self.kept.n_layers if self.kept else self.columns.n_units
+
+    def box(self, unit: int) -> Box | None:
+        """The slab; None for patches that are kept by themselves."""
+        return None if self.stores else self.slab_box(unit)
+
+    def slab_box(self, unit: int) -> Box:
+        """The voxels of a slab."""
+        return self.columns.box(*self._slab(unit))
+
+    def label(self, unit: int) -> str:
+        """The unit in words."""
+        if self.kept:
+            return "layer {1} of part {0}".format(*self.kept.place(unit))
+        column, slab = self._slab(unit)
+        return f"slab {slab[0]} of column {column}"
+
+    def reads(self, _unit: int) -> Mapping[str, Box | None]:
+        """All of the stages before: patches reach far."""
+        return dict.fromkeys(self.needs)
+
+    def share(self, index: int, count: int) -> range:
+        """The units of part ``index`` of ``count``."""
+        if self.kept and self.stores and count == self.stores.n_parts:
+            return self.kept.layers_of(index)
+        return share_of(self.n_units, index, count)
+
+    def pieces(self) -> tuple[range, ...]:
+        """Shares that must not be divided; empty where there are none."""
+        return tuple(self.kept.layers_of(i) for i in range(self.kept.n_parts)) if self.kept else ()
+
+    def runs(self, units: Iterable[int]) -> Iterator[range]:
+        """Consecutive units of one column, or of one store."""
+        kept = self.kept
+        for run in consecutive(units):
+            lo = run.start
+            while lo < run.stop:
+                end = kept.layers_of(kept.place(lo)[0]).stop if kept else lo - lo % self.columns.n_slabs
+                end = end if kept else end + self.columns.n_slabs
+                yield range(lo, min(end, run.stop))
+                lo = min(end, run.stop)
+
+    def touching(self, box: Box) -> Iterator[int]:
+        """The units that write into a box; all of them where patches are kept by themselves."""
+        return iter(range(self.n_units)) if self.stores else self.columns.touching(box)
+
+    def cost(self, units: range) -> int:
+        """Patches that are computed for them."""
+        if self.stores:
+            return len(units)
+        return sum(self.n_tiles(self.swept(run)) for run in self.runs(units))
+
+    def swept(self, run: range) -> Box:
+        """The wanted voxels of a run of slabs."""
+        column, first = divmod(run.start, self.columns.n_slabs)
+        return self.columns.box(column, range(first, first + len(run))) & self.region
+
+    def n_tiles(self, box: Box) -> int:
+        """Patches that a sweep of an output box computes, in all passes."""
+        return sum(math.prod(len(r) for r in one.grid.touching(box)) for one in self.passes)
+
+    def reach(self, box: Box) -> Box:
+        """All voxels of the source that a sweep of an output box reads."""
+        found = []
+        for one in self.passes:
+            zs, ys, xs = one.grid.touching(box)
+            first, last = one.grid.tile((zs[0], ys[0], xs[0])), one.grid.tile((zs[-1], ys[-1], xs[-1]))
+            found.append(Box(first.box.start, last.box.stop))
+        start = tuple(map(min, zip(*(b.start for b in found), strict=True)))
+        stop = tuple(map(max, zip(*(b.stop for b in found), strict=True)))
+        return Box(start, stop) & Box.of(self.info.shape_zyx)
+
+    def n_decoded(self, box: Box) -> int:
+        """Voxels of the chunks that reading a box of the source decodes."""
+        sides = zip(box.start, box.stop, self.info.chunk_zyx, strict=True)
+        return math.prod((-(-b // c) - a // c) * c for a, b, c in sides)
+
+    @property
+    def n_patches_computed(self) -> int:
+        """Patches that all columns compute when each is swept in one go."""
+        return self.cost(range(self.columns.n_units))
+
+    @property
+    def n_forwards(self) -> float:
+        """Forward passes of a patch by augmentation, on average over the passes (folds are inside the model)."""
+        return sum(len(one.views) for one in self.passes) / len(self.passes)
+
+    @property
+    def waste(self) -> float:
+        """Patches computed / patches of the grids that meet the region."""
+        return self.n_patches_computed / max(1, self.n_tiles(self.region))
+
+    def _slab(self, unit: int) -> tuple[int, range]:
+        column, slab = divmod(unit, self.columns.n_slabs)
+        return column, range(slab, slab + 1)
