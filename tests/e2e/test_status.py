@@ -120,7 +120,7 @@ def test_on_s3_and_for_folders_of_logits(voxweft, deep, tmp_path, s3):
     flags = ["--model_path", FLAGS[1], "--input_dir", deep, "--output_dir", "parts", "--disable_tta", "--num_parts", 2]
     voxweft("predict", *flags, "--part_id", 0)
     found = look(voxweft, "parts")
-    assert found["unit"] == "layers of patches"
+    assert found["noun"] == "layers of patches"
     assert states(found) == ["done", "waiting"]
     assert 0 < found["n_units_done"] < found["n_units"]
     voxweft("predict", *flags, "--part_id", 1)

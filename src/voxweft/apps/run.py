@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from voxweft.backends import BUILT_IN, load_model
+from voxweft.backends import load_model, reload
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.options import RunOptions
 from voxweft.engine.report import Report
-from voxweft.runner.batch import Outcome, for_each
+from voxweft.errors import VoxweftError
+from voxweft.model.protocols import ForwardSetting, Model, Predictor
+from voxweft.model.ref import ModelRef, model_ref
+from voxweft.runner.batch import BatchLedger, Outcome, for_each
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
+from voxweft.runner.parts import absolute_model
 from voxweft.runner.place import Place
-from voxweft.runner.planning import device_of, plan_run, require_same_inputs
+from voxweft.runner.planning import AppRequest, device_of, plan_run, require_same_inputs
 from voxweft.runner.records import check_output, read_plan
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
-from voxweft.stores.url import absolute, local_path
+from voxweft.stores.url import absolute, records_at
 
 
 def run(
@@ -79,9 +84,12 @@ def run_many(
     options: RunOptions | None = None,
     *,
     execution: Execution | None = None,
+    records: str = "",
     emit: Emit = silent,
 ) -> list[Outcome]:
     """Segment several volumes, each into an output of its own; all workers share all of them.
+
+    The network is opened once in every worker, and how it is run is decided once, on the first volume.
 
     Parameters
     ----------
@@ -91,6 +99,9 @@ def run_many(
         As for :func:`run`.
     execution
         Where to compute it; ``num_parts`` are those of each item.
+    records
+        Folder for a ledger of the batch and ``outcomes.csv``, a path or s3://; items that it calls complete are left
+        alone. "": none is kept.
     emit
         Told of every event.
 
@@ -116,26 +127,72 @@ def run_many(
     """
     options, execution = options or RunOptions(), execution or Execution()
     workers = Workers.of(execution, devices_of(options.device))
+    loaded = load_model(model)
     if execution.overwrite:
         for _, output in items:
             open_sink(output).remove()
     if workers.kind != "serial":  # whose working folder may be another
         items = [(absolute(source), absolute(output)) for source, output in items]
-        model = absolute(model) if model not in BUILT_IN and local_path(model).exists() else model
-    work = functools.partial(_run_item, model=model, options=options, command=execution.command)
-    return for_each(items, work, workers, num_parts=execution.num_parts, emit=emit)
+    batch = Batch(_settled(items, loaded, options), absolute_model(model_ref(loaded)), options, execution.command)
+    request = f"{options.request()} {batch.ref.digest}"
+    ledger = BatchLedger(records_at(records), request, fresh=execution.overwrite) if records else None
+    return for_each(items, batch, workers, num_parts=execution.num_parts, cost=_n_voxels, ledger=ledger, emit=emit)
 
 
-def _run_item(
-    item: tuple[str, str], share: tuple[int, int], workers: Workers, *, model: str, options: RunOptions, command: str
+def _settled(items: Sequence[tuple[str, str]], model: Model, options: RunOptions) -> tuple[ForwardSetting, ...]:
+    """How the network is run, decided on the first volume that can be read; nothing where there is none."""
+    for source, _ in items:
+        try:
+            volume = open_volume(source, level=options.level)
+            mask = open_volume(options.mask) if options.mask else None
+            opened = plan_run(volume, [model], options, mask=mask)
+        except VoxweftError:  # of this item; it will be named when its turn comes
+            continue
+        return tuple(one.setting for one in opened.plan.sweep.passes)[:1]
+    return ()
+
+
+def _n_voxels(item: tuple[str, str]) -> float:
+    """What an item costs; 0 where it cannot be opened."""
+    try:
+        return float(math.prod(open_volume(item[0]).info.shape_zyx))
+    except VoxweftError:
+        return 0.0
+
+
+_loaded: dict[ModelRef, Model] = {}  # the model of the batch that this process works on, and its networks
+_networks: dict[Any, Predictor] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What all items of a batch share."""
+
+    settings: tuple[ForwardSetting, ...]
+    ref: ModelRef
+    options: RunOptions
+    command: str
+
+    def __call__(self, item: tuple[str, str], share: tuple[int, int], workers: Workers) -> Report:
+        """One part of one volume."""
+        count, index = share if share[0] > 1 else (0, -1)
+        execution = Execution("serial", num_parts=count, part_id=index, command=self.command)
+        if self.ref not in _loaded:
+            _networks.clear()
+            _loaded.clear()
+            _loaded[self.ref] = reload(self.ref)
+        app = AppRequest(settings=self.settings, networks=_networks)
+        return _run((*item, _loaded[self.ref]), self.options, execution, workers, silent, app)
+
+
+def _run(
+    what: tuple[Any, Any, Any],
+    options: RunOptions,
+    execution: Execution,
+    workers: Workers,
+    emit: Emit,
+    app: AppRequest | None = None,
 ) -> Report:
-    """One part of one volume."""
-    count, index = share if share[0] > 1 else (0, -1)
-    one = Execution("serial", num_parts=count, part_id=index, command=command)
-    return _run((*item, model), options, one, workers, silent)
-
-
-def _run(what: tuple[Any, Any, Any], options: RunOptions, execution: Execution, workers: Workers, emit: Emit) -> Report:
     source, output, model = what
     sink = open_sink(output)
     check_output(sink, execution)
@@ -144,7 +201,7 @@ def _run(what: tuple[Any, Any, Any], options: RunOptions, execution: Execution, 
     records = None if execution.overwrite else sink.records
     models = [load_model(one) for one in (model if isinstance(model, (list, tuple)) else [model])]
     n = workers.n_sharing
-    opened = plan_run(volume, models, options, mask=mask, records=records, n_workers=n, emit=emit)
+    opened = plan_run(volume, models, options, app=app, mask=mask, records=records, n_workers=n, emit=emit)
     return run_plan(opened, Place.of(sink), workers, execution, emit)
 
 

@@ -27,6 +27,25 @@ class Look:
 
 
 @dataclass(frozen=True, slots=True)
+class Workflow:
+    """How a workflow engine wants steps to be written.
+
+    Attributes
+    ----------
+    number
+        The number of parts.
+    in_variables
+        Names of parameters that steps get by environment variables, and not by options.
+    taken
+        How a step takes what an earlier one found out, by its name; None: it is known now.
+    """
+
+    number: str
+    in_variables: tuple[str, ...] = ()
+    taken: Callable[[str], str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Division:
     """How a command is divided: prepare -> parts 0 to N - 1 -> reduce.
 
@@ -69,22 +88,19 @@ class Division:
         """The OME-Zarr that all parts write to; "" where there is none of its own."""
         return command.text(self.output) if self.output else ""
 
-    def steps(
-        self, command: Command, n_parts: int, number: str = "", taken: Callable[[str], str] | None = None
-    ) -> list[Step]:
+    def steps(self, command: Command, n_parts: int, workflow: Workflow | None = None) -> list[Step]:
         """The steps of a command that is :func:`ready`.
 
         Parameters
         ----------
         command, n_parts
             What is divided, and into how many parts.
-        number
-            How ``n_parts`` is written; default: as a number.
-        taken
-            How a step takes what an earlier one found out, by its name; None: it is known now.
+        workflow
+            How a workflow engine wants them; None: everything is known now.
         """
-        of = ("--num-parts", number or str(n_parts))
-        words = command.line("num_parts", "overwrite")
+        workflow = workflow or Workflow(str(n_parts))
+        of = ("--num-parts", workflow.number)
+        words = command.line("num_parts", "overwrite", *workflow.in_variables)
         overwrite = ("--overwrite",) * ("overwrite" in command.given)
         parts = Step("parts", (*words, *of, "--part-id", PART), n_parts)
         # the plan of a part may depend on how many there are; where the parts are only reduced in the end, it does not

@@ -17,7 +17,7 @@ from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
-from voxweft.cli.front_end import Division, FrontEnd, Look
+from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
 from voxweft.cli.show import (
     Estimate,
     LogJson,
@@ -229,15 +229,15 @@ class InkDivision(Division):
         """OUTPUT, where it is an OME-Zarr."""
         return command.text("output_path") if _is_zarr(command.text("output_path")) else ""
 
-    def steps(
-        self, command: Command, n_parts: int, number: str = "", taken: Callable[[str], str] | None = None
-    ) -> list[Step]:
+    def steps(self, command: Command, n_parts: int, workflow: Workflow | None = None) -> list[Step]:
         """Prepare, infer, reduce; the later ones are told where the surface volume lies."""
-        given = {n: g for n, g in command.given.items() if n not in ("num_parts", "overwrite")}
+        workflow = workflow or Workflow(str(n_parts))
+        left_out = {"num_parts", "overwrite", *workflow.in_variables}
+        given = {n: g for n, g in command.given.items() if n not in left_out}
         first = self.has_first_step(command.name, command.given)
         made = surface = ""
-        if first and taken:
-            made, surface = command.text("surface_volume_zarr"), taken("surface-volume-zarr")
+        if first and workflow.taken:
+            made, surface = command.text("surface_volume_zarr"), workflow.taken("surface-volume-zarr")
         elif first:
             made = surface = _surface_of(command)
 
@@ -247,7 +247,7 @@ class InkDivision(Division):
                 known["surface_volume_zarr"] = Given("surface_volume_zarr", "--surface-volume-zarr", at)
             return line(name, known.values())
 
-        share = ("--num-parts", number or str(n_parts), "--part-id", PART)
+        share = ("--num-parts", workflow.number, "--part-id", PART)
         overwrite = ("--overwrite",) * ("overwrite" in command.given)
         prepared = [Step("prepare", (*words("ink prepare", made), *overwrite), on_gpu=False)] if first else []
         infer = Step("infer", (*words("ink infer", surface), *share), n_parts)

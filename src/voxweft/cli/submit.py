@@ -12,7 +12,7 @@ import typer
 
 from voxweft.cli.command import Command, read
 from voxweft.cli.flags import with_options
-from voxweft.cli.front_end import Division, first_and_after, ready
+from voxweft.cli.front_end import Division, Workflow, first_and_after, ready
 from voxweft.cli.front_ends import divisions
 from voxweft.cli.show import Quiet, Verbose
 from voxweft.engine.events import Emit, Event
@@ -163,9 +163,8 @@ def _flow(name: str, what: tuple[Command, Division], n_parts: int) -> Flow:
     parameters.append(Parameter(NUM_PARTS, str(n_parts), f"Parts that the work is divided into, {least} or more."))
     inserted = command.with_values({n: taken(label) for n, label in names.items()})
     variables = division.variables(names, taken)
-    values = {*variables.values()}  # what a variable says need not be said by an option
-    shorter = Command(command.name, {n: g for n, g in inserted.given.items() if g.value not in values})
-    steps = division.steps(shorter, n_parts, taken(NUM_PARTS), taken)
+    in_variables = tuple(n for n, g in inserted.given.items() if g.value in variables.values())
+    steps = division.steps(inserted, n_parts, Workflow(taken(NUM_PARTS), in_variables, taken))
     look = division.look(inserted, variables)
     return Flow(
         name,

@@ -1,14 +1,25 @@
-"""Many inputs, one job: each item is one or more parts, and all parts of all items share the workers."""
+"""Many items, one job: all parts of all items share the workers, and every worker keeps what it has opened.
+
+items  ->  tasks (item, part), the costly ones first  ->  whoever is free takes the next
+           batch ledger: items/<name>.json, outcomes.csv
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import csv
+import hashlib
+import io
+import json
+import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.part import State
 from voxweft.engine.report import Report
 from voxweft.errors import RunError
+from voxweft.image.protocols import Records
 from voxweft.launch import run_parts, worker_number
 from voxweft.runner.workers import Workers
 
@@ -19,11 +30,36 @@ earlier call of it left. A function of a module, so that it can be sent to other
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of an item: the report of the part of it that ended last, and the errors of its parts."""
+    """What became of an item.
+
+    Attributes
+    ----------
+    item
+        As it was given.
+    report
+        Of the part of it that ended last; None where none did, or where an earlier batch completed it.
+    errors
+        Of its parts.
+    seconds
+        From the beginning of its first part to the end of its last, wall clock.
+    """
 
     item: Any
     report: Report | None = None
     errors: tuple[str, ...] = ()
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        """The item in words: a pair of input and output by its input."""
+        return str(self.item[0] if isinstance(self.item, tuple) and self.item else self.item)
+
+    @property
+    def state(self) -> State:
+        """Failed, or what its last report says."""
+        if self.errors:
+            return State.FAILED
+        return self.report.status if self.report else State.COMPLETE
 
 
 class ItemsError(RunError):
@@ -31,7 +67,7 @@ class ItemsError(RunError):
 
     def __init__(self, outcomes: Sequence[Outcome]) -> None:
         failed = [o for o in outcomes if o.errors]
-        reasons = "; ".join(f"{_name(o.item)}: {o.errors[0].splitlines()[0]}" for o in failed[:3])
+        reasons = "; ".join(f"{o.name}: {o.errors[0].splitlines()[0]}" for o in failed[:3])
         more = f"; and {len(failed) - 3} more" if len(failed) > 3 else ""
         super().__init__(
             f"{len(failed)} of {len(outcomes)} items failed: {reasons}{more}.\n"
@@ -40,9 +76,49 @@ class ItemsError(RunError):
         self.outcomes = outcomes
 
 
-def _name(item: Any) -> str:
-    """An item in words: a pair of input and output by its input."""
-    return str(item[0] if isinstance(item, tuple) and item else item)
+class BatchLedger:
+    """Which items of a batch are complete, and what became of the others.
+
+        items/5e0c….json    an item: its name, state, error, seconds
+        outcomes.csv        all of them as a table
+
+    An item that is complete is left alone by the next batch with the same ``request``, unless that starts ``fresh``.
+    """
+
+    def __init__(self, records: Records, request: str = "", *, fresh: bool = False) -> None:
+        self._records, self._request, self._fresh = records, request, fresh
+
+    def done(self, items: Iterable[Any]) -> set[int]:
+        """The places of the items that are complete; none in a fresh start."""
+        return (
+            set()
+            if self._fresh
+            else {n for n, item in enumerate(items) if self._stored(item).get("state") == State.COMPLETE}
+        )
+
+    def put(self, outcome: Outcome) -> None:
+        """Store what became of an item."""
+        record = {
+            "item": outcome.name,
+            "state": outcome.state,
+            "error": outcome.errors[0].splitlines()[0] if outcome.errors else "",
+            "seconds": round(outcome.seconds, 3),
+        }
+        self._records.put(self._key(outcome.item), json.dumps(record).encode())
+
+    def put_table(self, items: Iterable[Any]) -> None:
+        """Write ``outcomes.csv``: a line an item, in their order."""
+        text = io.StringIO()
+        table = csv.DictWriter(text, ("item", "state", "error", "seconds"), lineterminator="\n")
+        table.writeheader()
+        table.writerows(self._stored(item) or {"item": Outcome(item).name, "state": State.WAITING} for item in items)
+        self._records.put("outcomes.csv", text.getvalue().encode())
+
+    def _stored(self, item: Any) -> dict[str, Any]:
+        return dict(json.loads(self._records.get(self._key(item)) or b"{}"))
+
+    def _key(self, item: Any) -> str:
+        return f"items/{hashlib.sha256(f'{self._request} {item}'.encode()).hexdigest()[:16]}.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,15 +131,22 @@ class ItemTask:
     work: Work
     workers: Workers
 
-    def __call__(self) -> Report:
-        """Do it."""
-        devices = self.workers.devices
+    def __call__(self) -> tuple[Report, float]:
+        """Do it; its report, and when it began (Unix time, seconds)."""
+        devices, began = self.workers.devices, time.time()
         own = replace(self.workers, devices=(devices[worker_number() % len(devices)],))
-        return self.work(self.item, self.share, own)
+        return self.work(self.item, self.share, own), began
 
 
 def for_each(
-    items: Sequence[Any], work: Work, workers: Workers, *, num_parts: int = 0, emit: Emit = silent
+    items: Sequence[Any],
+    work: Work,
+    workers: Workers,
+    *,
+    num_parts: int = 0,
+    cost: Callable[[Any], float] = lambda _item: 0.0,
+    ledger: BatchLedger | None = None,
+    emit: Emit = silent,
 ) -> list[Outcome]:
     """Do the same to every item; one that fails does not stop the others.
 
@@ -75,6 +158,10 @@ def for_each(
         Who works.
     num_parts
         Parts of each item; 0: one, or more where there are fewer items than workers.
+    cost
+        What an item costs, relative to others; the costliest are begun first.
+    ledger
+        Keeps what became of items; those that it calls complete are left alone.
     emit
         Told of the parts that are done, and of items that fail.
 
@@ -85,18 +172,32 @@ def for_each(
     """
     count = num_parts or max(1, -(-workers.n // max(1, len(items))))
     alone = Workers("serial", 1, workers.n_sharing, workers.devices)
-    tasks = [ItemTask(n, item, (count, i), work, alone) for n, item in enumerate(items) for i in range(count)]
-    outcomes, n_done = [Outcome(item) for item in items], 0
+    complete = ledger.done(items) if ledger else set()
+    order = sorted((n for n in range(len(items)) if n not in complete), key=lambda n: -cost(items[n]))
+    tasks = [ItemTask(n, items[n], (count, i), work, alone) for n in order for i in range(count)]
+    outcomes, left = [Outcome(item) for item in items], dict.fromkeys(order, count)
     emit(Event("begin", data={"n_units": len(tasks), "n_done": 0, "noun": "parts of items"}))
     with workers.open() as (executor, at_once):
-        for task, result in run_parts(executor, ItemTask.__call__, tasks, at_once):
-            n_done, one = n_done + 1, outcomes[task.n]
+        for n_done, (task, result) in enumerate(run_parts(executor, ItemTask.__call__, tasks, at_once), start=1):
+            outcomes[task.n] = _with_result(outcomes[task.n], result)
             if isinstance(result, Exception):
-                outcomes[task.n] = replace(one, errors=(*one.errors, str(result) or type(result).__name__))
-                emit(Event("warning", f"{_name(task.item)}: {result}"))
-            elif one.report is None or one.report.n_units_done <= result.n_units_done:
-                outcomes[task.n] = replace(one, report=result)
+                emit(Event("warning", f"{outcomes[task.n].name}: {result}"))
+            left[task.n] -= 1
+            if ledger and not left[task.n]:
+                ledger.put(outcomes[task.n])
             emit(Event("progress", "parts of items", {"n_done": n_done, "n_units": len(tasks)}))
+    if ledger:
+        ledger.put_table(items)
     if any(o.errors for o in outcomes):
         raise ItemsError(outcomes)
     return outcomes
+
+
+def _with_result(outcome: Outcome, result: tuple[Report, float] | Exception) -> Outcome:
+    """An outcome after a further part has ended."""
+    if isinstance(result, Exception):
+        return replace(outcome, errors=(*outcome.errors, str(result) or type(result).__name__))
+    report, began = result
+    outcome = replace(outcome, seconds=max(outcome.seconds, time.time() - began))
+    newer = outcome.report is None or outcome.report.n_units_done <= report.n_units_done
+    return replace(outcome, report=report) if newer else outcome

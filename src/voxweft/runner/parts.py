@@ -202,7 +202,7 @@ def with_absolute_paths(plan: Plan) -> Plan:
     return replace(
         plan,
         inputs=tuple(_absolute_input(one) for one in plan.inputs),
-        models=tuple(_absolute_model(ref) for ref in plan.models),
+        models=tuple(absolute_model(ref) for ref in plan.models),
     )
 
 
@@ -216,7 +216,8 @@ def _absolute_volume(ref: VolumeRef) -> VolumeRef:
     return replace(ref, url=absolute(ref.url), volumes=tuple(map(_absolute_volume, ref.volumes)))
 
 
-def _absolute_model(ref: ModelRef) -> ModelRef:
+def absolute_model(ref: ModelRef) -> ModelRef:
+    """The reference for workers that may have another working folder."""
     path = ref.card.path
     return replace(ref, card=replace(ref.card, path=absolute(path) if local_path(path).exists() else path))
 

@@ -24,7 +24,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
 from voxweft.image.ref import volume_ref
-from voxweft.model.protocols import Model
+from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import model_ref
 from voxweft.ops.normalize import Statistics
 from voxweft.runner.devices import budget_for, devices_of
@@ -50,12 +50,18 @@ class AppRequest:
         Where patches are kept, for the output "patches".
     then
         Stages that follow the sweep and the resolution levels of its output.
+    settings
+        How each network is run, where that was decided before.
+    networks
+        Where networks that are ready are kept, to be shared with other plans.
     """
 
     name: str = "run"
     normalization: Schemes = ()
     stores: Stores | None = None
     then: Callable[[Sweep], Sequence[Stage]] = lambda _sweep: ()
+    settings: tuple[ForwardSetting, ...] = ()
+    networks: dict[Any, Predictor] | None = None
 
 
 def plan_run(
@@ -100,8 +106,7 @@ def plan_run(
         marked = mask_fingerprint(mask)
     found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name)
     draft = plan_sweep(volume.info, refs, options, found)
-    passes = draft.sweep.passes
-    _, voxels = central_patch(volume, passes[0].grid.patch)
+    _, voxels = central_patch(volume, draft.sweep.grid.patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)
     found = replace(found, fingerprint=fingerprint_of(volume.info, voxels))
@@ -110,19 +115,9 @@ def plan_run(
         wanted = _with_more(plan_sweep(volume.info, refs, options, found), app)
         return follow(Plan.from_json(stored), Opened(wanted, volumes, models), device)
     schemes = measure_volume(volume, asked, emit)
-    n_patches = round(draft.sweep.n_tiles(draft.sweep.region) * draft.sweep.n_forwards)
-    settings, predictors, trials = [], [], []
-    for n, model in enumerate(models):
-        first = next(one for one in passes if one.model == n)
-        _, voxels = central_patch(volume, first.grid.patch)
-        sample = as_input(voxels, first.grid.patch, schemes[n], device)
-        setting, predictor, tried = choose_setting(model, sample, options, n_patches, device)
-        settings.append(setting)
-        predictors.append(predictor)
-        trials += tried
-    measured: dict[str, Any] = {"runtimes": trials}
-    if n_patches >= PROBE_FROM:
-        measured["tiling"] = tiling_probe(predictors[0], volume, settings[0], refs[0].card, schemes[0])
+    settings, predictors, measured = app.settings, list[Predictor](), dict[str, Any]()
+    if not settings:
+        settings, predictors, measured = _measured(draft, volume, models, schemes, options)
     found = replace(
         found,
         normalization=schemes,
@@ -131,8 +126,31 @@ def plan_run(
         measured=measured,
     )
     opened = Opened(_with_more(plan_sweep(volume.info, refs, options, found), app), volumes, models)
-    opened.reuse(predictors, device)
+    if app.networks is not None:
+        opened.predictors = app.networks
+    if predictors:
+        opened.reuse(predictors, device)
     return opened
+
+
+def _measured(
+    draft: Plan, volume: Volume, models: Sequence[Model], schemes: tuple[Schemes, ...], options: RunOptions
+) -> tuple[tuple[ForwardSetting, ...], list[Predictor], dict[str, Any]]:
+    """How each network is best run, the networks made ready, and what was measured."""
+    device, stage = devices_of(options.device)[0], draft.sweep
+    n_patches = round(stage.n_tiles(stage.region) * stage.n_forwards)
+    settings, predictors, trials = list[ForwardSetting](), list[Predictor](), list[dict[str, Any]]()
+    for n, model in enumerate(models):
+        patch = next(one for one in stage.passes if one.model == n).grid.patch
+        sample = as_input(central_patch(volume, patch)[1], patch, schemes[n], device)
+        setting, predictor, tried = choose_setting(model, sample, options, n_patches, device)
+        settings.append(setting)
+        predictors.append(predictor)
+        trials += tried
+    measured: dict[str, Any] = {"runtimes": trials}
+    if n_patches >= PROBE_FROM:
+        measured["tiling"] = tiling_probe(predictors[0], volume, settings[0], models[0].card, schemes[0])
+    return tuple(settings), predictors, measured
 
 
 def _with_more(plan: Plan, app: AppRequest) -> Plan:
