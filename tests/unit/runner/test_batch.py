@@ -49,7 +49,7 @@ def test_what_a_ledger_calls_complete_is_left_alone(pairs, tmp_path):
     for _ in range(2):
         with pytest.raises(ItemsError, match="1 of 4 items failed"):
             voxweft.run_many(broken, MODEL, records=str(tmp_path / "batch"))
-    rows = [*csv.DictReader((tmp_path / "batch/outcomes.csv").open(encoding="utf-8"))]
+    rows = [*csv.DictReader((tmp_path / "batch/outcomes.csv").read_text(encoding="utf-8").splitlines())]
     assert [row["state"] for row in rows] == ["complete"] * 3 + ["failed"]
     assert "absent.zarr" in rows[3]["error"]
     again = voxweft.run_many(pairs, MODEL, records=str(tmp_path / "batch"))
