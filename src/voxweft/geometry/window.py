@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,6 +95,8 @@ def unity_profiles(axis: AxisTiles, window: str, sigma_scale: float = 8.0) -> ND
         raise GridError(f"window {window!r} is unknown; use one of {', '.join(WINDOWS)}")
     if not sigma_scale > 0:
         raise GridError(f"a sigma scale of {sigma_scale} is not positive; 8 is usual")
+    if axis.mirrored:  # as the axis is, so is the window, which need not be symmetric
+        return unity_profiles(replace(axis, mirrored=False), window, sigma_scale)[::-1, ::-1].copy()
     profile = WINDOWS[window](axis.size, sigma_scale)
     total = np.zeros(axis.extent)
     for start in axis.starts:
