@@ -12,13 +12,13 @@ import math
 
 import numpy as np
 from results import keep
-from voxweft.engine.staged import reach_of, tiles_of_part
 
 from voxweft.apps.scroll.options import StageOptions
 from voxweft.engine.budget import Budget
-from voxweft.engine.plan import Plan
+from voxweft.engine.keep import reach_of
+from voxweft.engine.passes import Sweep
 from voxweft.engine.planning import make_plan
-from voxweft.engine.reader import layers
+from voxweft.engine.reader import plane_blocks
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
@@ -27,14 +27,14 @@ from voxweft.model.card import ModelCard
 SHAPE, CHUNK, PATCH = (24297, 7593, 7593), (128, 128, 128), (192, 192, 192)
 
 
-def count(plan: Plan, boxes: list[Box]) -> float:
+def count(stage: Sweep, boxes: list[Box]) -> float:
     """Chunk decodes / chunks, from the boxes that the reader fetches one by one."""
     grid = tuple(math.ceil(n / c) for n, c in zip(SHAPE, CHUNK, strict=True))
     decoded = np.zeros(grid, np.int32)
     for box in boxes:
-        for layer in layers(box, plan.layer_z):
+        for block in plane_blocks(box, stage.plane_block):
             decoded[
-                tuple(slice(a // c, -(-b // c)) for a, b, c in zip(layer.start, layer.stop, CHUNK, strict=True))
+                tuple(slice(a // c, -(-b // c)) for a, b, c in zip(block.start, block.stop, CHUNK, strict=True))
             ] += 1
     return float(decoded.sum() / decoded.size)
 
@@ -47,22 +47,21 @@ def main() -> None:
         "| stage | buffers, GB | columns | column y x | chunks decoded / chunks, counted | as `voxweft plan` says |",
         "|---|---|---|---|---|---|",
     ]
-    for stage, output in (("pipeline (fused)", "probability"), ("predict", "patches")):
+    for name, output in (("pipeline (fused)", "probability"), ("predict", "patches")):
         for gigabytes in (4, 8, 16, 32, 64, 128):
             budget = Budget(gigabytes * 10**9, gigabytes * 10**9)
             try:
-                plan = make_plan(info, card, StageOptions(output=output), budget=budget)
+                stage = make_plan(info, card, StageOptions(output=output), budget=budget).sweep
             except RequestError:
                 continue
-            columns = [plan.columns.box(c, range(plan.columns.n_slabs)) for c in range(plan.columns.n_columns)]
-            if output == "patches":
-                boxes = [reach_of(part.values()) & whole for part in tiles_of_part(plan, 0, 1)]
+            if stage.kept:
+                boxes = [reach_of(column) & whole for column in stage.kept.tiles(0)]
             else:
-                boxes = [plan.reach(box) for box in columns]
-            told = sum(plan.n_decoded(box) for box in boxes) / plan.n_decoded(whole)
+                boxes = [stage.reach(stage.swept(run)) for run in stage.runs(range(stage.n_units))]
+            forecast = sum(stage.n_decoded(box) for box in boxes) / stage.n_decoded(whole)
             lines.append(
-                f"| {stage} | {gigabytes} | {plan.columns.n_columns} | {plan.columns.column_yx} | "
-                f"{count(plan, boxes):.3f} | {told:.3f} |"
+                f"| {name} | {gigabytes} | {stage.columns.n_columns} | {stage.columns.column_yx} | "
+                f"{count(stage, boxes):.3f} | {forecast:.3f} |"
             )
     keep("read amplification", "\n".join(lines))
 
