@@ -18,6 +18,7 @@ from voxweft.engine.stored import StoredLogits
 from voxweft.engine.totals import Totals
 from voxweft.geometry.box import Box
 from voxweft.ops.halve import halve
+from voxweft.ops.normalize import moments
 
 CELLS_AHEAD = 2
 Values = NDArray[Any] | StoredLogits | None
@@ -51,11 +52,11 @@ def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: 
 def _computed(
     opened: OpenedBlocks, operation: Callable[..., Made], box: Box, totals: Totals
 ) -> tuple[tuple[NDArray[Any], ...], Table]:
-    """The arrays of a block, one an output, and its table."""
+    """The arrays of a block, one an output, and its table: those of its cells, one after the other."""
     stage = opened.stage
     specs = [output.spec for output in stage.outputs if output.spec]
     arrays = tuple(np.zeros((spec.n_channels, *box.shape), spec.dtype) for spec in specs)
-    table: Table = {}
+    tables = list[Table]()
     for cell, values in _cells(opened, box, totals):
         with totals.timed("compute"):
             made = operation(values, cell, **stage.op.arguments)
@@ -63,8 +64,15 @@ def _computed(
             place = (slice(None), *cell.box.shift(box.start, -1).slices)
             for array, part in zip(arrays, made.arrays, strict=True):
                 array[place] = part
-        table = made.table or table
-    return arrays, table
+        if made.table:
+            tables.append(made.table)
+    return arrays, _joined(tables)
+
+
+def _joined(tables: Sequence[Table]) -> Table:
+    if len(tables) < 2:
+        return tables[0] if tables else {}
+    return {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
 
 
 def _cells(opened: OpenedBlocks, box: Box, totals: Totals) -> Iterator[tuple[Cell, list[Values]]]:
@@ -109,3 +117,9 @@ def _n_bytes(values: Sequence[Values]) -> int:
 def halve_block(sources: Sequence[NDArray[Any]], cell: Cell, *, method: str) -> Made:
     """A cell of a resolution level from the level above it; see :func:`voxweft.ops.halve.halve`."""
     return Made((halve(sources[0], method),))
+
+
+@block_op
+def moments_block(sources: Sequence[NDArray[Any]], _cell: Cell) -> Made:
+    """Moments of a cell as a table; see :func:`voxweft.ops.normalize.moments`."""
+    return Made(table=moments(sources[0]))

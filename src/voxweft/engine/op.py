@@ -68,6 +68,7 @@ def block_op(function: F) -> F:
     """Mark ``function(sources, cell, **arguments) -> Made``.
 
     ``sources`` holds of each source the voxels [C, Z, Y, X] of ``cell.reads``, or None where nothing is stored there.
+    Tables of the cells of one block are joined along their first axis.
     """
     setattr(function, MARK, "block")
     return function

@@ -52,7 +52,7 @@ class Blocks:
     block_zyx
         A block, whole shards of the outputs.
     cell_zyx
-        What is computed at once; default: the block. An operation that gives a table is called once a block.
+        What is computed at once; default: the block.
     at_once
         Blocks that a worker may compute at the same time.
     noun

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from voxweft.model.card import Normalization
 
@@ -72,13 +73,35 @@ def _moments(x: torch.Tensor) -> tuple[float, float]:
     return float(wide.mean()), float(wide.std(correction=0))
 
 
+def moments(block: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Count, mean, sum of squared differences from it, minimum and maximum of each channel, in float64.
+
+    Parameters
+    ----------
+    block
+        [C, Z, Y, X] of any real dtype; values that are not finite count as 0.
+
+    Returns
+    -------
+    dict
+        A table of one line: ``count`` int64 [1], the others float64 [1, C]; :class:`Statistics` joins lines.
+    """
+    values = block.reshape(block.shape[0], -1)
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        values = np.where(np.isfinite(values), values, 0)
+    n = values.shape[1]
+    mean, m2 = values.mean(axis=1, dtype=np.float64), values.var(axis=1, dtype=np.float64) * n
+    found = {"mean": mean, "m2": m2, "lower": values.min(axis=1), "upper": values.max(axis=1)}
+    return {"count": np.array([n])} | {name: one.astype(np.float64)[None] for name, one in found.items()}
+
+
 class Statistics:
-    """Mean, standard deviation, minimum and maximum of a volume, one block at a time (float64, exact merge order).
+    """Mean, standard deviation, minimum and maximum of a volume, block by block (float64; the order decides bits).
 
     Examples
     --------
     >>> s = Statistics(n_channels=1)
-    >>> s.add(np.arange(4, dtype=np.uint8).reshape(1, 1, 1, 4))
+    >>> s.add(moments(np.arange(4, dtype=np.uint8).reshape(1, 1, 1, 4)))
     >>> s.filled(Normalization("global_zscore"), 0)
     Normalization(scheme='global_zscore', mean=1.5, std=1.118033988749895, lower=None, upper=None)
     """
@@ -90,23 +113,17 @@ class Statistics:
         self.lower = np.full(n_channels, np.inf)
         self.upper = np.full(n_channels, -np.inf)
 
-    def add(self, block: np.ndarray) -> None:
-        """Take in a block [C, Z, Y, X] of any real dtype (Chan et al. 1979); values that are not finite count as 0."""
-        values = block.reshape(block.shape[0], -1)
-        if values.dtype.kind == "f" and not np.isfinite(values).all():
-            values = np.where(np.isfinite(values), values, 0)
-        n = values.shape[1]
-        if not n:
-            return
-        mean = values.mean(axis=1, dtype=np.float64)
-        m2 = values.var(axis=1, dtype=np.float64) * n
-        delta = mean - self.mean
-        total = self.count + n
-        self.m2 += m2 + delta**2 * (self.count * n / total)
-        self.mean += delta * (n / total)
-        self.count = total
-        self.lower = np.minimum(self.lower, values.min(axis=1))
-        self.upper = np.maximum(self.upper, values.max(axis=1))
+    def add(self, table: Mapping[str, NDArray[Any]]) -> None:
+        """Take in :func:`moments` of further blocks, line by line (Chan et al. 1979)."""
+        for n, mean, m2, lower, upper in zip(
+            *(table[k] for k in ("count", "mean", "m2", "lower", "upper")), strict=True
+        ):
+            total = self.count + int(n)
+            delta = mean - self.mean
+            self.m2 += m2 + delta**2 * (self.count * int(n) / total)
+            self.mean += delta * (int(n) / total)
+            self.count = total
+            self.lower, self.upper = np.minimum(self.lower, lower), np.maximum(self.upper, upper)
 
     def filled(self, scheme: Normalization, channel: int) -> Normalization:
         """The scheme with the numbers that it needs; others come back as they are."""

@@ -12,7 +12,7 @@ import numpy as np
 
 from voxweft.backends import reload
 from voxweft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
-from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
@@ -26,8 +26,8 @@ from voxweft.image.protocols import Records, Volume
 from voxweft.image.ref import volume_ref
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import model_ref
-from voxweft.ops.normalize import Statistics
 from voxweft.runner.devices import budget_for, devices_of
+from voxweft.runner.measure import measure_volume
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import IN_MEMORY
 
@@ -266,22 +266,3 @@ def _spots(info: VolumeInfo) -> Iterator[Box]:
         spans = [((a := n * q // 4 // c * c), min(n, a + min(c, SPOT))) for n, c, q in sides]
         (z, y, x), (z1, y1, x1) = zip(*spans, strict=True)
         yield Box((z, y, x), (z1, y1, x1))
-
-
-def measure_volume(volume: Volume, asked: tuple[Schemes, ...], emit: Emit = silent) -> tuple[Schemes, ...]:
-    """Fill in the numbers that schemes take from the whole volume, by one streaming pass for all models."""
-    if not any(scheme.needs_statistics for schemes in asked for scheme in schemes):
-        return asked
-    info = volume.info
-    statistics = Statistics(info.n_channels)
-    todo = list(blocks(info.shape_zyx, info.chunk_zyx))
-    for n, box in enumerate(todo, start=1):
-        statistics.add(volume.read(box))
-        emit(Event("statistics", "measuring the volume", {"done": n, "total": len(todo)}))
-    full = (s * info.n_channels if len(s) == 1 else s for s in asked)
-    return tuple(
-        tuple(statistics.filled(scheme, c) for c, scheme in enumerate(schemes))
-        if any(scheme.needs_statistics for scheme in schemes)
-        else asked[n]
-        for n, schemes in enumerate(full)
-    )
