@@ -126,11 +126,9 @@ def run_many(
     ['complete', 'complete']
     """
     options, execution = options or RunOptions(), execution or Execution()
-    workers = Workers.of(execution, devices_of(options.device))
-    loaded = load_model(model)
-    if execution.overwrite:
-        for _, output in items:
-            open_sink(output).remove()
+    workers, loaded = Workers.of(execution, devices_of(options.device)), load_model(model)
+    for _, output in items if execution.overwrite else ():
+        open_sink(output).remove()
     if workers.kind != "serial":  # whose working folder may be another
         items = [(absolute(source), absolute(output)) for source, output in items]
     batch = Batch(_settled(items, loaded, options), absolute_model(model_ref(loaded)), options, execution.command)

@@ -179,12 +179,12 @@ def for_each(
     emit(Event("begin", data={"n_units": len(tasks), "n_done": 0, "noun": "parts of items"}))
     with workers.open() as (executor, at_once):
         for n_done, (task, result) in enumerate(run_parts(executor, ItemTask.__call__, tasks, at_once), start=1):
-            outcomes[task.n] = _with_result(outcomes[task.n], result)
+            n = task.n
+            outcomes[n], left[n] = _with_result(outcomes[n], result), left[n] - 1
             if isinstance(result, Exception):
-                emit(Event("warning", f"{outcomes[task.n].name}: {result}"))
-            left[task.n] -= 1
-            if ledger and not left[task.n]:
-                ledger.put(outcomes[task.n])
+                emit(Event("warning", f"{outcomes[n].name}: {result}"))
+            if ledger and not left[n]:
+                ledger.put(outcomes[n])
             emit(Event("progress", "parts of items", {"n_done": n_done, "n_units": len(tasks)}))
     if ledger:
         ledger.put_table(items)

@@ -23,6 +23,7 @@ from voxweft.engine.stage import level_stages
 from voxweft.engine.totals import Totals, lanes_for
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import TileGrid
+from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Volume
 from voxweft.image.views import Crop
 from voxweft.model.card import Normalization
@@ -111,13 +112,9 @@ def forecast(
     decoded = sum(stage.n_decoded(stage.reach(box)) for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
     n_voxels = sum(box.n_voxels for box in columns)
-    spec = None if stage.stores else stage.spec
-    written = (
-        sum(0.125**k for k in range(len(spec.level_shapes))) * n_voxels * np.dtype(spec.dtype).itemsize if spec else 0
-    )
-    device = stage.passes[0].setting.device
     division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
-    buffers = buffers_for(volume.info, stage.passes, stage.finish, division, lanes_for(device))
+    lanes = lanes_for(stage.passes[0].setting.device)
+    buffers = buffers_for(volume.info, stage.passes, stage.finish, division, lanes)
     n_computed, stored = stage.n_patches_computed, volume.info.stored_bytes
     return plan, Forecast(
         n_patches=stage.n_tiles(stage.region),
@@ -128,11 +125,16 @@ def forecast(
         n_slabs=stage.columns.n_slabs,
         bytes_read=round(stored * decoded / stage.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
         bytes_decoded=decoded * itemsize,
-        bytes_written=round(written * (spec.n_channels if spec else 0)),
+        bytes_written=0 if stage.stores else round(_bytes_of(stage.spec) * n_voxels),
         memory_bytes=base_bytes + buffers.total_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
         choices=_choices(plan, options, overlaps),
     )
+
+
+def _bytes_of(spec: OutputSpec) -> float:
+    """Of a voxel of an array with all its levels, before compression."""
+    return sum(0.125**k for k in range(len(spec.level_shapes))) * np.dtype(spec.dtype).itemsize * spec.n_channels
 
 
 @dataclass(frozen=True, slots=True)

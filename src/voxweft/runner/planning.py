@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
 from voxweft.image.ref import volume_ref
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
-from voxweft.model.ref import model_ref
+from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.devices import budget_for, devices_of
 from voxweft.runner.measure import measure_volume
 from voxweft.runner.opening import Opened
@@ -99,22 +99,12 @@ def plan_run(
     """
     app, device = app or AppRequest(), devices_of(options.device)[0]
     refs = tuple(model_ref(model) for model in models)
-    asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
-    marked = ""
-    if mask is not None:
-        mask_scale(mask.info, volume.info.shape_zyx)
-        marked = mask_fingerprint(mask)
-    found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name)
-    draft = plan_sweep(volume.info, refs, options, found)
-    _, voxels = central_patch(volume, draft.sweep.grid.patch)
-    if not options.accept_labels:
-        refuse_labels(volume, voxels)
-    found = replace(found, fingerprint=fingerprint_of(volume.info, voxels))
     volumes = {VOLUME: volume} | ({MASK: mask} if mask is not None else {})
+    found = _looked_at(volumes, refs, options, app)
+    draft = plan_sweep(volume.info, refs, options, found)
     if records is not None and (stored := Ledger(records).plan()):
-        wanted = _with_more(plan_sweep(volume.info, refs, options, found), app)
-        return follow(Plan.from_json(stored), Opened(wanted, volumes, models), device)
-    schemes = measure_volume(volume, asked, emit)
+        return follow(Plan.from_json(stored), Opened(_with_more(draft, app), volumes, models), device)
+    schemes = measure_volume(volume, found.normalization, emit)
     settings, predictors, measured = app.settings, list[Predictor](), dict[str, Any]()
     if not settings:
         settings, predictors, measured = _measured(draft, volume, models, schemes, options)
@@ -131,6 +121,22 @@ def plan_run(
     if predictors:
         opened.reuse(predictors, device)
     return opened
+
+
+def _looked_at(
+    volumes: Mapping[str, Volume], refs: tuple[ModelRef, ...], options: RunOptions, app: AppRequest
+) -> Findings:
+    """What a first look at the inputs says: their fingerprints; labels and masks that do not fit are refused."""
+    volume, mask, marked = volumes[VOLUME], volumes.get(MASK), ""
+    if mask is not None:
+        mask_scale(mask.info, volume.info.shape_zyx)
+        marked = mask_fingerprint(mask)
+    asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
+    found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name)
+    _, voxels = central_patch(volume, plan_sweep(volume.info, refs, options, found).sweep.grid.patch)
+    if not options.accept_labels:
+        refuse_labels(volume, voxels)
+    return replace(found, fingerprint=fingerprint_of(volume.info, voxels))
 
 
 def _measured(

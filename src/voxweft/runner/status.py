@@ -104,39 +104,23 @@ def status(output: str | Path) -> Status:
     ('complete', 1)
     """
     output = str(output)
-    ledger = Ledger(records_at(records_of(output)))
-    if stored := ledger.plan():
-        plan = Plan.from_json(stored)
-    elif output.rstrip("/").endswith(".zarr"):
-        plan, ledger = plan_of(open_sink(output))
-    else:
-        raise RequestError(
-            f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of voxweft predict"
-        )
-    stage, report = plan.main, ledger.report()
+    plan, ledger = _planned(output)
+    stage, report, attempts = plan.main, ledger.report(), attempts_in(ledger)
     done = {one.name: ledger.done(one.name) for one in plan.stages}
-    attempts = attempts_in(ledger)
     own = [a for a in attempts if a.stage == stage.name]
     parts = _parts(stage, own, done[stage.name])
     at_work = any(a.state == State.RUNNING for a in attempts)
     if report.get("status") == State.FAILED and not at_work:
-        reasons = {f"part {n}": reason for n, reason in report.get("failures", {}).items()}
-        parts = [
-            replace(p, state=State.FAILED, error=reasons[p.name]) if p.name in reasons and p.state != State.DONE else p
-            for p in parts
-        ]
+        parts = _failed(parts, report.get("failures", {}))
     later = {  # of the stages after the main one, each part by its last attempt
         tries[-1].state
         for one in plan.stages
         if one != stage and len(done[one.name]) < one.n_units
         for tries in _by_part([a for a in attempts if a.stage == one.name]).values()
     }
-    running = [a for a in own if a.state == State.RUNNING]
-    seconds = sum(a.beat - a.began for a in own if a.n_units)
-    speed = len(running) * sum(a.n_units for a in own) / seconds if seconds > 0 else 0.0
-    n_done = len(done[stage.name])
+    speed, n_done = _speed(own), len(done[stage.name])
     whole = n_done == stage.n_units and (bool(stage.pieces()) or report.get("status") == State.COMPLETE)
-    voxels = plan.sweep.region.n_voxels / stage.n_units if stage == plan.main and stage.kind == "sweep" else 0.0
+    voxels = 0.0 if stage.kind == "gather" or stage.pieces() else stage.region.n_voxels / max(1, stage.n_units)
     return Status(
         output=output,
         state=State.COMPLETE if whole else _state_of({p.state for p in parts} | later, at_work),
@@ -145,12 +129,37 @@ def status(output: str | Path) -> Status:
         n_units_done=n_done,
         n_running=sum(a.state == State.RUNNING for a in attempts),
         units_per_s=round(speed, 6),
-        voxels_per_s=0.0 if stage.pieces() else round(speed * voxels, 1),
+        voxels_per_s=round(speed * voxels, 1),
         seconds_left=round((stage.n_units - n_done) / speed, 1) if speed > 0 else None,
         parts=tuple(parts),
         stages={one.name: (len(done[one.name]), one.n_units) for one in plan.stages},
         at=time.time(),
     )
+
+
+def _planned(output: str) -> tuple[Plan, Ledger]:
+    ledger = Ledger(records_at(records_of(output)))
+    if stored := ledger.plan():
+        return Plan.from_json(stored), ledger
+    if output.rstrip("/").endswith(".zarr"):
+        return plan_of(open_sink(output))
+    raise RequestError(f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of voxweft predict")
+
+
+def _failed(parts: Sequence[PartStatus], failures: Mapping[str, str]) -> list[PartStatus]:
+    """The parts, those failed that the report of the run calls so."""
+    reasons = {f"part {n}": reason for n, reason in failures.items()}
+    return [
+        replace(p, state=State.FAILED, error=reasons[p.name]) if p.name in reasons and p.state != State.DONE else p
+        for p in parts
+    ]
+
+
+def _speed(attempts: Sequence[Attempt]) -> float:
+    """Units a second of those that are at work, judged by all attempts."""
+    seconds = sum(a.beat - a.began for a in attempts if a.n_units)
+    n_running = sum(a.state == State.RUNNING for a in attempts)
+    return n_running * sum(a.n_units for a in attempts) / seconds if seconds > 0 else 0.0
 
 
 def _state_of(states: set[State], at_work: bool) -> State:

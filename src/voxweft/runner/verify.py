@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from voxweft.engine.commit import checksums
@@ -46,18 +47,7 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     place = Place.at(output, plan)
     place.open(plan)
     stages = [stage for stage in plan.stages if place.wants(stage)]
-    n_all, n_seen, problems = sum(stage.n_units for stage in stages), 0, list[str]()
-    for stage in stages:
-        done = ledger.done(stage.name)
-        for unit in range(stage.n_units):
-            n_seen += 1
-            if unit not in done:
-                problems.append(f"{_named(stage, unit)} is missing")
-            elif not _is_as_written(stage, unit, place, ledger):
-                problems.append(f"{_named(stage, unit)} is not what was written")
-                strike(plan, ledger, stage, unit)
-            emit(Event("progress", "verifying", {"n_done": n_seen, "n_units": n_all}))
-    if problems:
+    if problems := _problems(plan, ledger, stages, place, emit):
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise IncompleteError(
             f"{sink.url}: {'; '.join(problems[:5])}{more}. Run the same command again to complete it."
@@ -70,6 +60,22 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
         "n_levels": place.sink.n_levels() if place.sink else 0,
         "stages": {stage.name: stage.n_units for stage in stages},
     }
+
+
+def _problems(plan: Plan, ledger: Ledger, stages: Sequence[Stage], place: Place, emit: Emit) -> list[str]:
+    """What is missing or not what was written, in words; the latter is struck from the ledger."""
+    n_all, n_seen, problems = sum(stage.n_units for stage in stages), 0, list[str]()
+    for stage in stages:
+        done = ledger.done(stage.name)
+        for unit in range(stage.n_units):
+            n_seen += 1
+            if unit not in done:
+                problems.append(f"{_named(stage, unit)} is missing")
+            elif not _is_as_written(stage, unit, place, ledger):
+                problems.append(f"{_named(stage, unit)} is not what was written")
+                strike(plan, ledger, stage, unit)
+            emit(Event("progress", "verifying", {"n_done": n_seen, "n_units": n_all}))
+    return problems
 
 
 def strike(plan: Plan, ledger: Ledger, stage: Stage, unit: int) -> None:

@@ -103,19 +103,36 @@ def infer(
     RunError
         If the run could not be finished; the same call continues it.
     """
-    (layers, model_options, ink_options), part, picture_options = (
-        options,
-        part or InkPartOptions(),
-        picture_options or PictureOptions(),
+    part, picture_options = part or InkPartOptions(), picture_options or PictureOptions()
+    picture, sink = _places(options, part, picture_options)
+    execution = _execution(part, worker_options or WorkerOptions(), command)
+    check_output(sink, execution)
+    volume, model, (engine, schemes) = request(options, picture_options)
+    volume = _in_pieces(volume, options[0], part, picture_options, emit)
+    workers = Workers.of(execution, devices_of(engine.device))
+    opened = plan_run(
+        volume,
+        [model],
+        engine,
+        app=AppRequest("ink", schemes, then=lambda sweep: [picture_stage(sweep.name)]),
+        records=None if part.overwrite else sink.records,
+        n_workers=workers.n_sharing,
+        emit=emit,
     )
-    worker_options = worker_options or WorkerOptions()
+    report = run_plan(opened, Place.of(sink), workers, execution, emit)
+    whole = part.num_parts == 1
+    return finish(sink, picture, report, picture_options, emit) if whole else InkResult(report, sink.url)
+
+
+def _places(options: Options, part: InkPartOptions, picture_options: PictureOptions) -> tuple[str, Sink]:
+    """Where the picture goes ("" where parts are still to come), and the OME-Zarr that it is made from."""
+    layers, model_options, ink_options = options
     check_note(picture_options.runtime_dir, RESULT_NOTE)
     require(model_options, layers)
     name = base_name(model_options.model, layers)
-    alone = part.num_parts == 1
-    as_zarr = picture_options.output_path.endswith(".zarr")
-    picture = picture_at(name, layers, picture_options) if alone or as_zarr else ""
-    if alone:
+    whole, as_zarr = part.num_parts == 1, picture_options.output_path.endswith(".zarr")
+    picture = picture_at(name, layers, picture_options) if whole or as_zarr else ""
+    if whole:
         check_place(picture)
     asked = [
         find_model(model_options),
@@ -125,33 +142,21 @@ def infer(
         picture_options.use_zarr_compression,
         all_decisive(ink_options),
     ]
-    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if alone else [])
-    sink = open_sink(zarr, order=ROWS_FIRST)
-    execution = Execution(
+    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if whole else [])
+    return picture, open_sink(zarr, order=ROWS_FIRST)
+
+
+def _execution(part: InkPartOptions, worker_options: WorkerOptions, command: str) -> Execution:
+    whole = part.num_parts == 1
+    return Execution(
         worker_options.executor,
         worker_options.scheduler,
         worker_options.workers,
-        num_parts=0 if alone else part.num_parts,
-        part_id=-1 if alone else part.part_id,
+        num_parts=0 if whole else part.num_parts,
+        part_id=-1 if whole else part.part_id,
         overwrite=part.overwrite,
         command=command,
     )
-    check_output(sink, execution)
-    volume, model, (engine, schemes) = request(options, picture_options)
-    volume = _in_pieces(volume, layers, part, picture_options, emit)
-    records = None if part.overwrite else sink.records
-    workers = Workers.of(execution, devices_of(ink_options.device))
-    opened = plan_run(
-        volume,
-        [model],
-        engine,
-        app=AppRequest("ink", schemes, then=lambda sweep: [picture_stage(sweep.name)]),
-        records=records,
-        n_workers=workers.n_sharing,
-        emit=emit,
-    )
-    report = run_plan(opened, Place.of(sink), workers, execution, emit)
-    return finish(sink, picture, report, picture_options, emit) if alone else InkResult(report, zarr)
 
 
 def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
@@ -272,11 +277,8 @@ def reduce(
     IncompleteError
         If parts are missing; nothing was written.
     """
-    (layers, model_options), part, picture_options = (
-        options,
-        part or InkPartOptions(),
-        picture_options or PictureOptions(),
-    )
+    (layers, model_options), part = options, part or InkPartOptions()
+    picture_options = picture_options or PictureOptions()
     check_note(picture_options.runtime_dir, RESULT_NOTE)
     if not (source and picture_options.output_path):
         require(model_options, layers, source=not picture_options.output_path)

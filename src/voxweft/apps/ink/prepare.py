@@ -61,14 +61,7 @@ def prepare(
     """
     part, picture_options = part or InkPartOptions(), picture_options or PictureOptions()
     check_note(picture_options.runtime_dir, PATH_NOTE)
-    require(None, layers)
-    if not layers.s3_path:
-        raise RequestError(
-            "S3_PATH is missing: set it, or give the segment as INPUT; SURFACE_VOLUME_ZARR is written to"
-        )
-    url = prepared_at(layers, part)
-    if not url.endswith(".zarr"):
-        raise RequestError(f"SURFACE_VOLUME_ZARR {url!r} must end in .zarr")
+    url = _place(layers, part)
     volume = LayersVolume(layers.s3_path, layers.start_layer, layers.end_layer)
     sink = open_sink(url)
     if part.overwrite:
@@ -87,6 +80,18 @@ def prepare(
     report = run_plan(opened, Place.of(sink), Workers.of(execution, ["cpu"]), execution, emit)
     sink.set_attributes({"voxweft": description | {"complete": report.status == State.COMPLETE}})
     write_note(picture_options.runtime_dir, PATH_NOTE, absolute(url))
+    return url
+
+
+def _place(layers: LayerOptions, part: InkPartOptions) -> str:
+    require(None, layers)
+    if not layers.s3_path:
+        raise RequestError(
+            "S3_PATH is missing: set it, or give the segment as INPUT; SURFACE_VOLUME_ZARR is written to"
+        )
+    url = prepared_at(layers, part)
+    if not url.endswith(".zarr"):
+        raise RequestError(f"SURFACE_VOLUME_ZARR {url!r} must end in .zarr")
     return url
 
 

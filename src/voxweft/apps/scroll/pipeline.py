@@ -65,11 +65,8 @@ def pipeline(
         For the record; told of every event.
     """
     options = options or (SourceOptions(), NetworkOptions(), ClassOptions(), PipelineOptions(), PartOptions())
+    options = (options[0], _on_gpus(options[1], options[3].gpus), *options[2:])
     _, network, _, pipeline_options, part = options
-    if network.device == "auto" and (pipeline_options.gpus != "all" or n_gpus() > 1):
-        numbers = pipeline_options.gpus if pipeline_options.gpus != "all" else ",".join(map(str, range(n_gpus())))
-        network = replace(network, device=f"cuda:{numbers}")
-        options = (options[0], network, *options[2:])
     if pipeline_options.staged or network.compat:
         return _staged(source, output, model, options, command, emit)
     volume, found, engine = request(source, model, options, emit)
@@ -84,20 +81,25 @@ def pipeline(
     )
     sink = open_sink(output)
     check_output(sink, execution)
-    mask = open_volume(engine.mask) if engine.mask else None
     workers = Workers.of(execution, devices_of(engine.device))
-    records = None if part.overwrite else sink.records
     opened = plan_run(
         volume,
         [found],
         engine,
         app=AppRequest("pipeline", scope_of(found.card, network.normalization, emit)),
-        mask=mask,
-        records=records,
+        mask=open_volume(engine.mask) if engine.mask else None,
+        records=None if part.overwrite else sink.records,
         n_workers=workers.n_sharing,
         emit=emit,
     )
     return run_plan(opened, Place.of(sink), workers, execution, emit)
+
+
+def _on_gpus(network: NetworkOptions, gpus: str) -> NetworkOptions:
+    """The devices that ``gpus`` means, where none was named; one GPU or none is left to the engine."""
+    if network.device != "auto" or (gpus == "all" and n_gpus() < 2):
+        return network
+    return replace(network, device=f"cuda:{gpus if gpus != 'all' else ','.join(map(str, range(n_gpus())))}")
 
 
 def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:

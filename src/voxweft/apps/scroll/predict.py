@@ -29,6 +29,7 @@ from voxweft.errors import RequestError
 from voxweft.image.protocols import Records
 from voxweft.model.targets import target_info
 from voxweft.runner.devices import devices_of
+from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.patches import records_of
 from voxweft.runner.place import Place
@@ -81,29 +82,10 @@ def predict(
         If the run could not be finished; the same call continues it.
     """
     started = time.perf_counter()
-    (source_options, network, storage), part = (
-        options or (SourceOptions(), NetworkOptions(), PatchStoreOptions()),
-        part or PartOptions(),
-    )
-    engine = stage_options(source_options, network, output="patches", num_parts=part.num_parts)
-    records = records_at(records_of(output_dir))
+    options, part = options or (SourceOptions(), NetworkOptions(), PatchStoreOptions()), part or PartOptions()
+    records, network = records_at(records_of(output_dir)), options[1]
     _check_folder(output_dir, records, part)
-    volume = open_source(source, source_options)
-    mask = open_volume(network.mask) if network.mask else None
-    found = load_model(model, token=network.hf_token)
-    schemes = scope_of(found.card, network.normalization, emit)
-    require_apart(volume.info.url, output_dir)
-    stored = None if part.overwrite else records
-    compressor = (storage.zarr_compressor, storage.zarr_compression_level)
-    opened = plan_run(
-        volume,
-        [found],
-        engine,
-        app=AppRequest("predict", schemes, Stores(part.num_parts, compressor)),
-        mask=mask,
-        records=stored,
-        emit=emit,
-    )
+    opened = _opened(source, model, options, part, output_dir, emit)
     if part.overwrite:
         remove_parts(output_dir)
     device, ledger = devices_of(network.device)[0], Ledger(records)
@@ -121,6 +103,33 @@ def predict(
     ledger.put_report(f"parts/{part.part_id}-of-{part.num_parts}.json", report.to_dict())
     emit(Event("done", report.status, report.to_dict()))
     return report
+
+
+def _opened(
+    source: Any,
+    model: Any,
+    options: tuple[SourceOptions, NetworkOptions, PatchStoreOptions],
+    part: PartOptions,
+    output_dir: str,
+    emit: Emit,
+) -> Opened:
+    """The plan that keeps patches in a folder, or the one that the folder already holds; with what it needs opened."""
+    source_options, network, storage = options
+    engine = stage_options(source_options, network, output="patches", num_parts=part.num_parts)
+    volume = open_source(source, source_options)
+    require_apart(volume.info.url, output_dir)
+    found = load_model(model, token=network.hf_token)
+    compressor = (storage.zarr_compressor, storage.zarr_compression_level)
+    schemes = scope_of(found.card, network.normalization, emit)
+    return plan_run(
+        volume,
+        [found],
+        engine,
+        app=AppRequest("predict", schemes, Stores(part.num_parts, compressor)),
+        mask=open_volume(network.mask) if network.mask else None,
+        records=None if part.overwrite else records_at(records_of(output_dir)),
+        emit=emit,
+    )
 
 
 def stage_options(source_options: SourceOptions, network: NetworkOptions, **more: Any) -> StageOptions:
