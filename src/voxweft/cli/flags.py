@@ -18,9 +18,10 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
     """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        own = [
-            p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name not in _names(classes)
-        ]
+        parameters = inspect.signature(function, eval_str=True).parameters
+        if unknown := [name for name in _names(classes) if name not in parameters]:
+            raise TypeError(f"{function.__name__}() needs parameters {', '.join(unknown)}: its options come by them")
+        own = [p for p in parameters.values() if p.name not in _names(classes)]
 
         def options_of(values: dict[str, Any]) -> dict[str, Any]:
             return {
