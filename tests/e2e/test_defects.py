@@ -81,6 +81,16 @@ def test_parts_with_another_mask_are_refused(voxweft, tmp_path, volume, image):
     assert not (tmp_path / "again.zarr").exists()
 
 
+def test_a_plan_cannot_ask_for_trust(voxweft, tmp_path, volume):
+    voxweft("run", volume, "o.zarr", "--model", NULL, *FAST)
+    path = tmp_path / "o.zarr.voxweft/plan.json"
+    plan = json.loads(path.read_text())
+    plan["models"][0]["arguments"] = {"trust_code": True}
+    path.write_text(json.dumps(plan))
+    assert "--trust-code" in voxweft("run", "--plan", "o.zarr", "again.zarr", code=2).stderr
+    assert not (tmp_path / "again.zarr").exists()
+
+
 def test_a_folder_does_not_hide_a_bundled_model(voxweft, tmp_path):
     (tmp_path / "demo").mkdir()
     assert "nnU-Net" in voxweft("info", "demo").stdout

@@ -174,6 +174,11 @@ def require_same_inputs(opened: Opened, source: str) -> None:
     plan = opened.plan
     if any(IN_MEMORY in one.ref.url for one in plan.inputs):
         raise RequestError(f"{source} was made from an array in memory and cannot be repeated from its plan alone")
+    if trusted := [ref.url for ref in plan.models if ref.arguments.get("trust_code")]:
+        raise RequestError(
+            f"{source} loads {trusted[0]} with --trust-code, which a plan cannot ask for; nothing was loaded.",
+            "Give the command itself once more, with --trust-code.",
+        )
     if not any(isinstance(one.ref, PatchesRef) for one in plan.inputs):
         for ref in plan.models:
             reload(ref)
