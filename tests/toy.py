@@ -10,8 +10,9 @@ from pathlib import Path
 import numpy as np
 
 from voxweft.backends import load_model
+from voxweft.engine.fields import option
 from voxweft.engine.op import Made, Op, block_op, gather_op
-from voxweft.engine.options import RunOptions, option
+from voxweft.engine.options import RunOptions
 from voxweft.engine.stage import Blocks, Gather, Output, Source, Sweep
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution

@@ -34,7 +34,7 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
             function(**{k: v for k, v in values.items() if k not in taken}, **options_of(values))
 
         flags = [
-            _flag(f, get_type_hints(cls)[f.name], getattr(cls, "title", cls.__name__))
+            _flag(f, get_type_hints(cls)[f.name], _title(cls, f.name))
             for cls in classes
             for f in fields(cls)
             if f.metadata
@@ -51,6 +51,12 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
 
 def _names(classes: tuple[type, ...]) -> list[str]:
     return [cls.__name__.removeprefix("Run").lower() for cls in classes]
+
+
+def _title(cls: type, name: str) -> str:
+    """Of the group of options that declares a field."""
+    group = next(group for group in cls.__mro__ if name in vars(group).get("__annotations__", ()))
+    return str(getattr(group, "title", group.__name__))
 
 
 def _flag(f: Field[Any], hint: Any, title: str) -> inspect.Parameter:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from voxweft.engine.budget import Budget, choose_column
-from voxweft.engine.options import RunOptions, parse_size
+from voxweft.engine.fields import parse_size
+from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
 from voxweft.errors import ModelError, VolumeError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from voxweft.engine.options import option
+from voxweft.engine.fields import option
 from voxweft.errors import RequestError
 from voxweft.launch.pods import PodOptions, container, metadata, security, volumes
 from voxweft.launch.steps import Step

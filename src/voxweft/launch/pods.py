@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from voxweft.engine.options import option
+from voxweft.engine.fields import option
 from voxweft.errors import RequestError
 from voxweft.launch.steps import PART, call
 

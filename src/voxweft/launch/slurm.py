@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from voxweft.engine.options import option
+from voxweft.engine.fields import option
 from voxweft.errors import RequestError, RunError, VoxweftError
 from voxweft.launch.steps import Step, call, require
 

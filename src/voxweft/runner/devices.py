@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from voxweft.engine.budget import Budget
-from voxweft.engine.options import RunOptions, parse_bytes
+from voxweft.engine.fields import parse_bytes
+from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError
 
 USABLE = 0.8  # share of the memory left that buffers may fill; allocators and compression take some

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
-from voxweft.engine.options import option
+from voxweft.engine.fields import option
 from voxweft.errors import RequestError
 from voxweft.runner.workers import WorkerOptions
 
@@ -36,8 +35,6 @@ class Execution(WorkerOptions):
     Traceback (most recent call last):
     voxweft.errors.RequestError: --part-id 1 needs --num-parts
     """
-
-    title: ClassVar[str] = "Where to compute it"
 
     num_parts: int = option(0, "Divide the work into N parts; 0: up to 8 a worker.")
     part_id: int = option(-1, "Do only this part, 0 to N-1, for one job of many; -1: all of them.")

@@ -8,7 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from voxweft.engine.options import option
+from voxweft.engine.fields import option
 from voxweft.engine.totals import lanes_for, n_cores
 from voxweft.errors import RequestError
 from voxweft.launch import open_executor, require_executor
@@ -18,6 +18,8 @@ from voxweft.launch.dask import count_workers, require_dask
 @dataclass(frozen=True, slots=True)
 class LaunchOptions:
     """Who computes."""
+
+    title: ClassVar[str] = "Where to compute it"
 
     executor: str | Executor = option(  # noqa: RUF009 - a field
         "auto", "serial, processes, or dask; auto: serial, or processes where several are asked for.", decides=False
@@ -39,8 +41,6 @@ class LaunchOptions:
 @dataclass(frozen=True, slots=True)
 class WorkerOptions(LaunchOptions):
     """Who computes, and how many of them."""
-
-    title: ClassVar[str] = "Who computes it"
 
     workers: int = option(0, "Workers; 0: one a device, or one a core.", decides=False)
 

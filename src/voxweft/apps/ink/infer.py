@@ -31,7 +31,7 @@ from voxweft.apps.ink.prepare import prepare
 from voxweft.apps.ink.surface import open_surface, piecewise
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.options import all_decisive
+from voxweft.engine.fields import all_decisive
 from voxweft.engine.part import Part
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from voxweft.engine.options import COMPILE_MODES, RunOptions, like, option, part_problems
+from voxweft.engine.fields import like, option
+from voxweft.engine.options import COMPILE_MODES, RunOptions, part_problems
 from voxweft.errors import RequestError
 from voxweft.image.order import Order
 from voxweft.image.words import Words

@@ -10,8 +10,8 @@ from typing import Any
 from voxweft.apps.scroll.options import BlendOptions, FinalizeOptions, PartOptions, StageOptions, overlap_of
 from voxweft.engine.compat import blend_as_vesuvius
 from voxweft.engine.events import Emit, silent
+from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.op import Op
-from voxweft.engine.options import decisive, defaults_of
 from voxweft.engine.plan import VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.planning import Findings, plan_sweep
 from voxweft.engine.report import Report

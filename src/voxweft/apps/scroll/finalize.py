@@ -12,11 +12,11 @@ from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptio
 from voxweft.engine.budget import shard_for
 from voxweft.engine.compat import finish_as_vesuvius
 from voxweft.engine.events import Emit, silent
+from voxweft.engine.fields import decisive, defaults_of, parse_size
 from voxweft.engine.finish import finish_block
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.op import Op
-from voxweft.engine.options import decisive, defaults_of, parse_size
 from voxweft.engine.part import State
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request, differing
 from voxweft.engine.report import Report

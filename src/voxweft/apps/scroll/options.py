@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from voxweft.engine.options import RunOptions, like, option, parse_bytes, part_problems
+from voxweft.engine.fields import like, option, parse_bytes
+from voxweft.engine.options import RunOptions, part_problems
 from voxweft.errors import RequestError
 from voxweft.ops.activate import MODES, OUTPUTS
 from voxweft.runner.execution import Execution

@@ -6,7 +6,7 @@ from typing import Any
 
 from voxweft.apps.scroll.options import SourceOptions
 from voxweft.engine.events import Emit, Event
-from voxweft.engine.options import parse_bytes
+from voxweft.engine.fields import parse_bytes
 from voxweft.errors import ModelError, RequestError
 from voxweft.image.protocols import Volume
 from voxweft.model.card import Intensity, ModelCard, Normalization
