@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from hypothesis import HealthCheck, settings
 
 from servers import s3  # noqa: F401 - a fixture
 from slurm_cluster import slurm  # noqa: F401 - a fixture
+from warm import WarmProcess
 
 settings.register_profile("voxweft", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("voxweft")
@@ -36,20 +36,20 @@ def shared() -> Path:
     return SHARED
 
 
+@pytest.fixture(scope="session")
+def warm() -> Iterator[WarmProcess]:
+    """Runs commands without importing everything anew."""
+    process = WarmProcess()
+    yield process
+    process.close()
+
+
 @pytest.fixture
-def voxweft(tmp_path: Path) -> Voxweft:
+def voxweft(tmp_path: Path, warm: WarmProcess) -> Voxweft:
     """The installed command, run in a folder of its own; fails on another exit code than the one expected."""
 
     def call(*arguments: object, code: int = 0, **env: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "voxweft", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            cwd=tmp_path,
-            env={**os.environ, **env},
-            timeout=500,
-            check=False,
-        )
+        done = warm.run([*map(str, arguments)], tmp_path, {**os.environ, **env}, timeout_s=500)
         assert done.returncode == code, f"exit code {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 
