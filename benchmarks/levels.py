@@ -3,7 +3,7 @@
 Usage: python benchmarks/levels.py [--work bench-work] [--rounds 3] [--shape 1024,1024,1024]
 
 A null network writes the finest level; then the same workers make the others. Measured is the time from the last slab
-of the finest level to the last block of the coarsest, as the ledger holds them. Rounds are interleaved; medians are kept.
+of the finest level to the last block of the coarsest, as the ledger holds them. Medians of interleaved rounds.
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile
 MARKS = ("to_patch_embedding.weight", "backbone.layer1.0.conv1.weight")
 DECODER_3D = ("decoder.channel_reduce.", "decoder.decoder_blocks.", "decoder.depth_collapse.")
 LARGEST = 4096  # of hyper-parameters: layers, pixels of a tile
-DIVISOR = 200.0  # grey values are cut to 0 .. 200 and divided by 200
+DIVISOR = 200.0  # grey values are clipped to 0 .. 200 and divided by 200
 State = dict[str, torch.Tensor]
 
 

@@ -53,7 +53,7 @@ class Trial:
 
 
 def central_patch(volume: Volume, patch: Zyx) -> tuple[Box, Any]:
-    """The patch in the middle of the volume (cut at its faces): its box and its voxels [C, Z, Y, X]."""
+    """The patch in the middle of the volume (clipped at its faces): its box and its voxels [C, Z, Y, X]."""
     shape = volume.info.shape_zyx
     start = tuple(max(0, (n - p) // 2) for n, p in zip(shape, patch, strict=True))
     stop = tuple(min(n, a + p) for n, a, p in zip(shape, start, patch, strict=True))

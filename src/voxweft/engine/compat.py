@@ -22,7 +22,7 @@ from voxweft.ops.activate import Finish
 
 Logits = NDArray[np.float16]
 EPSILON = np.float32(1e-8)
-LIMIT = 20.0  # logits of a single channel are cut at +- this
+LIMIT = 20.0  # logits of a single channel are clipped to +- this
 
 
 @block_op

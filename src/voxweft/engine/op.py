@@ -49,7 +49,7 @@ class Cell:
     box
         The voxels to be made.
     reads
-        Of each source, the box that was read: with its halo, and cut where the source ends.
+        Of each source, the box that was read: with its halo, and clipped where the source ends.
     """
 
     box: Box

@@ -1,4 +1,4 @@
-"""The three kinds of stage: what is computed, cut into units. Frozen data, nothing is open.
+"""The three kinds of stage: what is computed, divided into units. Frozen data, nothing is open.
 
     Sweep    patches through networks, woven into slabs       a unit: a slab, or a layer of patches that are kept
     Blocks   an operation on every block of a grid            a unit: a block

@@ -78,7 +78,7 @@ class Box:
 
     @property
     def slices(self) -> tuple[slice, slice, slice]:
-        """Three slices that cut the box from an array in z y x order."""
+        """Three slices that take the box from an array in z y x order."""
         z, y, x = (slice(a, b) for a, b in zip(self.start, self.stop, strict=True))
         return z, y, x
 

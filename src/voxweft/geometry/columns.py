@@ -1,4 +1,4 @@
-"""How the output is cut: columns that are swept, slabs that are written, parts that workers take."""
+"""How the output is divided: columns that are swept, slabs that are written, parts that workers take."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class SlabRange:
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """The output cut into columns (over y and x) and slabs (over z).
+    """The output divided into columns (over y and x) and slabs (over z).
 
           y,x plane                 one column
         +-----+-----+---+         +-----+  slab 0
@@ -69,7 +69,7 @@ class Columns:
         return self.n_columns * self.n_slabs
 
     def box(self, column: int, slabs: range) -> Box:
-        """The output box of consecutive slabs, cut at the array's end."""
+        """The output box of consecutive slabs, clipped at the array's end."""
         zs, ys, xs = self._ranges
         y, x = ys[column // len(xs)], xs[column % len(xs)]
         start = (zs[slabs[0]] * self.slab_z, y * self.column_yx[0], x * self.column_yx[1])

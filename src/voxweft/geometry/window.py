@@ -18,7 +18,7 @@ Profile = NDArray[np.float64]
 def gaussian(size: int, sigma_scale: float = 8.0) -> Profile:
     """A unit impulse at ``size // 2``, smoothed with sigma ``size / sigma_scale`` and divided by its maximum.
 
-    The kernel is cut at four sigma and summed to one, and what leaves the patch is lost: the importance map of nnU-Net
+    The kernel ends at four sigma and summed to one, and what leaves the patch is lost: the importance map of nnU-Net
     (Isensee et al. 2021) and of the scroll pipeline.
 
     Returns

@@ -254,7 +254,7 @@ class Repeat(_View):
     """A coarse volume as if it were fine: every voxel stands for a block of so many.
 
         volume   0     1     2
-        view     0 0 0 1 1 1 2 2          Repeat((1, 1, 3), (1, 1, 8)): the last block may be cut, or goes on
+        view     0 0 0 1 1 1 2 2          Repeat((1, 1, 3), (1, 1, 8)): the last block may be clipped, or goes on
 
     Raises
     ------

@@ -127,7 +127,7 @@ class Finish:
         return tuple(0.0 if c in first else FAR for c in range(self.n_classes))
 
     @property
-    def cut(self) -> float:
+    def logit_threshold(self) -> float:
         """The threshold on the accumulated scale."""
         return self.threshold if self.activation == "none" else math.log(self.threshold / (1 - self.threshold))
 
@@ -148,7 +148,7 @@ class Finish:
         if self.mode == "binary":
             if self.output in ("probability", "probability16"):
                 return _quantize(self._probability(foreground), self.dtype)
-            return _mask(foreground > self.cut, 255 if self.output == "mask" else 1)
+            return _mask(foreground > self.logit_threshold, 255 if self.output == "mask" else 1)
         probabilities = _softmax if self.differences else self._probability
         if self.output == "probability":
             return _quantize(probabilities(logits))
@@ -163,7 +163,11 @@ class Finish:
             p = _softmax(logits[1:] - logits[:1])[1:2]
             return _quantize(p) if self.output == "probability" else _mask(p > self.threshold, 255)
         foreground = logits[1:] - logits[:1] if len(logits) == 2 else logits
-        return _quantize(_sigmoid(foreground)) if self.output == "probability" else _mask(foreground > self.cut, 255)
+        return (
+            _quantize(_sigmoid(foreground))
+            if self.output == "probability"
+            else _mask(foreground > self.logit_threshold, 255)
+        )
 
     def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return _sigmoid(x) if self.activation != "none" else x
@@ -178,7 +182,7 @@ class Finish:
             return np.concatenate([replace(self, output=o)._on_device(x) for o in ("probability", "labels")])
         if self.mode == "binary" and not self.output.startswith("probability"):
             value = 255 if self.output == "mask" else 1
-            return ((x[-1:] > self.cut).to(torch.uint8) * value).cpu().numpy()
+            return ((x[-1:] > self.logit_threshold).to(torch.uint8) * value).cpu().numpy()
         if self.output.startswith("probability"):
             x = x[-1:] if self.mode == "binary" else x
             if self.differences and self.mode == "multiclass":

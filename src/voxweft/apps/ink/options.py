@@ -82,7 +82,9 @@ class InkOptions:
         env="BLEND_MODE",
     )
     gaussian_sigma: float = option(0.0, "Sigma of the gaussian; 0: tile / 2.5.", env="GAUSSIAN_SIGMA")
-    divisor: int = option(0, "Values are cut at this and divided by it, 200 or 255; 0: as the model says, else 200.")
+    divisor: int = option(
+        0, "Values are clipped at this and divided by it, 200 or 255; 0: as the model says, else 200."
+    )
     skip_empty: bool = like(
         RunOptions, "skip_empty", help="Skip tiles without any structure; they become 0.", env="SKIP_EMPTY_TILES"
     )
