@@ -107,7 +107,7 @@ def infer(
     picture, sink = _places(options, part, picture_options)
     execution = _execution(part, worker_options or WorkerOptions(), command)
     check_output(sink, execution)
-    volume, model, (engine, schemes) = request(options, picture_options)
+    volume, model, (engine, schemes) = opened_inputs(options, picture_options)
     volume = _in_pieces(volume, options[0], part, picture_options, emit)
     workers = Workers.of(execution, devices_of(engine.device))
     opened = plan_run(
@@ -168,7 +168,7 @@ def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
         Also where the layers have to be prepared first.
     """
     require(options[1], options[0])
-    volume, model, (engine, schemes) = request(options, PictureOptions())
+    volume, model, (engine, schemes) = opened_inputs(options, PictureOptions())
     if not piecewise(volume):
         raise RequestError(
             f"{volume.info.url} cannot be read in pieces; run voxweft ink prepare, then --estimate on that"
@@ -182,7 +182,7 @@ def _strides(model: Model, ink_options: InkOptions) -> dict[str, float]:
     return {f"--stride {s}": 1 - s / side for s in (ink_options.stride // 2, ink_options.stride * 2) if 1 <= s <= side}
 
 
-def request(
+def opened_inputs(
     options: Options, picture_options: PictureOptions
 ) -> tuple[Volume, Model, tuple[SweepOptions, tuple[Normalization, ...]]]:
     """Volume, model, and of a sweep the engine's options and the normalisation."""

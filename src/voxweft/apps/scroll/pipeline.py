@@ -69,7 +69,7 @@ def pipeline(
     _, network, _, pipeline_options, part = options
     if pipeline_options.staged or network.compat:
         return _staged(source, output, model, options, command, emit)
-    volume, found, engine = request(source, model, options, emit)
+    volume, found, engine = opened_inputs(source, model, options, emit)
     execution = Execution(
         **part.share,
         executor=pipeline_options.executor,
@@ -102,7 +102,7 @@ def _on_gpus(network: NetworkOptions, gpus: str) -> NetworkOptions:
     return replace(network, device=f"cuda:{gpus if gpus != 'all' else ','.join(map(str, range(n_gpus())))}")
 
 
-def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
+def opened_inputs(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Volume, Model, RunOptions]:
     """Volume, model and engine options of the fused pipeline."""
     source_options, network, classes, pipeline_options, _ = options
     engine = stage_options(
@@ -119,7 +119,7 @@ def request(source: Any, model: Any, options: Options, emit: Emit = silent) -> t
 
 def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
     """What the fused pipeline will cost; nothing is written."""
-    volume, found, engine = request(source, model, options, emit)
+    volume, found, engine = opened_inputs(source, model, options, emit)
     schemes = scope_of(found.card, options[1].normalization, emit)
     return forecast(volume, found, engine, normalization=schemes, emit=emit)
 
