@@ -1,4 +1,4 @@
-"""For tests of voxweft and of plug-ins: contract suites and phantoms."""
+"""For tests of voxweft and of plug-ins: contract suites, phantoms, and Hypothesis strategies in ``strategies``."""
 
 from __future__ import annotations
 
