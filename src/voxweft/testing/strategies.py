@@ -81,4 +81,4 @@ def _turned(angles: tuple[float, float, float]) -> Matrix:
         turn = np.eye(3)
         turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
         matrix = turn @ matrix
-    return tuple(map(tuple, matrix.tolist()))
+    return tuple(map(tuple, matrix.tolist()))  # type: ignore[return-value]
