@@ -142,8 +142,8 @@ def test_two_processes_on_the_same_part_do_no_harm(voxweft, deep, serial, tmp_pa
     voxweft("run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 1)
     voxweft("verify", "o.zarr")
     assert digest(tmp_path / "o.zarr") == serial
-    (redone,) = report(tmp_path / "o.zarr")["redone"]
-    assert "part 0 of 2 was begun 2 times" in redone
+    redone = report(tmp_path / "o.zarr")["redone"]  # maybe also of blocks of the levels
+    assert sum(line.startswith("part 0 of 2 was begun 2 times") for line in redone) == 1
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "two Ctrl-C", "two Ctrl-C with dask"])

@@ -148,7 +148,11 @@ def _report(plan: Plan, place: Place, outcome: Outcome, stages: Sequence[Stage],
         warnings=warnings_of(total),
         parts=tuple(asdict(record) for record in outcome.records),
         failures={name: str(error) for name, error in outcome.failures.items()},
-        redone=tuple(line for stage in stages for line in redone(ledger, stage)),
+        redone=tuple(
+            line if stage == plan.main else f"{stage.name}: {line}"
+            for stage in stages
+            for line in redone(ledger, stage)
+        ),
         stages={stage.name: (done[stage.name], stage.n_units) for stage in stages},
     )
 
