@@ -122,7 +122,7 @@ def test_thirty_kills(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> 
 
 def _slabs(records: Path) -> dict[str, str]:
     """Records of finished slabs by name."""
-    return {p.name: p.read_text() for p in (records / "slabs").glob("*.json")}
+    return {p.name: p.read_text() for p in (records / "done/sweep").glob("*.json")}
 
 
 def test_repeat_from_the_plan_inside_an_output(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
