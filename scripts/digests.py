@@ -16,6 +16,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -249,7 +250,7 @@ voxweft(
     "--quiet",
 )
 INPUTS = ("in.zarr", "big.zarr", "deep.zarr", "float.zarr", "mask.zarr", "em.zarr")
-found = defaultdict(hashlib.sha256)
+found: defaultdict[str, Any] = defaultdict(hashlib.sha256)
 for p in sorted(W.rglob("*")):
     name = str(p.relative_to(W))
     other = "weft" in name or p.name.startswith(".z") or p.suffix in (".json", ".html", ".txt")

@@ -16,7 +16,7 @@ LONG_FILE, LONG_FUNCTION = 300, 50
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
-def annotations(function: Function) -> Iterator[ast.expr]:
+def types_of(function: Function) -> Iterator[ast.expr]:
     """Of all parameters, and of the result."""
     a = function.args
     for one in (*a.posonlyargs, *a.args, *a.kwonlyargs, *filter(None, (a.vararg, a.kwarg))):
@@ -66,7 +66,7 @@ def main(root: Path) -> None:
     n_any = sum(
         isinstance(node, ast.Name) and node.id == "Any"
         for _, f in functions
-        for annotation in annotations(f)
+        for annotation in types_of(f)
         for node in ast.walk(annotation)
     )
     public = public_names(root, trees)

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -68,7 +69,7 @@ It knows phantoms only. Licence: that of voxweft.
 """
 
 
-def samples(rng: np.random.Generator, phantoms: list, count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
+def samples(rng: np.random.Generator, phantoms: list[Any], count: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
     """Random patches [B, 1, 64, 64, 64] and truths [B, 64, 64, 64], flipped at random."""
     images, truths = [], []
     for _ in range(count):

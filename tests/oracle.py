@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -40,7 +42,7 @@ def blended_logits(plan: Plan, volume: Volume, model: Model) -> tuple[np.ndarray
     return total[(slice(None), *crop)] / np.where(ran, weight[crop], 1), ran
 
 
-def forward(plan: Plan, predictor, voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
+def forward(plan: Plan, predictor: Any, voxels: np.ndarray, inside: np.ndarray) -> np.ndarray:
     """Normalise the real voxels, run all views, undo them, average."""
     (one,), scaled = plan.sweep.passes, np.zeros(voxels.shape)
     for c, channel in enumerate(voxels):

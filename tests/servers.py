@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import boto3
 import pytest
@@ -22,7 +23,7 @@ KEYS = {"AWS_ACCESS_KEY_ID": "k", "AWS_SECRET_ACCESS_KEY": "s", "AWS_REGION": "u
 
 
 @pytest.fixture(scope="module")
-def s3():
+def s3() -> Iterator[Any]:
     """An S3 server: environment variables for a client, and a client of the test's own with the bucket "bucket"."""
     from moto.server import ThreadedMotoServer
 
@@ -39,11 +40,11 @@ def s3():
     server.stop()
 
 
-def environment(s3) -> dict[str, str]:
+def environment(s3: Any) -> dict[str, str]:
     return {k: v for k, v in s3.items() if k != "client"}
 
 
-def upload(s3, folder: Path, prefix: str) -> None:
+def upload(s3: Any, folder: Path, prefix: str) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             s3["client"].upload_file(str(path), "bucket", f"{prefix}/{path.relative_to(folder)}")
@@ -193,7 +194,7 @@ def serve_folder(folder: Path) -> Iterator[str]:
 
     class Files(http.server.SimpleHTTPRequestHandler):
         def __init__(self, *args: object) -> None:
-            super().__init__(*args, directory=str(folder))  # type: ignore[arg-type]
+            super().__init__(*args, directory=str(folder))
 
         def log_message(self, *_: object) -> None: ...
 

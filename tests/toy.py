@@ -6,6 +6,7 @@ import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -30,13 +31,13 @@ class ToyOptions(RunOptions):
 
 
 @block_op
-def invert(sources, cell, *, above):
+def invert(sources: Any, cell: Any, *, above: Any) -> Any:
     (values,) = sources
     return Made((255 - values,), {"n": np.array((values > above).sum())})
 
 
 @gather_op
-def total(gathered):
+def total(gathered: Any) -> Any:
     n = sum(int(table["n"]) for _, table in gathered.tables("invert"))
     Path(gathered.files["total"]).write_text(str(n), encoding="ascii")
     return Made(table={"total": np.array(n)})
@@ -56,7 +57,7 @@ def stages(sweep: Sweep, options: ToyOptions) -> list[Blocks | Gather]:
     return [blocks, Gather("total", Op.of(total), needs=("invert",), outputs=(Output("total"),))]
 
 
-def toy(source, output, model, options=None, execution=None):
+def toy(source: Any, output: Any, model: Any, options: Any = None, execution: Any = None) -> Any:
     options, execution = options or ToyOptions(), execution or Execution()
     workers = Workers.of(execution, devices_of(options.device))
     sink = open_sink(output)
@@ -72,7 +73,7 @@ def toy(source, output, model, options=None, execution=None):
     return run_plan(opened, Place.of(sink, {"total": f"{output}.txt"}), workers, execution, lambda _event: None)
 
 
-def main():
+def main() -> None:
     """``python -c 'import toy; toy.main()' INPUT OUTPUT MODEL OPTIONS EXECUTION``, the last two as JSON."""
     source, output, model, options, execution = sys.argv[1:]
     report = toy(source, output, model, ToyOptions(**json.loads(options)), Execution(**json.loads(execution)))

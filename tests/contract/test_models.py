@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import warnings
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +25,7 @@ def small_net(n_inputs: int = 1, n_classes: int = 3) -> torch.nn.Module:
 
 
 class TestFake(ModelContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return voxweft.load_model("fake://blur?patch=16,16,16&classes=3")
 
 
@@ -31,15 +33,15 @@ class TestNnunet(ModelContract):
     patch_zyx = (32, 32, 32)
 
     @pytest.fixture(autouse=True)
-    def _folder(self, shared):
+    def _folder(self, shared: Path) -> None:
         self.folder = shared / "golden/scroll/model_c2_p32"
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return voxweft.load_model(self.folder)
 
 
 class TestTorchScript(ModelContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             torch.jit.save(torch.jit.trace(small_net(2), torch.zeros(1, 2, 16, 16, 16)), str(tmp_path / "net.pt"))
@@ -47,7 +49,7 @@ class TestTorchScript(ModelContract):
 
 
 class TestExported(ModelContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         program = torch.export.export(small_net(), (torch.zeros(1, 1, 16, 16, 16),))
         torch.export.save(program, tmp_path / "net.pt2")
         return voxweft.load_model(tmp_path / "net.pt2")
@@ -57,13 +59,13 @@ class TestOnnx(ModelContract):
     patch_zyx = (64, 64, 64)
 
     @pytest.fixture(autouse=True)
-    def _file(self, shared):
+    def _file(self, shared: Path) -> None:
         self.file = shared / "models/onnx_ct_bone/model.onnx"
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return voxweft.load_model(self.file)
 
-    def test_the_window_of_its_metadata_is_the_normalization(self, tmp_path):
+    def test_the_window_of_its_metadata_is_the_normalization(self, tmp_path: Path) -> None:
         (scheme,) = self.make(tmp_path).card.normalization
         assert (scheme.scheme, scheme.lower, scheme.upper, scheme.mean, scheme.std) == ("ct", -300, 900, -300, 1200)
 
@@ -71,12 +73,12 @@ class TestOnnx(ModelContract):
 class TestInk(ModelContract):
     patch_zyx = (32, 1, 32)
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         state = small_timesformer().state_dict()
         return voxweft.load_model(lightning(tmp_path / "net.ckpt", state, num_frames=5, image_size=32))
 
 
-def test_a_sidecar_says_what_the_file_does_not(tmp_path):
+def test_a_sidecar_says_what_the_file_does_not(tmp_path: Path) -> None:
     model = TestTorchScript().make(tmp_path)
     assert model.card.patch_zyx is None
     assert model.card.n_inputs == 2
@@ -95,7 +97,7 @@ def test_a_sidecar_says_what_the_file_does_not(tmp_path):
         voxweft.load_model(tmp_path / "net.pt")
 
 
-def test_a_two_dimensional_network_is_refused(tmp_path):
+def test_a_two_dimensional_network_is_refused(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.jit.save(torch.jit.trace(torch.nn.Conv2d(1, 2, 3), torch.zeros(1, 1, 9, 9)), str(tmp_path / "flat.pt"))
@@ -103,7 +105,7 @@ def test_a_two_dimensional_network_is_refused(tmp_path):
         voxweft.load_model(tmp_path / "flat.pt")
 
 
-def test_folds_are_averaged_and_one_can_be_chosen(shared, tmp_path):
+def test_folds_are_averaged_and_one_can_be_chosen(shared: Path, tmp_path: Path) -> None:
     from voxweft.model import ForwardSetting
 
     folder = tmp_path / "model"
@@ -124,7 +126,7 @@ def test_folds_are_averaged_and_one_can_be_chosen(shared, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["nnunet_fibsem_membrane", "nnunet_t1_tissue"])
-def test_real_folders_load_and_describe_themselves(shared, name):
+def test_real_folders_load_and_describe_themselves(shared: Path, name: Any) -> None:
     card = voxweft.load_model(shared / "models" / name).card
     assert card.format == "nnU-Net v2"
     assert card.class_names[0] == "background"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -24,14 +26,14 @@ MANY = RNG.normal(size=(3, 20, 30, 40)).astype(np.float32)
 class TestMemory(VolumeContract):
     array = CUBE
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return voxweft.open_volume(CUBE[0])
 
 
 class TestZarr2(VolumeContract):
     array = CUBE
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         made = zarr.create_array(
             str(tmp_path / "v.zarr"),
             shape=CUBE.shape[1:],
@@ -47,7 +49,7 @@ class TestZarr2(VolumeContract):
 class TestShardedZarr3(VolumeContract):
     array = MANY
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         made = zarr.create_array(
             str(tmp_path / "v.zarr"),
             shape=MANY.shape,
@@ -63,7 +65,7 @@ class TestShardedZarr3(VolumeContract):
 class TestTiff(VolumeContract):
     array = CUBE
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         tifffile.imwrite(tmp_path / "v.tif", CUBE[0], compression="zlib")
         return voxweft.open_volume(tmp_path / "v.tif")
 
@@ -71,7 +73,7 @@ class TestTiff(VolumeContract):
 class TestImageJTiff(VolumeContract):
     array = CUBE
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         tifffile.imwrite(tmp_path / "v.tif", CUBE[0], imagej=True, metadata={"spacing": 3.0, "unit": "um"})
         return voxweft.open_volume(tmp_path / "v.tif")
 
@@ -79,7 +81,7 @@ class TestImageJTiff(VolumeContract):
 class TestTiffFolder(VolumeContract):
     array = CUBE
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         (tmp_path / "planes").mkdir(exist_ok=True)
         for z, plane in enumerate(CUBE[0]):
             tifffile.imwrite(tmp_path / "planes" / f"scan2_{z}.tif", plane)  # 10 comes after 9
@@ -89,7 +91,7 @@ class TestTiffFolder(VolumeContract):
 class TestHdf5(VolumeContract):
     array = MANY
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         with h5py.File(tmp_path / "v.h5", "w") as file:
             file.create_dataset("volumes/raw", data=MANY, chunks=(1, 8, 8, 8))
             file["volumes/labels"] = CUBE[0]
@@ -97,20 +99,20 @@ class TestHdf5(VolumeContract):
 
 
 class TestOmeZarrSink(SinkContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         from voxweft.stores.ome_zarr import OmeZarrSink
 
         return OmeZarrSink(str(tmp_path / "o.zarr"))
 
-    def reopen(self, sink, tmp_path):
+    def reopen(self, sink: Any, tmp_path: Path) -> Any:
         return self.make(tmp_path)
 
-    def test_attributes_survive_another_workers_create(self, tmp_path):
+    def test_attributes_survive_another_workers_create(self, tmp_path: Path) -> None:
         for n in range(20):
             one, other = (self.make(tmp_path / str(n)) for _ in range(2))
             ready = threading.Barrier(2)
 
-            def create(sink, attributes, ready=ready):
+            def create(sink: Any, attributes: Any, ready: Any = ready) -> None:
                 ready.wait()
                 sink.create(self.spec)
                 if attributes:
@@ -125,46 +127,46 @@ class TestOmeZarrSink(SinkContract):
 
 
 class TestMemorySink(SinkContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return MemorySink()
 
-    def reopen(self, sink, tmp_path):
+    def reopen(self, sink: Any, tmp_path: Path) -> Any:
         return sink
 
 
 class TestPermutedSink(SinkContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         from voxweft.stores.ome_zarr import OmeZarrSink
         from voxweft.stores.permuted import PermutedSink
 
         return PermutedSink(OmeZarrSink(str(tmp_path / "o.zarr")), (2, 0, 1))
 
-    def reopen(self, sink, tmp_path):
+    def reopen(self, sink: Any, tmp_path: Path) -> Any:
         return self.make(tmp_path)
 
 
 class TestPermuted(VolumeContract):
     array = CUBE
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return Permute((2, 0, 1)).of(voxweft.open_volume(CUBE[0].transpose(1, 2, 0).copy()))
 
 
 class TestStack(VolumeContract):
     array = MANY
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return Stack([voxweft.open_volume(MANY[:1]), voxweft.open_volume(MANY[1:])])
 
 
 class TestLocalRecords(RecordsContract):
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         return LocalRecords(tmp_path / "records")
 
 
 class TestMemoryRecords(RecordsContract):
     _one = None
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         self._one = self._one or MemoryRecords()
         return self._one

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_every_block_of_a_page_runs(page, tmp_path):
+def test_every_block_of_a_page_runs(page: Any, tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     runners = {"bash": ["bash", "-eu", "-c"], "python": [sys.executable, "-c"]}
     ran = 0
@@ -38,14 +39,14 @@ def test_every_block_of_a_page_runs(page, tmp_path):
     assert ran
 
 
-def test_links_and_pictures_of_a_page_are_there():
+def test_links_and_pictures_of_a_page_are_there() -> None:
     for page in [*PAGES, ROOT / "design/README.md"]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target} is not there"
 
 
 @pytest.mark.slow
-def test_the_demo_script_segments_a_phantom(tmp_path):
+def test_the_demo_script_segments_a_phantom(tmp_path: Path) -> None:
     done = subprocess.run(
         [ROOT / "scripts/demo", tmp_path / "out", "--size", "96"], capture_output=True, text=True, check=False
     )
@@ -56,7 +57,7 @@ def test_the_demo_script_segments_a_phantom(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_ink_demo_finds_the_text(tmp_path):
+def test_the_ink_demo_finds_the_text(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "voxweft", "demo", "out", "--ink", "--seed", "7"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -64,7 +65,7 @@ def test_the_ink_demo_finds_the_text(tmp_path):
     assert (tmp_path / "out/ink_report.html").read_text().count("data:image/png;base64,") == 4
 
 
-def test_the_demo_needs_no_network(tmp_path):
+def test_the_demo_needs_no_network(tmp_path: Path) -> None:
     """In a network namespace without interfaces, as on a compute node."""
     command = ["unshare", "--net", "--map-root-user", sys.executable, "-m", "voxweft", "demo", "out", "--size", "80"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)

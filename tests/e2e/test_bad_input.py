@@ -8,12 +8,16 @@ import pickle
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import torch
 import zarr
+from numpy.typing import NDArray
+
+from conftest import Voxweft
 
 NULL = "fake://null?patch=16,16,16"
 
@@ -25,10 +29,10 @@ def volume(tmp_path: Path, image: np.ndarray) -> str:
 
 
 @pytest.fixture
-def refused(voxweft, tmp_path):
+def refused(voxweft: Voxweft, tmp_path: Path) -> Any:
     """Run and expect a refusal: exit code 2, at most three lines that contain all words, no output."""
 
-    def check(*arguments, words, lines=3):
+    def check(*arguments: Any, words: Any, lines: int = 3) -> Any:
         done = voxweft(*arguments, code=2)
         text = done.stderr.strip()
         assert text.startswith("voxweft: ")
@@ -42,7 +46,7 @@ def refused(voxweft, tmp_path):
     return check
 
 
-def test_the_input(refused, tmp_path, volume):
+def test_the_input(refused: Any, tmp_path: Path, volume: Any) -> None:
     (tmp_path / "text.txt").write_text("hello")
     (tmp_path / "text.tif").write_text("hello")
     (tmp_path / "empty").mkdir()
@@ -59,7 +63,7 @@ def test_the_input(refused, tmp_path, volume):
     )
 
 
-def test_planes_that_are_missing_or_doubled(refused, tmp_path):
+def test_planes_that_are_missing_or_doubled(refused: Any, tmp_path: Path) -> None:
     folder = tmp_path / "planes"
     folder.mkdir()
     for z in (0, 1, 3, 4, 9):
@@ -67,14 +71,14 @@ def test_planes_that_are_missing_or_doubled(refused, tmp_path):
     refused("run", "planes", "o.zarr", "--model", NULL, words=["2, 5, 6, 7, 8", "missing"])
 
 
-def test_labels_where_an_image_is_expected(refused, voxweft, tmp_path):
+def test_labels_where_an_image_is_expected(refused: Any, voxweft: Voxweft, tmp_path: Path) -> None:
     labels = np.arange(64, dtype=np.uint16).reshape(4, 4, 4).repeat(12, 0).repeat(12, 1).repeat(12, 2)
     tifffile.imwrite(tmp_path / "labels.tif", labels)
     refused("run", "labels.tif", "o.zarr", "--model", NULL, words=["looks like labels", "--accept-labels"])
     voxweft("run", "labels.tif", "yes.zarr", "--model", NULL, "--accept-labels")
 
 
-def test_all_wrong_options_are_named_at_once(refused, volume):
+def test_all_wrong_options_are_named_at_once(refused: Any, volume: Any) -> None:
     flags = ["--window", "box", "--overlap", "1.5", "--output", "x", "--chunk", "1,2", "--memory", "lots"]
     words = ["--window 'box'", "gaussian", "--overlap 1.5", "--output 'x'", "--chunk '1,2'", "--memory 'lots'"]
     refused("run", volume, "o.zarr", "--model", NULL, *flags, words=words, lines=5)
@@ -100,23 +104,23 @@ def test_all_wrong_options_are_named_at_once(refused, volume):
         (["--mode", "binary", "--model", "fake://null?patch=16,16,16&classes=3"], ["--mode binary", "multiclass"]),
     ],
 )
-def test_one_wrong_option(refused, volume, flags, words):
+def test_one_wrong_option(refused: Any, volume: Any, flags: Any, words: Any) -> None:
     model = [] if "--model" in flags else ["--model", NULL]
     refused("run", volume, "o.zarr", *model, *flags, words=words)
 
 
-def test_hyphen_and_underscore_are_alike(voxweft, volume):
+def test_hyphen_and_underscore_are_alike(voxweft: Voxweft, volume: Any) -> None:
     voxweft("run", volume, "o.zarr", "--model", NULL, "--sigma_scale=6", "--patch_size", "16,16,16", "--num_parts", "2")
 
 
-def test_a_volume_smaller_than_the_patch_is_padded_with_a_note(voxweft, tmp_path):
+def test_a_volume_smaller_than_the_patch_is_padded_with_a_note(voxweft: Voxweft, tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "small.tif", np.random.default_rng(0).integers(0, 255, (9, 30, 30), dtype=np.uint8))
     done = voxweft("run", "small.tif", "o.zarr", "--model", NULL)
     assert "smaller than the patch along z (9 < 16)" in done.stderr
     assert zarr.open(str(tmp_path / "o.zarr/0"), mode="r").shape == (9, 30, 30)
 
 
-def test_nan_and_inf_are_counted_and_reported(voxweft, tmp_path):
+def test_nan_and_inf_are_counted_and_reported(voxweft: Voxweft, tmp_path: Path) -> None:
     broken = np.random.default_rng(0).normal(100, 20, (20, 30, 30)).astype(np.float32)
     broken[3, 4, 5], broken[6, 7, 8] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "broken.tif", broken)
@@ -126,7 +130,9 @@ def test_nan_and_inf_are_counted_and_reported(voxweft, tmp_path):
     assert json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())["totals"]["n_nonfinite"] == 2
 
 
-def test_a_damaged_chunk_is_named_and_the_run_can_be_completed(voxweft, tmp_path, volume, image):
+def test_a_damaged_chunk_is_named_and_the_run_can_be_completed(
+    voxweft: Voxweft, tmp_path: Path, volume: Any, image: NDArray[Any]
+) -> None:
     chunk = tmp_path / "in.zarr/c/2/1/3"
     good = chunk.read_bytes()
     chunk.write_bytes(good[: len(good) // 2])
@@ -138,7 +144,7 @@ def test_a_damaged_chunk_is_named_and_the_run_can_be_completed(voxweft, tmp_path
     voxweft("verify", "o.zarr")
 
 
-def test_a_cut_tiff_names_the_page(voxweft, tmp_path, image):
+def test_a_cut_tiff_names_the_page(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
     tifffile.imwrite(tmp_path / "stack.tif", image, compression="zlib", metadata=None)
     data = (tmp_path / "stack.tif").read_bytes()
     with tifffile.TiffFile(tmp_path / "stack.tif") as tif:
@@ -148,7 +154,9 @@ def test_a_cut_tiff_names_the_page(voxweft, tmp_path, image):
     assert "page 40" in failed.stderr
 
 
-def test_an_output_with_another_plan_is_refused_with_the_difference(voxweft, volume, tmp_path):
+def test_an_output_with_another_plan_is_refused_with_the_difference(
+    voxweft: Voxweft, volume: Any, tmp_path: Path
+) -> None:
     voxweft("run", volume, "o.zarr", "--model", NULL)
     before = (tmp_path / "o.zarr.voxweft/plan.json").read_bytes()
     other = voxweft("run", volume, "o.zarr", "--model", NULL, "--overlap", "0.25", "--tta", "mirroring", code=2)
@@ -159,7 +167,7 @@ def test_an_output_with_another_plan_is_refused_with_the_difference(voxweft, vol
     voxweft("run", volume, "o.zarr", "--model", NULL, "--overlap", "0.25", "--overwrite")
 
 
-def test_what_voxweft_did_not_write_is_never_deleted(voxweft, volume, tmp_path):
+def test_what_voxweft_did_not_write_is_never_deleted(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     (tmp_path / "mine.zarr").mkdir()
     (tmp_path / "mine.zarr/thesis.txt").write_text("years of work")
     assert "not the output of a voxweft run" in voxweft("run", volume, "mine.zarr", "--model", NULL, code=2).stderr
@@ -169,13 +177,13 @@ def test_what_voxweft_did_not_write_is_never_deleted(voxweft, volume, tmp_path):
 
 
 @pytest.fixture
-def model(tmp_path, shared) -> Path:
+def model(tmp_path: Path, shared: Path) -> Path:
     folder = tmp_path / "model"
     shutil.copytree(shared / "golden/scroll/model_c2_p32", folder)
     return folder
 
 
-def test_models_that_do_not_fit(refused, model, volume, tmp_path):
+def test_models_that_do_not_fit(refused: Any, model: Any, volume: Any, tmp_path: Path) -> None:
     plans = json.loads((model / "plans.json").read_text())
     refused("run", volume, "o.zarr", "--model", "nowhere", words=["nowhere", "no model"])
     refused("run", volume, "o.zarr", "--model", tmp_path, words=["plans.json"])
@@ -191,11 +199,13 @@ def test_models_that_do_not_fit(refused, model, volume, tmp_path):
 
 
 class _Payload:
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.system, ("touch executed",)
 
 
-def test_a_pickled_payload_is_refused_and_nothing_is_executed(refused, model, volume, tmp_path):
+def test_a_pickled_payload_is_refused_and_nothing_is_executed(
+    refused: Any, model: Any, volume: Any, tmp_path: Path
+) -> None:
     checkpoint = model / "fold_0/checkpoint_final.pth"
     state = torch.load(checkpoint, weights_only=False)
     state["trainer_name"] = _Payload()
@@ -206,7 +216,7 @@ def test_a_pickled_payload_is_refused_and_nothing_is_executed(refused, model, vo
     assert not (tmp_path / "executed").exists()
 
 
-def test_a_payload_in_an_exported_program_is_refused(refused, volume, tmp_path):
+def test_a_payload_in_an_exported_program_is_refused(refused: Any, volume: Any, tmp_path: Path) -> None:
     import zipfile
 
     net = torch.nn.Conv3d(1, 2, 1)
@@ -222,7 +232,7 @@ def test_a_payload_in_an_exported_program_is_refused(refused, volume, tmp_path):
     assert not (tmp_path / "executed").exists()
 
 
-def test_no_space_left_is_clear_and_can_be_resumed(voxweft, tmp_path, volume):
+def test_no_space_left_is_clear_and_can_be_resumed(voxweft: Voxweft, tmp_path: Path, volume: Any) -> None:
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(disk)]
@@ -240,7 +250,7 @@ def test_no_space_left_is_clear_and_can_be_resumed(voxweft, tmp_path, volume):
         subprocess.run(["umount", str(disk)], check=False)
 
 
-def test_a_damaged_output_is_found(voxweft, volume, tmp_path):
+def test_a_damaged_output_is_found(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--compressor", "none")
     voxweft("verify", "o.zarr")
     victim = next(p for p in sorted((tmp_path / "o.zarr/0/c").rglob("*")) if p.is_file())
@@ -250,7 +260,7 @@ def test_a_damaged_output_is_found(voxweft, volume, tmp_path):
     assert "is not what was written" in voxweft("verify", "o.zarr", code=1).stderr
 
 
-def test_an_output_that_is_not_complete_has_no_report(voxweft, volume):
+def test_an_output_that_is_not_complete_has_no_report(voxweft: Voxweft, volume: Any) -> None:
     voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", "--num-parts", "3", "--part-id", "1")
     assert "slabs are missing" in voxweft("report", "o.zarr", code=1).stderr
     assert "is missing" in voxweft("verify", "o.zarr", code=1).stderr

@@ -6,13 +6,16 @@ import json
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import zarr
+from numpy.typing import NDArray
 
 import voxweft as package
+from conftest import Voxweft
 from voxweft.apps import scroll
 from voxweft.apps.scroll.options import ClassOptions, NetworkOptions, PartOptions, PipelineOptions, SourceOptions
 from voxweft.engine.events import Event
@@ -31,7 +34,7 @@ def values(place: Path) -> np.ndarray:
     return np.asarray(zarr.open_array(str(place / "0"), mode="r")[:])
 
 
-def test_a_model_is_not_changed_by_what_uses_it(tmp_path, volume):
+def test_a_model_is_not_changed_by_what_uses_it(tmp_path: Path, volume: Any) -> None:
     model = package.load_model("fake://blur?patch=16,16,16&normalization=global_zscore")
     card = model.card
     package.run(str(volume), str(tmp_path / "a.zarr"), model)
@@ -53,7 +56,9 @@ def test_a_model_is_not_changed_by_what_uses_it(tmp_path, volume):
         ("spacing", [2, 1, 1]),
     ],
 )
-def test_parts_with_another_card_are_refused(voxweft, tmp_path, volume, key, value):
+def test_parts_with_another_card_are_refused(
+    voxweft: Voxweft, tmp_path: Path, volume: Any, key: Any, value: Any
+) -> None:
     with pytest.warns(DeprecationWarning):
         torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(tmp_path / "net.pt"))
     said = {"patch_size": [16, 16, 16], "normalization": "none", "class_names": ["a", "b"], "num_classes": 2}
@@ -70,7 +75,9 @@ def test_parts_with_another_card_are_refused(voxweft, tmp_path, volume, key, val
     voxweft("verify", "o.zarr")
 
 
-def test_parts_with_another_mask_are_refused(voxweft, tmp_path, volume, image):
+def test_parts_with_another_mask_are_refused(
+    voxweft: Voxweft, tmp_path: Path, volume: Any, image: NDArray[Any]
+) -> None:
     mask = zarr.create_array(str(tmp_path / "m.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")
     mask[10:20] = 1
     words = ("run", volume, "o.zarr", "--model", NULL, *FAST, "--mask", "m.zarr", "--num-parts", 2, "--part-id")
@@ -81,7 +88,7 @@ def test_parts_with_another_mask_are_refused(voxweft, tmp_path, volume, image):
     assert not (tmp_path / "again.zarr").exists()
 
 
-def test_a_plan_cannot_ask_for_trust(voxweft, tmp_path, volume):
+def test_a_plan_cannot_ask_for_trust(voxweft: Voxweft, tmp_path: Path, volume: Any) -> None:
     voxweft("run", volume, "o.zarr", "--model", NULL, *FAST)
     path = tmp_path / "o.zarr.voxweft/plan.json"
     plan = json.loads(path.read_text())
@@ -91,7 +98,7 @@ def test_a_plan_cannot_ask_for_trust(voxweft, tmp_path, volume):
     assert not (tmp_path / "again.zarr").exists()
 
 
-def test_a_folder_does_not_hide_a_bundled_model(voxweft, tmp_path):
+def test_a_folder_does_not_hide_a_bundled_model(voxweft: Voxweft, tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
     assert "nnU-Net" in voxweft("info", "demo").stdout
     told = voxweft("demo", "demo", "--size", 64).stdout
@@ -99,7 +106,7 @@ def test_a_folder_does_not_hide_a_bundled_model(voxweft, tmp_path):
 
 
 @pytest.mark.parametrize("staged", [False, True])
-def test_the_scroll_pipeline_takes_an_array(tmp_path, image, staged):
+def test_the_scroll_pipeline_takes_an_array(tmp_path: Path, image: NDArray[Any], staged: Any) -> None:
     network = NetworkOptions(disable_tta=True, runtime="torch")
     how = PipelineOptions(staged=staged, num_workers=1)
     options = (SourceOptions(), network, ClassOptions(hard=True, threshold=0.7), how, PartOptions())
@@ -110,7 +117,7 @@ def test_the_scroll_pipeline_takes_an_array(tmp_path, image, staged):
     assert stored["request"]["options"]["threshold"] == 0.7
 
 
-def test_another_table_of_volumes_is_another_request(voxweft, tmp_path, volume):
+def test_another_table_of_volumes_is_another_request(voxweft: Voxweft, tmp_path: Path, volume: Any) -> None:
     shutil.copytree(volume, tmp_path / "copy.zarr")
     words = (
         "predict",
@@ -132,7 +139,9 @@ def test_another_table_of_volumes_is_another_request(voxweft, tmp_path, volume):
     assert "listed_volume" in voxweft(*words, 1, code=2).stderr
 
 
-def test_a_power_cut_loses_no_unit_that_the_ledger_has(tmp_path, volume, monkeypatch):
+def test_a_power_cut_loses_no_unit_that_the_ledger_has(
+    tmp_path: Path, volume: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A disk that forgets what was not synced: records survive, whatever they speak of must have survived too."""
     output, synced = tmp_path / "o.zarr", set[str]()
     forward = os.fsync

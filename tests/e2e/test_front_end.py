@@ -9,12 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
 import voxweft as package
+from conftest import Voxweft
 from e2e.test_same_bits import digest
 
 OPTIONS = {"chunk": "16,32,32", "runtime": "torch", "overlap": 0.5, "tta": "mirroring"}
@@ -32,7 +34,7 @@ def source(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> Path:
 
 
 @pytest.fixture(scope="module")
-def serial(source: Path) -> dict:
+def serial(source: Path) -> dict[str, Any]:
     assert finished(start(source, source.parent / "serial.zarr"))["status"] == "complete"
     return results(source.parent / "serial.zarr")
 
@@ -45,19 +47,19 @@ def start(source: Path, output: Path, **execution: object) -> subprocess.Popen[s
     return subprocess.Popen([*map(str, command), json.dumps(execution)], text=True, env=environment, **pipes)
 
 
-def finished(run: subprocess.Popen[str]) -> dict:
+def finished(run: subprocess.Popen[str]) -> dict[str, Any]:
     out, err = run.communicate(timeout=200)
     assert run.returncode == 0, err
     return json.loads(out)
 
 
-def results(output: Path) -> dict:
+def results(output: Path) -> dict[str, Any]:
     """Both arrays, and the sum."""
     beside = output.with_name(f"{output.stem}_inverted.zarr")
     return {"sweep": digest(output), "inverted": digest(beside), "total": Path(f"{output}.txt").read_text()}
 
 
-def test_it_does_what_it_says(source, serial):
+def test_it_does_what_it_says(source: Any, serial: Any) -> None:
     output = source.parent / "serial.zarr"
     found, inverted = (package.open_volume(str(p)) for p in (output, output.with_name("serial_inverted.zarr")))
     whole = package.Box.of(found.info.shape_zyx)
@@ -65,14 +67,14 @@ def test_it_does_what_it_says(source, serial):
     assert int(serial["total"]) == int((found.read(whole) > 127).sum()) > 0
 
 
-def test_two_workers_give_the_bits_of_one(source, serial, tmp_path):
+def test_two_workers_give_the_bits_of_one(source: Any, serial: Any, tmp_path: Path) -> None:
     report = finished(start(source, tmp_path / "o.zarr", executor="processes", workers=2))
     assert report["status"] == "complete"
     assert report["stages"] == {"sweep": [8, 8], "invert": [8, 8], "total": [1, 1]}
     assert results(tmp_path / "o.zarr") == serial
 
 
-def test_parts_in_any_order_give_the_bits_of_one(source, serial, tmp_path):
+def test_parts_in_any_order_give_the_bits_of_one(source: Any, serial: Any, tmp_path: Path) -> None:
     """The part that ends last completes what needs all of them; nobody waits."""
     states = []
     for part in (2, 0, 1):
@@ -86,7 +88,7 @@ def test_parts_in_any_order_give_the_bits_of_one(source, serial, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["sweep", "invert"])
-def test_what_was_killed_goes_on(source, serial, tmp_path, stage):
+def test_what_was_killed_goes_on(source: Any, serial: Any, tmp_path: Path, stage: Any) -> None:
     run = start(source, tmp_path / "o.zarr")
     done = tmp_path / "o.zarr.voxweft/done" / stage
     while not (done.is_dir() and len(list(done.glob("*.json"))) >= 2):
@@ -105,7 +107,9 @@ def test_what_was_killed_goes_on(source, serial, tmp_path, stage):
     assert results(tmp_path / "o.zarr") == serial
 
 
-def test_commands_that_do_not_know_it_show_and_check_it(voxweft, source, serial, tmp_path):
+def test_commands_that_do_not_know_it_show_and_check_it(
+    voxweft: Voxweft, source: Any, serial: Any, tmp_path: Path
+) -> None:
     finished(start(source, tmp_path / "o.zarr"))
     assert voxweft("status", "o.zarr").stdout.startswith("complete: 8 of 8 slabs (100%)")
     assert voxweft("verify", "o.zarr").stdout.startswith("complete: 8 slabs")
@@ -118,7 +122,7 @@ def test_commands_that_do_not_know_it_show_and_check_it(voxweft, source, serial,
     assert results(tmp_path / "o.zarr") == serial
 
 
-def test_another_request_is_refused(source, serial):
+def test_another_request_is_refused(source: Any, serial: Any) -> None:
     import toy
 
     with pytest.raises(package.VoxweftError, match=r"above: stored 127, asked for 9\b"):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +20,7 @@ pytestmark = [
 
 
 @pytest.mark.parametrize("model", ["demo", "fake://blur?patch=64,64,64&normalization=instance_zscore"])
-def test_a_gpu_gives_the_cpus_values_and_its_own_bits_in_any_cut(tmp_path, model):
+def test_a_gpu_gives_the_cpus_values_and_its_own_bits_in_any_cut(tmp_path: Path, model: Any) -> None:
     image = make_phantom((160, 160, 160), seed=1).image
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(64, 64, 64), dtype="uint8")[:] = image
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ import torch
 import zarr
 from PIL import Image
 
+from conftest import Voxweft
 from servers import environment, hub, serve_folder, upload
 from surfaces import small_checkpoint, waves, write_layers
 from voxweft.apps import ink
@@ -27,12 +29,12 @@ HERE = ("--zarr-output-dir", "parts", "--runtime-dir", "notes")
 
 
 @pytest.fixture(scope="module")
-def surface():
+def surface() -> Any:
     return waves(5, 700, 150)
 
 
 @pytest.fixture
-def segment(tmp_path, surface):
+def segment(tmp_path: Path, surface: Any) -> Any:
     """``seg/layers`` and ``net.ckpt`` in the folder of the test."""
     small_checkpoint(tmp_path / "net.ckpt")
     return write_layers(tmp_path / "seg", surface)
@@ -68,7 +70,9 @@ def by_hand(surface: np.ndarray, checkpoint: Path, window: str = "hann") -> np.n
     return np.where(weight > 0, total / np.maximum(weight, 1e-30), 0)[: shape[0], : shape[1]]
 
 
-def test_the_picture_is_the_weighted_mean_of_all_tiles(voxweft, segment, surface, tmp_path):
+def test_the_picture_is_the_weighted_mean_of_all_tiles(
+    voxweft: Voxweft, segment: Any, surface: Any, tmp_path: Path
+) -> None:
     voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     expected = by_hand(surface, tmp_path / "net.ckpt")
     found = picture(tmp_path / "out.png")
@@ -83,7 +87,9 @@ def test_the_picture_is_the_weighted_mean_of_all_tiles(voxweft, segment, surface
     assert "0:5" in page
 
 
-def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(voxweft, segment, tmp_path):
+def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(
+    voxweft: Voxweft, segment: Any, tmp_path: Path
+) -> None:
     voxweft("ink", "run", "seg", "whole.png", *LAYERS, *NET, "--zarr-output-dir", "other", "--runtime-dir", "notes")
     voxweft("ink", "prepare", "seg", "surface.zarr", *LAYERS, *HERE)
     assert (tmp_path / "notes/surface_volume_zarr_path.txt").read_text() == str(tmp_path / "surface.zarr")
@@ -104,7 +110,9 @@ def test_prepare_three_parts_and_reduce_give_the_picture_of_one_run(voxweft, seg
 
 
 @pytest.mark.parametrize("stored", ["zyx", "yxz", "16bit", "ome"])
-def test_arrays_of_any_kind_give_the_same_picture(voxweft, segment, surface, tmp_path, stored):
+def test_arrays_of_any_kind_give_the_same_picture(
+    voxweft: Voxweft, segment: Any, surface: Any, tmp_path: Path, stored: Any
+) -> None:
     voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     values = {"yxz": np.moveaxis(surface, 0, -1), "16bit": surface.astype(np.uint16) * 256 + 9}.get(stored, surface)
     place = zarr.open_group(str(tmp_path / "v.zarr"), mode="w") if stored == "ome" else None
@@ -120,7 +128,7 @@ def test_arrays_of_any_kind_give_the_same_picture(voxweft, segment, surface, tmp
     assert np.array_equal(picture(tmp_path / "out.png"), picture(tmp_path / "other.png"))
 
 
-def test_the_start_layer_counts_from_the_recorded_window(voxweft, tmp_path):
+def test_the_start_layer_counts_from_the_recorded_window(voxweft: Voxweft, tmp_path: Path) -> None:
     """Layers 20 to 27 are prepared; asking for 22 to 26 must not shift the stack."""
     volume = waves(8, 100, 120)
     small_checkpoint(tmp_path / "net.ckpt")
@@ -138,7 +146,9 @@ def test_the_start_layer_counts_from_the_recorded_window(voxweft, tmp_path):
     assert "holds layers 20 to 27" in done.stderr
 
 
-def test_reverse_roi_bits_tiff_zarr_and_augmentation(voxweft, segment, surface, tmp_path):
+def test_reverse_roi_bits_tiff_zarr_and_augmentation(
+    voxweft: Voxweft, segment: Any, surface: Any, tmp_path: Path
+) -> None:
     run = ["ink", "run", "seg"]
     voxweft(*run, "out.png", *LAYERS, *NET, *HERE)
     plain = picture(tmp_path / "out.png")
@@ -173,7 +183,7 @@ def test_reverse_roi_bits_tiff_zarr_and_augmentation(voxweft, segment, surface, 
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft, tmp_path):
+def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft: Voxweft, tmp_path: Path) -> None:
     small_checkpoint(tmp_path / "net.ckpt")
     volume = waves(5, 2100, 150)
     write_layers(tmp_path / "seg", volume)
@@ -204,7 +214,7 @@ def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft, tmp_path):
     assert (tmp_path / "calm.png").read_bytes() == (tmp_path / "killed.png").read_bytes()
 
 
-def test_environment_variables_only_on_s3(voxweft, s3, tmp_path, surface):
+def test_environment_variables_only_on_s3(voxweft: Voxweft, s3: Any, tmp_path: Path, surface: Any) -> None:
     """The quick start of the reference: MODEL, S3_PATH, START_LAYER, END_LAYER; the picture ends in the bucket."""
     small_checkpoint(tmp_path / "net.ckpt")
     upload(s3, write_layers(tmp_path / "seg", surface), "scrolls/seg")
@@ -241,7 +251,7 @@ def test_environment_variables_only_on_s3(voxweft, s3, tmp_path, surface):
     assert (tmp_path / "two.png").read_bytes() == (tmp_path / "one.png").read_bytes()
 
 
-def test_layers_over_http(voxweft, segment, tmp_path):
+def test_layers_over_http(voxweft: Voxweft, segment: Any, tmp_path: Path) -> None:
     voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     with serve_folder(tmp_path) as url:
         voxweft("ink", "run", f"{url}/seg", "web.png", *LAYERS, *NET, *HERE)
@@ -251,7 +261,9 @@ def test_layers_over_http(voxweft, segment, tmp_path):
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "web.png").read_bytes()
 
 
-def test_each_bad_request_gets_one_message(segment, tmp_path, monkeypatch, capsys):
+def test_each_bad_request_gets_one_message(
+    segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.chdir(tmp_path)
 
     def refused(env: dict[str, str]) -> str:
@@ -301,7 +313,9 @@ def test_each_bad_request_gets_one_message(segment, tmp_path, monkeypatch, capsy
     assert not (tmp_path / "notes").exists()
 
 
-def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(voxweft, segment, tmp_path):
+def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(
+    voxweft: Voxweft, segment: Any, tmp_path: Path
+) -> None:
     path = tmp_path / "seg/layers/03.tif"
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
@@ -318,7 +332,7 @@ def test_a_damaged_layer_ends_the_run_and_the_repaired_one_continues(voxweft, se
     voxweft("ink", "infer", "s.zarr", "out.png", *LAYERS, *NET, *HERE)
 
 
-def test_from_python(segment, tmp_path, monkeypatch):
+def test_from_python(segment: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     layers = LayerOptions(s3_path="seg", start_layer=0, end_layer=5)
     which, how = InkModelOptions(model="net.ckpt"), InkOptions(stride=16)
@@ -332,7 +346,7 @@ def test_from_python(segment, tmp_path, monkeypatch):
     assert tifffile.imread(tmp_path / "p.tif").shape == (700, 150)
 
 
-def test_models_by_key_and_repository(voxweft, segment, tmp_path):
+def test_models_by_key_and_repository(voxweft: Voxweft, segment: Any, tmp_path: Path) -> None:
     """A repository with a checkpoint and a picture, private; a key of the user's own table; offline afterwards."""
     repo = tmp_path / "repo"
     repo.mkdir()
@@ -352,7 +366,7 @@ def test_models_by_key_and_repository(voxweft, segment, tmp_path):
     assert "secret" not in (tmp_path / "seg/predictions/prediction_inknet_00_05_report.html").read_text()
 
 
-def test_a_stored_plan_is_repeated_by_other_processes(voxweft, segment, tmp_path):
+def test_a_stored_plan_is_repeated_by_other_processes(voxweft: Voxweft, segment: Any, tmp_path: Path) -> None:
     voxweft("ink", "run", "seg", "a.zarr", *LAYERS, *NET, *HERE, "--reverse")
     voxweft("run", "--plan", "a.zarr", "b.zarr", "--executor", "processes", "--workers", 2)
     one, other = (zarr.open(str(tmp_path / f"{n}.zarr/0"), mode="r")[:] for n in "ab")
@@ -364,7 +378,7 @@ def test_a_stored_plan_is_repeated_by_other_processes(voxweft, segment, tmp_path
 
 
 @pytest.mark.parametrize("size", [(110, 1), (9, 90), (33, 65)])
-def test_small_surfaces_and_the_gaussian(voxweft, tmp_path, size):
+def test_small_surfaces_and_the_gaussian(voxweft: Voxweft, tmp_path: Path, size: Any) -> None:
     volume = waves(5, 130, 170)[:, 85 : 85 + size[0], 95 - 30 : 95 - 30 + size[1]]
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", volume)
@@ -372,7 +386,7 @@ def test_small_surfaces_and_the_gaussian(voxweft, tmp_path, size):
     assert np.abs(picture(tmp_path / "o.png") - 255 * by_hand(volume, tmp_path / "net.ckpt", "gaussian")).max() <= 1.01
 
 
-def test_results_of_other_layers_are_never_taken(voxweft, segment, surface, tmp_path):
+def test_results_of_other_layers_are_never_taken(voxweft: Voxweft, segment: Any, surface: Any, tmp_path: Path) -> None:
     """Another segment's parts, layers that changed, an OUTPUT that is there."""
     other = write_layers(tmp_path / "other", 255 - surface)
     parts = [*LAYERS, *NET, *HERE, "--num-parts", 2, "--part-id"]
@@ -391,7 +405,7 @@ def test_results_of_other_layers_are_never_taken(voxweft, segment, surface, tmp_
     voxweft("ink", "run", "seg", "o.zarr", *LAYERS, *NET, *HERE, "--overwrite")
 
 
-def test_reduce_finds_rows_that_were_lost(voxweft, segment, tmp_path):
+def test_reduce_finds_rows_that_were_lost(voxweft: Voxweft, segment: Any, tmp_path: Path) -> None:
     parts = ["ink", "infer", "seg", *LAYERS, *NET, *HERE, "--num-parts", 2, "--part-id"]
     voxweft(*parts, 0)
     voxweft(*parts, 1)

@@ -12,13 +12,16 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import zarr
+from numpy.typing import NDArray
 
 import voxweft as package
+from conftest import Voxweft
 from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
 from voxweft.runner.batch import ItemsError
@@ -44,7 +47,7 @@ def serial(deep: Path) -> dict[str, bytes]:
     return digest(deep.parent / "serial.zarr")
 
 
-def report(output: Path) -> dict:
+def report(output: Path) -> dict[str, Any]:
     return json.loads((output.parent / f"{output.name}.voxweft" / "report.json").read_text())
 
 
@@ -73,7 +76,9 @@ def kill_a_worker(output: Path) -> int:
 
 
 @pytest.mark.parametrize("executor", ["processes", "dask"])
-def test_a_killed_worker_costs_nothing_but_time(voxweft, deep, serial, tmp_path, executor):
+def test_a_killed_worker_costs_nothing_but_time(
+    voxweft: Voxweft, deep: Any, serial: Any, tmp_path: Path, executor: Any
+) -> None:
     flags = ["--executor", executor, "--workers", 2]
     run = start(tmp_path, "run", deep, "o.zarr", *BLUR, *flags)
     wait_for_slabs(run, tmp_path / "o.zarr", 6)
@@ -89,7 +94,7 @@ def test_a_killed_worker_costs_nothing_but_time(voxweft, deep, serial, tmp_path,
     voxweft("verify", "o.zarr")
 
 
-def test_a_part_that_kills_its_worker_is_set_aside(voxweft, tmp_path, image):
+def test_a_part_that_kills_its_worker_is_set_aside(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
     """Three tries; everything else is computed; the report names the part; a rerun after the mending completes it."""
     array = np.minimum(np.tile(image, (8, 1, 1)), 250)
     array[100, 40, 40] = 255
@@ -121,7 +126,7 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft, tmp_path, image):
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
 
 
-def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft, deep, tmp_path):
+def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft: Voxweft, deep: Any, tmp_path: Path) -> None:
     shutil.copytree(deep, tmp_path / "half.zarr")
     zarr.open_array(str(tmp_path / "half.zarr"))[:200] = 0  # half of it is empty: its worker has nothing to do
     voxweft("run", "half.zarr", "serial.zarr", *BLUR)
@@ -134,7 +139,7 @@ def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft, deep, tmp
     assert sum(p["totals"]["n_units"] for p in parts) <= 25 + len(parts)
 
 
-def test_two_processes_on_the_same_part_do_no_harm(voxweft, deep, serial, tmp_path):
+def test_two_processes_on_the_same_part_do_no_harm(voxweft: Voxweft, deep: Any, serial: Any, tmp_path: Path) -> None:
     one, other = (start(tmp_path, "run", deep, "o.zarr", *BLUR, "--num-parts", 2, "--part-id", 0) for _ in range(2))
     for run in (one, other):
         _, err = run.communicate(timeout=200)
@@ -147,7 +152,9 @@ def test_two_processes_on_the_same_part_do_no_harm(voxweft, deep, serial, tmp_pa
 
 
 @pytest.mark.parametrize("how", ["SIGTERM", "two Ctrl-C", "two Ctrl-C with dask"])
-def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(voxweft, deep, serial, tmp_path, how):
+def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
+    voxweft: Voxweft, deep: Any, serial: Any, tmp_path: Path, how: Any
+) -> None:
     flags = [*BLUR, "--workers", 2, *(["--executor", "dask"] if "dask" in how else [])]
     run = start(tmp_path, "run", deep, "o.zarr", *flags)
     wait_for_slabs(run, tmp_path / "o.zarr", 3)
@@ -183,7 +190,7 @@ class TestManyVolumes:
             )
         return [(str(tmp_path / f"{n}.zarr"), str(tmp_path / f"{n}_out.zarr")) for n in range(4)]
 
-    def test_each_is_what_a_run_of_its_own_gives(self, pairs, tmp_path):
+    def test_each_is_what_a_run_of_its_own_gives(self, pairs: Any, tmp_path: Path) -> None:
         options = package.RunOptions(chunk="16,32,32")
         for source, output in pairs:
             package.run(source, output.replace("_out", "_own"), self.NULL, options)
@@ -198,7 +205,7 @@ class TestManyVolumes:
                 shutil.rmtree(output)
                 shutil.rmtree(f"{output}.voxweft")
 
-    def test_one_that_fails_does_not_stop_the_others(self, pairs, tmp_path):
+    def test_one_that_fails_does_not_stop_the_others(self, pairs: Any, tmp_path: Path) -> None:
         zarr.open_array(pairs[2][0])[3, 3, 3] = 255  # the network kills its process there
         broken = [*pairs, (str(tmp_path / "absent.zarr"), str(tmp_path / "absent_out.zarr"))]
         execution = package.Execution("processes", workers=2)
@@ -213,7 +220,7 @@ class TestManyVolumes:
         package.run_many(pairs, self.NULL, execution=execution)
         assert all(package.verify(output) for _, output in pairs)
 
-    def test_any_executor_will_do(self, pairs, image):
+    def test_any_executor_will_do(self, pairs: Any, image: NDArray[Any]) -> None:
         with ThreadPoolExecutor(2) as pool:
             execution = package.Execution(pool, workers=2)
             done = package.run_many(pairs[:1], self.NULL, execution=execution)
@@ -222,7 +229,7 @@ class TestManyVolumes:
         assert len(one.parts) > 1
 
 
-def test_the_stages_of_scroll_and_ink_run_on_dask_too(voxweft, tmp_path, image):
+def test_the_stages_of_scroll_and_ink_run_on_dask_too(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
     dask = ["--executor", "dask"]
     scroll = ["pipeline", "--input", "in.zarr", "--model", BLUR[1], "--chunk-size", "16,64,64", "--output"]
@@ -238,7 +245,7 @@ def test_the_stages_of_scroll_and_ink_run_on_dask_too(voxweft, tmp_path, image):
     assert (tmp_path / "one.png").read_bytes() == (tmp_path / "dask.png").read_bytes()
 
 
-def test_an_executor_that_breaks_is_an_error_in_words(deep, tmp_path):
+def test_an_executor_that_breaks_is_an_error_in_words(deep: Any, tmp_path: Path) -> None:
     array = np.minimum(zarr.open_array(str(deep))[:], 250)
     array[20, 40, 40] = 255
     zarr.save_array(str(tmp_path / "in.zarr"), array)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import zarr
 
+from conftest import Voxweft
+
 
 @pytest.mark.slow
-def test_twice_the_depth_takes_no_more_memory(voxweft, tmp_path):
+def test_twice_the_depth_takes_no_more_memory(voxweft: Voxweft, tmp_path: Path) -> None:
     layer = np.random.default_rng(0).integers(0, 255, (64, 640, 640), dtype=np.uint8)
     peaks: dict[int, list[int]] = {6: [], 12: []}
     for n_layers, seen in peaks.items():
@@ -28,7 +31,7 @@ def test_twice_the_depth_takes_no_more_memory(voxweft, tmp_path):
     assert min(peaks[12]) < 1.02 * max(peaks[6])
 
 
-def test_a_limit_is_kept(voxweft, tmp_path):
+def test_a_limit_is_kept(voxweft: Voxweft, tmp_path: Path) -> None:
     layer = np.random.default_rng(0).integers(0, 255, (64, 1024, 1024), dtype=np.uint8)
     zarr.create_array(str(tmp_path / "in.zarr"), shape=layer.shape, chunks=(64, 128, 128), dtype="uint8")[:] = layer
     model = "fake://null?patch=64,64,64&classes=6"

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import zarr
+from numpy.typing import NDArray
+
+from conftest import Voxweft
 
 
 @pytest.mark.parametrize("command", ["run", "status", "verify", "report"])
-def test_records_of_0_1_0_are_refused_in_words(voxweft, tmp_path, image, command):
+def test_records_of_0_1_0_are_refused_in_words(
+    voxweft: Voxweft, tmp_path: Path, image: NDArray[Any], command: Any
+) -> None:
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
     (tmp_path / "old.zarr").mkdir()
     (tmp_path / "old.zarr.weft").mkdir()

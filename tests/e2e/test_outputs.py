@@ -10,13 +10,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
+from numpy.typing import NDArray
 
 import voxweft as package
+from conftest import Voxweft
 from voxweft.errors import RequestError, VolumeError
 from voxweft.runner.execution import Execution
 
@@ -30,12 +33,12 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def output(voxweft, volume, tmp_path: Path) -> Path:
+def output(voxweft: Voxweft, volume: Any, tmp_path: Path) -> Path:
     voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32")
     return tmp_path / "o.zarr"
 
 
-def test_records_without_their_output_are_refused(voxweft, volume, output):
+def test_records_without_their_output_are_refused(voxweft: Voxweft, volume: Any, output: Any) -> None:
     shutil.rmtree(output)
     told = voxweft("run", volume, "o.zarr", "--model", NULL, "--chunk", "16,32,32", code=2).stderr
     assert "o.zarr is gone" in told
@@ -45,7 +48,7 @@ def test_records_without_their_output_are_refused(voxweft, volume, output):
 
 
 @pytest.mark.parametrize("damage", ["remove", "truncate"])
-def test_what_verify_finds_the_same_command_repairs(voxweft, volume, output, damage):
+def test_what_verify_finds_the_same_command_repairs(voxweft: Voxweft, volume: Any, output: Any, damage: Any) -> None:
     whole = {k: zarr.open_array(str(output / k), mode="r")[:] for k in ("0",)}
     chunk = max((output / "0/c").rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else 0)
     chunk.unlink() if damage == "remove" else chunk.write_bytes(chunk.read_bytes()[:-50])
@@ -58,12 +61,14 @@ def test_what_verify_finds_the_same_command_repairs(voxweft, volume, output, dam
 
 
 @pytest.mark.parametrize("flags", [["nope.zarr", "--model", NULL], ["in.zarr", "--model", "nomodel"]])
-def test_overwrite_deletes_only_for_a_sound_request(voxweft, output, flags):
+def test_overwrite_deletes_only_for_a_sound_request(voxweft: Voxweft, output: Any, flags: Any) -> None:
     voxweft("run", flags[0], "o.zarr", *flags[1:], "--overwrite", code=2)
     voxweft("verify", "o.zarr")
 
 
-def test_a_plan_is_repeated_for_the_same_input_only(voxweft, volume, output, image):
+def test_a_plan_is_repeated_for_the_same_input_only(
+    voxweft: Voxweft, volume: Any, output: Any, image: NDArray[Any]
+) -> None:
     told = voxweft("run", "--plan", "o.zarr", "again.zarr", "--overlap", "0.9", code=2).stderr
     assert "nothing else" in told
     zarr.open_array(str(volume), mode="r+")[:] = image[::-1]
@@ -72,7 +77,7 @@ def test_a_plan_is_repeated_for_the_same_input_only(voxweft, volume, output, ima
     assert not (output.parent / "again.zarr").exists()
 
 
-def test_other_processes_do_not_see_this_ones_memory(image, tmp_path):
+def test_other_processes_do_not_see_this_ones_memory(image: NDArray[Any], tmp_path: Path) -> None:
     processes = Execution(executor="processes", workers=2)
     for source, target in ((image, tmp_path / "o.zarr"), (image, package.open_sink("memory://"))):
         with pytest.raises(RequestError, match="memory"):
@@ -83,24 +88,24 @@ def test_other_processes_do_not_see_this_ones_memory(image, tmp_path):
 @pytest.mark.parametrize(
     "values", [{"num_parts": -3}, {"num_parts": 2, "part_id": -7}, {"workers": -2}, {"num_parts": 2, "part_id": 2}]
 )
-def test_impossible_executions(values):
+def test_impossible_executions(values: Any) -> None:
     name = max(values, key=lambda k: k != "num_parts").replace("_", "-")
     with pytest.raises(RequestError, match=f"--{name}"):
         Execution(**values)
 
 
 @pytest.mark.parametrize("values", [{"patch_size": (32, 32, 32)}, {"overlap": "0.5"}, {"bbox": 5}, {"pyramid": 1}])
-def test_options_of_a_wrong_type(values):
+def test_options_of_a_wrong_type(values: Any) -> None:
     with pytest.raises(RequestError, match="expected, for example"):
         package.RunOptions(**values)
 
 
-def test_a_list_is_no_volume():
+def test_a_list_is_no_volume() -> None:
     with pytest.raises(VolumeError, match="a list is no volume"):
         package.open_volume([[1, 2], [3, 4]])
 
 
-def test_a_cut_tiff_is_refused(tmp_path, image):
+def test_a_cut_tiff_is_refused(tmp_path: Path, image: NDArray[Any]) -> None:
     tifffile.imwrite(tmp_path / "whole.tif", image, photometric="minisblack", metadata=None, rowsperstrip=7)
     whole = (tmp_path / "whole.tif").read_bytes()
     (tmp_path / "cut.tif").write_bytes(whole[: len(whole) // 2])
@@ -109,14 +114,14 @@ def test_a_cut_tiff_is_refused(tmp_path, image):
 
 
 @pytest.mark.parametrize("name", ["nuclei_embryo/16cell_mask.tif", "em_sstem_vnc_nc/semantic.tif"])
-def test_masks_and_label_volumes_are_no_images(voxweft, shared, name):
+def test_masks_and_label_volumes_are_no_images(voxweft: Voxweft, shared: Path, name: Any) -> None:
     if not (shared / "data" / name).exists():
         pytest.skip(f"../shared/data/{name} is not here")
     told = voxweft("run", shared / "data" / name, "o.zarr", "--model", NULL, code=2).stderr
     assert "labels" in told
 
 
-def test_ctrl_c_says_how_to_go_on(tmp_path, image):
+def test_ctrl_c_says_how_to_go_on(tmp_path: Path, image: NDArray[Any]) -> None:
     deep = np.tile(image, (8, 2, 2))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 64, 64), dtype="uint8")[:] = deep
     command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
@@ -135,7 +140,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, image):
     assert "interrupted. Run the same command again" in told
 
 
-def test_workers_end_with_the_process_that_started_them(tmp_path, image):
+def test_workers_end_with_the_process_that_started_them(tmp_path: Path, image: NDArray[Any]) -> None:
     deep = np.tile(image, (8, 2, 2))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 64, 64), dtype="uint8")[:] = deep
     command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16"]
@@ -154,21 +159,21 @@ def test_workers_end_with_the_process_that_started_them(tmp_path, image):
     assert os.getpid() not in workers
 
 
-def test_a_place_for_the_report_that_cannot_be_is_told_first(voxweft, volume, tmp_path):
+def test_a_place_for_the_report_that_cannot_be_is_told_first(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     told = voxweft("run", volume, "o.zarr", "--model", NULL, "--report", "nowhere/r.html", code=2).stderr
     assert "nowhere/r.html" in told
     assert "--log-json" in voxweft("run", volume, "o.zarr", "--model", NULL, "--log-json", "nowhere/l", code=2).stderr
     assert not (tmp_path / "o.zarr").exists()
 
 
-def test_an_empty_volume_and_an_impossible_compression(voxweft, tmp_path):
+def test_an_empty_volume_and_an_impossible_compression(voxweft: Voxweft, tmp_path: Path) -> None:
     zarr.create_array(str(tmp_path / "none.zarr"), shape=(0, 64, 64), chunks=(16, 16, 16), dtype="uint8")
     assert "is empty" in voxweft("run", "none.zarr", "o.zarr", "--model", NULL, code=2).stderr
     assert "0 to 22" in voxweft("run", "none.zarr", "o.zarr", "--model", NULL, "--compression-level", 99, code=2).stderr
     assert not (tmp_path / "o.zarr.voxweft").exists()
 
 
-def test_a_forecast_for_a_small_box_is_small(voxweft, volume):
+def test_a_forecast_for_a_small_box_is_small(voxweft: Voxweft, volume: Any) -> None:
     whole, box = (
         json.loads(voxweft("plan", volume, "--model", NULL, *flags, "--json").stdout)["forecast"]["seconds"]
         for flags in ([], ["--bbox", "0:4,0:4,0:4"])

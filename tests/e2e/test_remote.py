@@ -6,11 +6,13 @@ import http.server
 import threading
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
 
+from conftest import Voxweft
 from servers import KEYS, environment, upload
 from voxweft.testing import RecordsContract, SinkContract
 
@@ -23,7 +25,9 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
     return tmp_path / "in.zarr"
 
 
-def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(voxweft, s3, volume, tmp_path):
+def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(
+    voxweft: Voxweft, s3: Any, volume: Any, tmp_path: Path
+) -> None:
     upload(s3, volume, "data/in.zarr")
     env = environment(s3)
     flags = ["--model", NULL, "--chunk", "16,32,32"]
@@ -56,20 +60,20 @@ def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(voxweft, s3, volu
     voxweft("run", "s3://bucket/data/in.zarr", "s3://bucket/out.zarr", *flags, "--overwrite", **env)
 
 
-def test_missing_objects_are_named(voxweft, s3):
+def test_missing_objects_are_named(voxweft: Voxweft, s3: Any) -> None:
     done = voxweft("run", "s3://bucket/nothing.zarr", "o.zarr", "--model", NULL, code=2, **environment(s3))
     assert "s3://bucket/nothing.zarr" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
 
 
-def test_a_server_that_is_not_there(voxweft):
+def test_a_server_that_is_not_there(voxweft: Voxweft) -> None:
     env = {**KEYS, "AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
     done = voxweft("info", "s3://bucket/x.zarr", code=2, **env)
     assert "s3://bucket/x.zarr" in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 3
 
 
-def test_plain_http(voxweft, volume, tmp_path):
+def test_plain_http(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     handler = partial(http.server.SimpleHTTPRequestHandler, directory=str(tmp_path))
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         thread = threading.Thread(target=server.serve_forever)
@@ -86,28 +90,28 @@ def test_plain_http(voxweft, volume, tmp_path):
 
 class TestS3Sink(SinkContract):
     @pytest.fixture(autouse=True)
-    def _server(self, s3, monkeypatch, request):
+    def _server(self, s3: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
         for key, value in environment(s3).items():
             monkeypatch.setenv(key, value)
         self.name = f"s3://bucket/sinks/{request.node.name}.zarr"
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         from voxweft.stores.ome_zarr import OmeZarrSink
 
         return OmeZarrSink(self.name)
 
-    def reopen(self, sink, tmp_path):
+    def reopen(self, sink: Any, tmp_path: Path) -> Any:
         return self.make(tmp_path)
 
 
 class TestS3Records(RecordsContract):
     @pytest.fixture(autouse=True)
-    def _server(self, s3, monkeypatch, request):
+    def _server(self, s3: Any, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> None:
         for key, value in environment(s3).items():
             monkeypatch.setenv(key, value)
         self.name = f"s3://bucket/records/{request.node.name}"
 
-    def make(self, tmp_path):
+    def make(self, tmp_path: Path) -> Any:
         from voxweft.stores.url import ObjectRecords
 
         return ObjectRecords(self.name)

@@ -9,10 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from numpy.typing import NDArray
+
+from conftest import Voxweft
 
 BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
 FLAGS = ["--model", BLUR, "--chunk", "16,32,32", "--runtime", "torch"]
@@ -35,7 +39,7 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
     return tmp_path / "in.zarr"
 
 
-def test_parts_executors_and_columns(voxweft, volume, tmp_path):
+def test_parts_executors_and_columns(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     voxweft("run", volume, "whole.zarr", *FLAGS)
     whole = digest(tmp_path / "whole.zarr")
     assert len(whole) > 5
@@ -48,7 +52,7 @@ def test_parts_executors_and_columns(voxweft, volume, tmp_path):
     assert digest(tmp_path / "procs.zarr") == whole
 
 
-def test_small_columns(voxweft, tmp_path, image):
+def test_small_columns(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
     wide = np.tile(image, (1, 7, 6))[:40, :400, :400]
     zarr.create_array(str(tmp_path / "wide.zarr"), shape=wide.shape, chunks=(16, 64, 64), dtype="uint8")[:] = wide
     flags = ["--model", BLUR, "--chunk", "16,48,48", "--runtime", "torch", "--overlap", "0.25"]
@@ -80,7 +84,7 @@ def columns(store: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_thirty_kills(voxweft, tmp_path, image):
+def test_thirty_kills(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
     """SIGKILL at random moments; each rerun continues, finished slabs stay, the bits are those of a quiet run."""
     deep = np.tile(image, (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
@@ -90,7 +94,7 @@ def test_thirty_kills(voxweft, tmp_path, image):
     command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "killed.zarr", *flags, "--quiet"]
     output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.voxweft"
     chance = random.Random(3)
-    kills, caught_at_work, kept = 0, 0, {}
+    kills, caught_at_work, kept = 0, 0, dict[str, str]()
     while kills < 30:
         process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         while kills % 3 and process.poll() is None and len(_slabs(records)) == len(kept):
@@ -121,13 +125,13 @@ def _slabs(records: Path) -> dict[str, str]:
     return {p.name: p.read_text() for p in (records / "done/sweep").glob("*.json")}
 
 
-def test_repeat_from_the_plan_inside_an_output(voxweft, volume, tmp_path):
+def test_repeat_from_the_plan_inside_an_output(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     voxweft("run", volume, "a.zarr", *FLAGS, "--output", "labels", "--bbox", "10:60,:,20:90")
     voxweft("run", "--plan", "a.zarr", "b.zarr")
     assert digest(tmp_path / "a.zarr") == digest(tmp_path / "b.zarr")
 
 
-def test_prepared_parts_follow_the_plan(voxweft, volume, tmp_path):
+def test_prepared_parts_follow_the_plan(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     voxweft("run", volume, "whole.zarr", *FLAGS)
     told = voxweft("run", volume, "o.zarr", *FLAGS, "--prepare")
     assert "partial: 0 of" in told.stdout

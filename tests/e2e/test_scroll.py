@@ -14,11 +14,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from numpy.typing import NDArray
 
+from conftest import Voxweft
 from servers import environment, faulty, hub, serve, upload
 
 NET = "fake://blur?patch=16,16,16&normalization=instance_zscore"
@@ -49,7 +52,7 @@ def volume(tmp_path: Path, image: np.ndarray) -> str:
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory, image) -> Path:
+def stages(tmp_path_factory: pytest.TempPathFactory, image: NDArray[Any]) -> Path:
     """A folder with in.zarr, parts/ (2 of them) and merged.zarr; not to be changed."""
     folder = tmp_path_factory.mktemp("stages")
     zarr.create_array(str(folder / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
@@ -77,7 +80,7 @@ def commands(page: str) -> list[list[str]]:
 
 
 @pytest.mark.slow
-def test_every_command_line_of_the_reference_runs(voxweft, s3, shared, tmp_path):
+def test_every_command_line_of_the_reference_runs(voxweft: Voxweft, s3: Any, shared: Path, tmp_path: Path) -> None:
     """Program name and paths are replaced, nothing else; the buckets are those of the page."""
     found = commands(next((shared / "seeds").glob("000*")).read_text())
     assert len(found) == 11, found
@@ -100,7 +103,7 @@ def test_every_command_line_of_the_reference_runs(voxweft, s3, shared, tmp_path)
         "/path/to/final_output.zarr": str(tmp_path / "final_output.zarr"),
         "s3://output-bucket/logits.zarr": "s3://output-bucket/predictions",  # the page blends this folder
     }
-    done = []
+    done = list[Any]()
     for line in found:
         name, *arguments = (paths.get(word, word) for word in line)
         if name == "vesuvius.blend_logits" and "s3://output-bucket/predictions" in arguments:
@@ -114,7 +117,9 @@ def test_every_command_line_of_the_reference_runs(voxweft, s3, shared, tmp_path)
 
 
 @pytest.mark.slow
-def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(voxweft, s3, volume, tmp_path):
+def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(
+    voxweft: Voxweft, s3: Any, volume: Any, tmp_path: Path
+) -> None:
     upload(s3, Path(volume), "in.zarr")
     voxweft("pipeline", "--input", volume, "--output", "fused.zarr", "--model", NET, *FAST)
     voxweft("pipeline", "--input", volume, "--output", "local.zarr", "--model", NET, *FAST, "--staged")
@@ -144,14 +149,16 @@ def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(voxwe
     assert off.max() <= 1
 
 
-def download(s3, prefix: str, folder: Path) -> None:
+def download(s3: Any, prefix: str, folder: Path) -> None:
     for item in s3["client"].list_objects_v2(Bucket="bucket", Prefix=f"{prefix}/")["Contents"]:
         target = folder / item["Key"].removeprefix(f"{prefix}/")
         target.parent.mkdir(parents=True, exist_ok=True)
         s3["client"].download_file("bucket", item["Key"], str(target))
 
 
-def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(voxweft, s3, volume):
+def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(
+    voxweft: Voxweft, s3: Any, volume: Any
+) -> None:
     upload(s3, Path(volume), "again.zarr")
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=1.0, reset=0.0) as (url, _):
         env = environment(s3) | {"AWS_ENDPOINT_URL": url}
@@ -162,7 +169,7 @@ def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(
 
 
 @pytest.mark.slow
-def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft, volume, tmp_path):
+def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     deep = np.tile(levels(volume), (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
     stages = {
@@ -195,14 +202,14 @@ def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft, volume
     assert one == other
 
 
-def test_resume_computes_nothing_twice(voxweft, merged):
+def test_resume_computes_nothing_twice(voxweft: Voxweft, merged: Any) -> None:
     times = {p: p.stat().st_mtime_ns for p in (merged / "parts").rglob("*.0.0.0.0")}
     flags = ["--num_parts", 2, "--part_id", 1]
     voxweft("predict", "--model_path", NET, "--input_dir", "in.zarr", "--output_dir", "parts", *FAST, *flags)
     assert times == {p: p.stat().st_mtime_ns for p in (merged / "parts").rglob("*.0.0.0.0")}
 
 
-def test_multiclass_ids_are_ids(voxweft, volume, tmp_path):
+def test_multiclass_ids_are_ids(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     model = "fake://null?patch=16,16,16&classes=4"
     flags = ["--model", model, "--input", volume, *FAST, "--mode", "multiclass"]
     voxweft("pipeline", *flags, "--output", "all.zarr")
@@ -215,7 +222,7 @@ def test_multiclass_ids_are_ids(voxweft, volume, tmp_path):
     assert np.abs(every[:4].astype(int) - levels(tmp_path / "staged.zarr")[:4]).max() <= 1
 
 
-def test_bbox_and_support_volume(voxweft, volume, tmp_path):
+def test_bbox_and_support_volume(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     """Both keep the patches where they are; no positive lies outside the support, in any stage."""
     support = zarr.create_array(str(tmp_path / "support.zarr"), shape=(25, 31, 36), chunks=(8, 8, 8), dtype="uint8")
     support[5:20, 5:20] = 1
@@ -235,7 +242,7 @@ def test_bbox_and_support_volume(voxweft, volume, tmp_path):
         assert found[kept].any()
 
 
-def test_settings_are_recorded_and_intermediates_deleted_after_a_look(voxweft, merged):
+def test_settings_are_recorded_and_intermediates_deleted_after_a_look(voxweft: Voxweft, merged: Any) -> None:
     voxweft("finalize", "merged.zarr", "final.zarr", "--delete-intermediates")
     assert not (merged / "merged.zarr").exists()
     assert not (merged / "merged.zarr.voxweft").exists()
@@ -248,7 +255,7 @@ def test_settings_are_recorded_and_intermediates_deleted_after_a_look(voxweft, m
     voxweft("verify", "final.zarr")
 
 
-def test_finalize_visits_chunks_with_data_only(merged, monkeypatch):
+def test_finalize_visits_chunks_with_data_only(merged: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     from voxweft.apps.scroll import finalize
     from voxweft.stores.zarr import ZarrVolume
 
@@ -267,7 +274,7 @@ def test_finalize_visits_chunks_with_data_only(merged, monkeypatch):
     assert not found.any()
 
 
-def test_estimate_writes_nothing(voxweft, volume, tmp_path):
+def test_estimate_writes_nothing(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     before = set(tmp_path.iterdir())
     told = voxweft("predict", "--model_path", NET, "--input_dir", volume, "--estimate", *FAST).stdout
     assert "memory" in told
@@ -276,7 +283,7 @@ def test_estimate_writes_nothing(voxweft, volume, tmp_path):
     assert set(tmp_path.iterdir()) == before
 
 
-def test_a_normalization_that_contradicts_the_plans_is_told(voxweft, shared):
+def test_a_normalization_that_contradicts_the_plans_is_told(voxweft: Voxweft, shared: Path) -> None:
     scroll = shared / "golden/scroll"
     model, source = scroll / "model_c2_p32", scroll / "input/vol48.zarr"
     common = ["predict", "--model_path", model, "--input_dir", source, *FAST]
@@ -286,7 +293,7 @@ def test_a_normalization_that_contradicts_the_plans_is_told(voxweft, shared):
     assert "warning: --normalization percentile_minmax differs from the model's training, instance_zscore" in told
 
 
-def test_a_volume_is_found_in_a_table(voxweft, volume, tmp_path):
+def test_a_volume_is_found_in_a_table(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     (tmp_path / "table.toml").write_text(
         f'[[volume]]\nscroll = "9"\nenergy = 54\nresolution = 7.91\nurl = "{volume}"\n'
     )
@@ -299,7 +306,7 @@ def test_a_volume_is_found_in_a_table(voxweft, volume, tmp_path):
     assert "scroll 1 energy 54 resolution 7.91" in voxweft(*common, "--scroll_id", "77", code=2).stderr
 
 
-def test_models_from_a_hub_and_from_s3(voxweft, s3, shared, tmp_path):
+def test_models_from_a_hub_and_from_s3(voxweft: Voxweft, s3: Any, shared: Path, tmp_path: Path) -> None:
     scroll = shared / "golden/scroll"
     common = ["--input_dir", scroll / "input/vol48.zarr", *FAST]
     voxweft("predict", "--model_path", scroll / "model_c2_p32", "--output_dir", "own", *common)
@@ -344,13 +351,13 @@ def fill(folder: str, bound: int, seed: int) -> int:
     return most
 
 
-def test_the_cache_keeps_its_bound_across_processes(tmp_path):
+def test_the_cache_keeps_its_bound_across_processes(tmp_path: Path) -> None:
     with multiprocessing.get_context("spawn").Pool(3) as pool:
         most = pool.starmap(fill, [(str(tmp_path / "cache"), 30_000, seed) for seed in range(3)])
     assert 20_000 < max(most) <= 30_000
 
 
-def test_what_is_cached_is_not_fetched_again(voxweft, s3, volume, tmp_path):
+def test_what_is_cached_is_not_fetched_again(voxweft: Voxweft, s3: Any, volume: Any, tmp_path: Path) -> None:
     upload(s3, Path(volume), "cached.zarr")
     counts = []
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.0, reset=0.0) as (url, seen):
@@ -393,7 +400,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_requests(voxweft, merged, case):
+def test_bad_requests(voxweft: Voxweft, merged: Any, case: Any) -> None:
     arguments, words = BAD[case]
     before = {p.name for p in merged.iterdir()}
     told = voxweft(*arguments, code=2).stderr
@@ -437,7 +444,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_parts_that_do_not_fit_are_refused(voxweft, merged, case):
+def test_parts_that_do_not_fit_are_refused(voxweft: Voxweft, merged: Any, case: Any) -> None:
     damage, word = DAMAGE[case]
     damage(merged / "parts")
     told = voxweft("blend", "parts", "o.zarr", code=2).stderr
@@ -446,14 +453,14 @@ def test_parts_that_do_not_fit_are_refused(voxweft, merged, case):
     assert not (merged / "o.zarr").exists()
 
 
-def test_a_blend_that_is_not_finished_is_not_finalized(voxweft, merged):
+def test_a_blend_that_is_not_finished_is_not_finalized(voxweft: Voxweft, merged: Any) -> None:
     (merged / "merged.zarr.voxweft/done/sweep/000001.json").unlink()
     told = voxweft("finalize", "merged.zarr", "o.zarr", code=2).stderr
     assert "slab 1 of column 0" in told
     assert not (merged / "o.zarr").exists()
 
 
-def test_weights_for_another_number_of_classes(voxweft, volume, shared, tmp_path):
+def test_weights_for_another_number_of_classes(voxweft: Voxweft, volume: Any, shared: Path, tmp_path: Path) -> None:
     shutil.copytree(shared / "golden/scroll/model_c2_p32", tmp_path / "model")
     dataset = json.loads((tmp_path / "model/dataset.json").read_text())
     dataset["labels"]["third"] = 2
@@ -463,7 +470,7 @@ def test_weights_for_another_number_of_classes(voxweft, volume, shared, tmp_path
     assert not (tmp_path / "p").exists()
 
 
-def test_a_server_of_the_wrong_kind(voxweft):
+def test_a_server_of_the_wrong_kind(voxweft: Voxweft) -> None:
     import http.server
 
     class Nothing(http.server.BaseHTTPRequestHandler):
@@ -479,7 +486,7 @@ def test_a_server_of_the_wrong_kind(voxweft):
     assert f"{url}/v.zarr" in told
 
 
-def test_staged_runs_leave_alone_what_is_not_theirs(voxweft, volume, tmp_path):
+def test_staged_runs_leave_alone_what_is_not_theirs(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home/thesis.txt").write_text("mine")
     common = ["pipeline", "--input", volume, "--model", NET, *FAST, "--staged"]
@@ -494,7 +501,7 @@ def test_staged_runs_leave_alone_what_is_not_theirs(voxweft, volume, tmp_path):
     assert not (tmp_path / "thing_work").exists()
 
 
-def test_a_staged_run_that_is_complete_is_not_run_again(voxweft, volume, tmp_path):
+def test_a_staged_run_that_is_complete_is_not_run_again(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     command = ["pipeline", "--input", volume, "--model", NET, *FAST, "--staged", "--output", "o.zarr"]
     voxweft(*command)
     before = digest(tmp_path / "o.zarr")
@@ -504,7 +511,7 @@ def test_a_staged_run_that_is_complete_is_not_run_again(voxweft, volume, tmp_pat
     assert "hard: stored False, asked for True" in voxweft(*command, "--threshold", code=2).stderr
 
 
-def test_overwrite_deletes_parts_only_for_a_sound_request(voxweft, merged, shared):
+def test_overwrite_deletes_parts_only_for_a_sound_request(voxweft: Voxweft, merged: Any, shared: Path) -> None:
     flags = ["--output_dir", "parts", *FAST, "--overwrite"]
     voxweft("predict", "-m", NET, "--input_dir", "nope.zarr", *flags, code=2)
     assert (merged / "parts/logits_part_1.zarr").exists()
@@ -524,14 +531,14 @@ def test_overwrite_deletes_parts_only_for_a_sound_request(voxweft, merged, share
         ["pipeline", "-m", NET, "--input", "in.zarr", "--output", "in.zarr", *FAST, "--overwrite"],
     ],
 )
-def test_nothing_is_written_over_what_is_read(voxweft, merged, line):
+def test_nothing_is_written_over_what_is_read(voxweft: Voxweft, merged: Any, line: Any) -> None:
     before = digest(merged)
     voxweft(*line, code=2)
     assert digest(merged) == before
 
 
 @pytest.mark.parametrize("how", ["3-D", "sharded"])
-def test_logits_in_other_layouts_are_finalized_whole(voxweft, tmp_path, how):
+def test_logits_in_other_layouts_are_finalized_whole(voxweft: Voxweft, tmp_path: Path, how: Any) -> None:
     shape = (40, 33, 21)
     if how == "3-D":
         array = zarr.create_array(str(tmp_path / "m.zarr"), shape=shape, chunks=(16,) * 3, dtype="float16")
@@ -544,14 +551,14 @@ def test_logits_in_other_layouts_are_finalized_whole(voxweft, tmp_path, how):
     assert (levels(tmp_path / "o.zarr") == int(255 / (1 + np.exp(-3.0)))).all()
 
 
-def test_an_image_is_no_array_of_logits(voxweft, merged):
+def test_an_image_is_no_array_of_logits(voxweft: Voxweft, merged: Any) -> None:
     told = voxweft("finalize", "in.zarr", "o.zarr", code=2).stderr
     assert "uint8" in told
     assert "logits" in told
 
 
 @pytest.mark.parametrize("damage", ["lost", "cut"])
-def test_logits_that_were_lost_are_named_and_predicted_again(voxweft, merged, damage):
+def test_logits_that_were_lost_are_named_and_predicted_again(voxweft: Voxweft, merged: Any, damage: Any) -> None:
     voxweft("blend", "parts", "whole.zarr")
     chunk = merged / "parts/logits_part_1.zarr/3.0.0.0.0"
     chunk.unlink() if damage == "lost" else chunk.write_bytes(chunk.read_bytes()[:-9])
@@ -564,7 +571,7 @@ def test_logits_that_were_lost_are_named_and_predicted_again(voxweft, merged, da
     assert np.array_equal(levels(merged / "o.zarr"), levels(merged / "whole.zarr"))
 
 
-def test_a_patch_in_two_parts_is_refused(voxweft, shared, tmp_path):
+def test_a_patch_in_two_parts_is_refused(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:
     (tmp_path / "mixed").mkdir()
     for number, case in enumerate(("c2_vol48_rot", "c2_vol48_notta")):
         for kind in ("logits", "coordinates"):
@@ -577,7 +584,7 @@ def test_a_patch_in_two_parts_is_refused(voxweft, shared, tmp_path):
     assert "8 patches are in two of the 2 parts" in voxweft("blend", "mixed", "o.zarr", code=2).stderr
 
 
-def test_logits_that_were_replaced_are_another_input(voxweft, shared, tmp_path):
+def test_logits_that_were_replaced_are_another_input(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:
     golden = shared / "golden/scroll"
     shutil.copytree(golden / "c2_vol48_rot/parts", tmp_path / "p")
     voxweft("blend", "p", "o.zarr")
@@ -587,7 +594,7 @@ def test_logits_that_were_replaced_are_another_input(voxweft, shared, tmp_path):
     assert "voxels differ" in voxweft("blend", "p", "o.zarr", code=2).stderr
 
 
-def test_the_support_of_predict_reaches_finalize(voxweft, volume, tmp_path):
+def test_the_support_of_predict_reaches_finalize(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     support = zarr.create_array(str(tmp_path / "support.zarr"), shape=(25, 31, 36), chunks=(8, 8, 8), dtype="uint8")
     support[5:20, 5:20] = 1
     flags = ["--output_dir", "parts", *FAST, "--mask", "support.zarr"]
@@ -614,12 +621,12 @@ def test_the_support_of_predict_reaches_finalize(voxweft, volume, tmp_path):
         ["finalize", "merged.zarr", "o.zarr", "--threshold", "--threshold-value", "0.9"],
     ],
 )
-def test_compat_refuses_what_that_release_did_not_know(voxweft, merged, line):
+def test_compat_refuses_what_that_release_did_not_know(voxweft: Voxweft, merged: Any, line: Any) -> None:
     told = voxweft(*line, "--compat", "vesuvius-0.2.4", code=2).stderr
     assert "--compat vesuvius-0.2.4 knows" in told
 
 
-def test_no_secret_is_written(voxweft, volume, tmp_path):
+def test_no_secret_is_written(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     for flag in (["--hf-token", "hf_SECRET"], ["--hf_token=hf_SECRET"]):
         voxweft("pipeline", "-m", NET, "--input", volume, "--output", "my result.zarr", *FAST, *flag, "--overwrite")
         for path in tmp_path.rglob("*"):
@@ -628,7 +635,7 @@ def test_no_secret_is_written(voxweft, volume, tmp_path):
     assert "'my result.zarr'" in command
 
 
-def test_a_fused_run_in_parts_on_several_machines(voxweft, volume, tmp_path):
+def test_a_fused_run_in_parts_on_several_machines(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
     common = ["pipeline", "-m", NET, "--input", volume, *FAST, "--chunk-size", "16,32,32"]
     voxweft(*common, "--output", "one.zarr")
     for part in (2, 0, 1):
@@ -636,7 +643,7 @@ def test_a_fused_run_in_parts_on_several_machines(voxweft, volume, tmp_path):
     assert np.array_equal(levels(tmp_path / "one.zarr"), levels(tmp_path / "three.zarr"))
 
 
-def test_two_runs_of_one_part_do_not_harm_each_other(volume, tmp_path):
+def test_two_runs_of_one_part_do_not_harm_each_other(volume: Any, tmp_path: Path) -> None:
     flags = ["--input_dir", volume, "--output_dir", "parts", *FAST, "--quiet"]
     command = [sys.executable, "-m", "voxweft", "predict", "-m", NET, *flags]
     runs = [subprocess.Popen(command, cwd=tmp_path) for _ in range(2)]
@@ -646,7 +653,7 @@ def test_two_runs_of_one_part_do_not_harm_each_other(volume, tmp_path):
     assert digest(tmp_path / "parts/logits_part_0.zarr") == digest(tmp_path / "calm/logits_part_0.zarr")
 
 
-def test_every_kind_of_output_can_be_verified(voxweft, merged):
+def test_every_kind_of_output_can_be_verified(voxweft: Voxweft, merged: Any) -> None:
     assert "complete: 2 parts, 336 patches" in voxweft("verify", "parts").stdout
     assert "complete" in voxweft("verify", "merged.zarr").stdout
     assert "finalize them first" in voxweft("report", "merged.zarr", code=2).stderr

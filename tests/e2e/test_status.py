@@ -8,12 +8,14 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
 import pytest
 import zarr
 
+from conftest import Voxweft
 from e2e.test_launch import n_slabs, start, wait_for_slabs
 from servers import environment, faulty
 
@@ -28,11 +30,11 @@ def deep(tmp_path: Path, image: np.ndarray) -> Path:
     return tmp_path / "deep.zarr"
 
 
-def look(voxweft, output: object, **env: str) -> dict:
+def look(voxweft: Voxweft, output: object, **env: str) -> dict[str, Any]:
     return json.loads(voxweft("status", output, "--json", **env).stdout)
 
 
-def states(found: dict) -> list[str]:
+def states(found: dict[str, Any]) -> list[str]:
     return [part["state"] for part in found["parts"]]
 
 
@@ -45,7 +47,7 @@ def damaged(chunk: Path) -> Iterator[None]:
     chunk.write_bytes(good)
 
 
-def test_a_run_from_beginning_to_end(voxweft, deep, tmp_path):
+def test_a_run_from_beginning_to_end(voxweft: Voxweft, deep: Any, tmp_path: Path) -> None:
     """Of four parts one is killed, one asked to stop, one fails, one is not begun; then all are done."""
 
     def part(n: int) -> list[object]:
@@ -93,7 +95,7 @@ def test_a_run_from_beginning_to_end(voxweft, deep, tmp_path):
     assert voxweft("status", "o.zarr").stdout.startswith("complete: 16 of 16 slabs (100%)")
 
 
-def test_throughput_and_time_left(voxweft, deep, tmp_path):
+def test_throughput_and_time_left(voxweft: Voxweft, deep: Any, tmp_path: Path) -> None:
     """The sum over workers, while they work."""
     run = start(tmp_path, "run", deep, "o.zarr", *FLAGS[:-1], "mirroring", "--workers", 2)
     wait_for_slabs(run, tmp_path / "o.zarr", 4)
@@ -112,7 +114,7 @@ def test_throughput_and_time_left(voxweft, deep, tmp_path):
     assert run.returncode == 0, err
 
 
-def test_on_s3_and_for_folders_of_logits(voxweft, deep, tmp_path, s3):
+def test_on_s3_and_for_folders_of_logits(voxweft: Voxweft, deep: Any, tmp_path: Path, s3: Any) -> None:
     env = environment(s3)
     voxweft("run", deep, "s3://bucket/o.zarr", *FLAGS, "--num-parts", 2, "--part-id", 1, **env)
     found = look(voxweft, "s3://bucket/o.zarr", **env)
@@ -128,7 +130,7 @@ def test_on_s3_and_for_folders_of_logits(voxweft, deep, tmp_path, s3):
 
 
 @pytest.mark.parametrize("name", ["picture.png", "folder", "absent.zarr", "absent"])
-def test_what_is_no_run_is_refused(voxweft, tmp_path, name):
+def test_what_is_no_run_is_refused(voxweft: Voxweft, tmp_path: Path, name: Any) -> None:
     (tmp_path / "picture.png").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
     told = voxweft("status", name, code=2).stderr
@@ -137,7 +139,7 @@ def test_what_is_no_run_is_refused(voxweft, tmp_path, name):
     assert len(told.splitlines()) == 1
 
 
-def test_a_server_that_does_not_answer_is_told_in_few_lines(voxweft, s3):
+def test_a_server_that_does_not_answer_is_told_in_few_lines(voxweft: Voxweft, s3: Any) -> None:
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=1.0, reset=0.0) as (url, _):
         told = voxweft("status", "s3://bucket/none.zarr", code=1, **environment(s3) | {"AWS_ENDPOINT_URL": url}).stderr
     assert "none.zarr" in told

@@ -17,6 +17,7 @@ import pytest
 import yaml
 import zarr
 
+from conftest import Voxweft
 from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
 
@@ -33,7 +34,7 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def container(tmp_path):
+def container(tmp_path: Path) -> Any:
     """Start what a container would run, on this machine: ``voxweft`` is this Python's, /bin/sh is sh."""
     (tmp_path / "bin").mkdir()
     voxweft = tmp_path / "bin/voxweft"
@@ -71,11 +72,11 @@ def paths(node: Any, at: str = "") -> Iterator[str]:
             yield from paths(value, f"{at}[{name}]")
 
 
-def printed(voxweft, *words: object, **env: str) -> dict[str, Any]:
+def printed(voxweft: Voxweft, *words: object, **env: str) -> dict[str, Any]:
     return yaml.safe_load(voxweft("submit", *words, **env).stdout)
 
 
-def test_the_job_of_every_command_is_valid(voxweft, tmp_path):
+def test_the_job_of_every_command_is_valid(voxweft: Voxweft, tmp_path: Path) -> None:
     import kubernetes_validate
 
     full = [*IMAGE, "--namespace", "lab", "--at-once", 2, "--cpus", "500m", "--gpus", 0, "--retries", 5]
@@ -115,7 +116,9 @@ def test_the_job_of_every_command_is_valid(voxweft, tmp_path):
 
 
 @pytest.mark.slow
-def test_an_emulated_kubelet_runs_every_index_and_one_twice(voxweft, volume, container, tmp_path):
+def test_an_emulated_kubelet_runs_every_index_and_one_twice(
+    voxweft: Voxweft, volume: Any, container: Any, tmp_path: Path
+) -> None:
     """An emulation: the containers of the Job run here, one index is killed, and run again as the Job would."""
     run = ["run", "in.zarr", "o $(HOME) $x.zarr", "--chunk", "8,64,64", "--runtime", "torch", "--model"]
     printed_by = voxweft("submit", "kubernetes", *IMAGE, "--num-parts", 3, "--dry-run", "--", *run, f"{BLUR}&delay=25")
@@ -157,7 +160,7 @@ ARGO = [*IMAGE, "--node-selector", "karpenter.k8s.aws/instance-generation=6", "-
 CLOUD = ["s3://b/seg", *INK, "--zarr-output-dir", "s3://b/parts", "--num-parts", 3]
 
 
-def test_argo_knows_every_field(voxweft):
+def test_argo_knows_every_field(voxweft: Voxweft) -> None:
     from hera.workflows.models import WorkflowTemplate
 
     commands = [
@@ -173,7 +176,7 @@ def test_argo_knows_every_field(voxweft):
         assert set(paths(yaml.safe_load(text))) == set(paths(made)), "a key that the model does not know is dropped"
 
 
-def test_argo_has_everything_that_the_reference_has(voxweft, shared):
+def test_argo_has_everything_that_the_reference_has(voxweft: Voxweft, shared: Path) -> None:
     example, made = seed_example(shared), printed(voxweft, "argo", *ARGO, *CLOUD)
     spec, theirs = made["spec"], example["spec"]
     for key in ("archiveLogs", "artifactRepositoryRef", "podGC", "nodeSelector", "retryStrategy"):
@@ -198,7 +201,7 @@ def test_argo_has_everything_that_the_reference_has(voxweft, shared):
     assert by_name["reduce"]["outputs"] == container["outputs"]
 
 
-def run_workflow(manifest: Mapping[str, Any], start, changes: Mapping[str, str] = {}) -> dict[str, str]:
+def run_workflow(manifest: Mapping[str, Any], start: Any, changes: Mapping[str, str] = {}) -> dict[str, str]:
     """Run the steps of a manifest in their order, one pod at a time; the outputs of the workflow."""
     spec = manifest["spec"]
     templates = {t["name"]: t for t in spec["templates"]}
@@ -241,7 +244,9 @@ def run_workflow(manifest: Mapping[str, Any], start, changes: Mapping[str, str] 
 
 
 @pytest.mark.slow
-def test_the_steps_of_the_workflow_make_the_picture_of_one_run(voxweft, container, tmp_path):
+def test_the_steps_of_the_workflow_make_the_picture_of_one_run(
+    voxweft: Voxweft, container: Any, tmp_path: Path
+) -> None:
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", waves(5, 700, 150))
     notes = ["--runtime-dir", tmp_path / "notes", "--model-type", "timesformer"]
@@ -265,7 +270,9 @@ def test_the_steps_of_the_workflow_make_the_picture_of_one_run(voxweft, containe
 
 
 @pytest.mark.slow
-def test_the_steps_of_any_command_write_its_output(voxweft, volume, container, tmp_path):
+def test_the_steps_of_any_command_write_its_output(
+    voxweft: Voxweft, volume: Any, container: Any, tmp_path: Path
+) -> None:
     run = ["run", "in.zarr", "o.zarr", "--model", BLUR, "--chunk", "8,64,64", "--runtime", "torch"]
     made = printed(voxweft, "argo", *IMAGE, "--num-parts", 2, "--dry-run", "--", *run)
     assert run_workflow(made, container) == {"output": "o.zarr"}
@@ -275,7 +282,7 @@ def test_the_steps_of_any_command_write_its_output(voxweft, volume, container, t
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr") == digest(tmp_path / "p.zarr")
 
 
-def test_kubectl_gets_the_manifest_and_its_words_are_passed_on(voxweft, tmp_path):
+def test_kubectl_gets_the_manifest_and_its_words_are_passed_on(voxweft: Voxweft, tmp_path: Path) -> None:
     fake = tmp_path / "bin/kubectl"
     fake.parent.mkdir()
     fake.write_text(

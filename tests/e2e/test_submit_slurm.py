@@ -8,13 +8,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+from numpy.typing import NDArray
 
+from conftest import Voxweft
 from e2e.test_same_bits import digest
 from slurm_cluster import ask
 from surfaces import small_checkpoint, waves, write_layers
@@ -35,7 +38,7 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def begin(tmp_path, slurm):
+def begin(tmp_path: Path, slurm: Any) -> Iterator[Any]:
     """Start ``voxweft submit slurm --wait`` in the folder of the test; the process and the ids of its jobs."""
     begun: list[subprocess.Popen[str]] = []
 
@@ -70,7 +73,7 @@ def until(true: Callable[[], object], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
-def state(slurm, task: str) -> str:
+def state(slurm: Any, task: str) -> str:
     return ask(slurm, "squeue", "-h", "-r", "-t", "all", "-j", task, "-o", "%T").strip()
 
 
@@ -89,7 +92,7 @@ RIGHT = {
 }
 
 
-def look(slurm, job: str, output: Path) -> list[tuple[str, str]]:
+def look(slurm: Any, job: str, output: Path) -> list[tuple[str, str]]:
     """What SLURM and ``voxweft status`` say of each task, where SLURM says the same before and after."""
     words = ("squeue", "-h", "-r", "-t", "all", "-j", job, "-o", "%K %T")
     before = ask(slurm, *words)
@@ -103,7 +106,9 @@ def look(slurm, job: str, output: Path) -> list[tuple[str, str]]:
     return [(states[part.name.split()[1]], part.state) for part in parts]
 
 
-def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(voxweft, slurm, begin, volume, tmp_path):
+def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(
+    voxweft: Voxweft, slurm: Any, begin: Any, volume: Any, tmp_path: Path
+) -> None:
     process, jobs = begin("--at-once", 2, "--gpus", 1, "--", "run", volume, "o.zarr", *FLAGS, "--num-parts", 4)
     task = f"{jobs['parts']}_0"
     until(lambda: n_slabs(tmp_path / "o.zarr") >= 1 and state(slurm, task) == "RUNNING")
@@ -128,7 +133,9 @@ def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(voxweft, slurm,
     voxweft("verify", "o.zarr")
 
 
-def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(voxweft, slurm, begin, volume, tmp_path):
+def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(
+    voxweft: Voxweft, slurm: Any, begin: Any, volume: Any, tmp_path: Path
+) -> None:
     words = ("--name", "nightly", "--log-dir", "told/here", "--", "voxweft", "run", volume, "o.zarr", *FLAGS)
     process, jobs = begin("--num-parts", 3, "--at-once", 1, *words)
     until(lambda: n_slabs(tmp_path / "o.zarr") >= 1)
@@ -150,7 +157,9 @@ def test_a_cancelled_task_is_named_and_a_second_submit_completes_it(voxweft, slu
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "whole.zarr")
 
 
-def test_ink_in_three_parts_gives_the_picture_of_one_run(voxweft, slurm, begin, tmp_path):
+def test_ink_in_three_parts_gives_the_picture_of_one_run(
+    voxweft: Voxweft, slurm: Any, begin: Any, tmp_path: Path
+) -> None:
     small_checkpoint(tmp_path / "net.ckpt")
     write_layers(tmp_path / "seg", waves(5, 700, 150))
     ink = ["ink", "run", "seg", "--model", "net.ckpt", "--start-layer", 0, "--end-layer", 5, "--stride", 16]
@@ -162,7 +171,9 @@ def test_ink_in_three_parts_gives_the_picture_of_one_run(voxweft, slurm, begin, 
     assert (tmp_path / "out.png").read_bytes() == (tmp_path / "whole.png").read_bytes()
 
 
-def test_odd_names_survive_and_the_printed_scripts_submit_themselves(voxweft, slurm, tmp_path, image):
+def test_odd_names_survive_and_the_printed_scripts_submit_themselves(
+    voxweft: Voxweft, slurm: Any, tmp_path: Path, image: NDArray[Any]
+) -> None:
     odd = tmp_path / 'it\'s a $HOME "folder" `x`'
     odd.mkdir()
     zarr.create_array(str(odd / "in $1 \\ é.zarr"), shape=image.shape, chunks=image.shape, dtype="uint8")[:] = image
@@ -177,7 +188,9 @@ def test_odd_names_survive_and_the_printed_scripts_submit_themselves(voxweft, sl
     voxweft("verify", odd / 'o\'$(x) "y".zarr')
 
 
-def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_the_jobs(voxweft, slurm, begin, volume):
+def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_the_jobs(
+    voxweft: Voxweft, slurm: Any, begin: Any, volume: Any
+) -> None:
     done = voxweft("submit", "slurm", "--wait", "--", "run", "none.zarr", "o.zarr", *FLAGS, code=1, **slurm)
     assert "10 of 10 tasks did not complete: prepare (job" in done.stderr
     assert done.stderr.count("\n") <= 3
@@ -191,7 +204,9 @@ def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_th
     until(lambda: state(slurm, jobs["reduce"]) == "CANCELLED")
 
 
-def test_what_sbatch_refuses_is_told_in_its_words_and_nothing_stays_submitted(voxweft, slurm, volume):
+def test_what_sbatch_refuses_is_told_in_its_words_and_nothing_stays_submitted(
+    voxweft: Voxweft, slurm: Any, volume: Any
+) -> None:
     before = sorted(ask(slurm, "squeue", "-h", "-t", "all", "-o", "%A").split())
     done = voxweft("submit", "slurm", "--partition", "moon", "--", "run", volume, "o.zarr", *FLAGS, code=1, **slurm)
     assert "invalid partition specified: moon" in done.stderr

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -92,7 +93,7 @@ for name, size in json.loads(sys.argv[1]).items():
 
 
 @pytest.fixture(scope="module")
-def peers(tmp_path_factory):
+def peers(tmp_path_factory: pytest.TempPathFactory) -> Any:
     if not (PEERS / "timesformer_pytorch").is_dir():
         pytest.skip(f"no timesformer-pytorch in {PEERS}: pip install --target .peers --no-deps -r tests/peers.txt")
     folder = tmp_path_factory.mktemp("peers")
@@ -103,7 +104,7 @@ def peers(tmp_path_factory):
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_timesformer_equals_the_package(peers, name):
+def test_timesformer_equals_the_package(peers: Any, name: Any) -> None:
     case = {**COMMON, **CASES[name]}
     found = torch.load(peers / f"{name}.pt", weights_only=True)
     told = ("image_size", "num_frames", "channels")
@@ -117,7 +118,7 @@ def test_timesformer_equals_the_package(peers, name):
     assert (logits[0] - logits[1]).abs().max() > 1e-3
 
 
-def norm(x, state, name):
+def norm(x: Any, state: Any, name: Any) -> Any:
     mean, var, weight, bias = (
         state[f"{name}.{k}"].view(1, -1, *(1,) * (x.ndim - 2))
         for k in ("running_mean", "running_var", "weight", "bias")
@@ -125,7 +126,7 @@ def norm(x, state, name):
     return (x - mean) / torch.sqrt(var + 1e-5) * weight + bias
 
 
-def reference_resnet(volume, state, depth):
+def reference_resnet(volume: Any, state: Any, depth: Any) -> Any:
     """The forward pass by the names of the tensors; the maximum over depth comes before the decoder."""
     if "normalization.weight" in state:
         volume = norm(volume, state, "normalization")
@@ -151,7 +152,7 @@ def reference_resnet(volume, state, depth):
 
 
 @pytest.mark.parametrize(("depth", "normalization"), [(50, True), (101, False)])
-def test_resnet_equals_its_description(depth, normalization):
+def test_resnet_equals_its_description(depth: Any, normalization: Any) -> None:
     network = narrow_resnet(depth, normalization)
     volume = torch.rand(2, 1, 9, 64, 96)
     with torch.no_grad():

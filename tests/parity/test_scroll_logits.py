@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import zarr
+
+from conftest import Voxweft
 
 CASES = {
     "c2_vol48_notta": ("vol48", ["--normalization", "instance_zscore"]),
@@ -30,7 +33,7 @@ def blend(parts: Path, shape: tuple[int, ...], window: np.ndarray) -> np.ndarray
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_logits_equal_the_reference(shared, voxweft, tmp_path, case):
+def test_logits_equal_the_reference(shared: Path, voxweft: Voxweft, tmp_path: Path, case: Any) -> None:
     name, flags = CASES[case]
     golden = shared / "golden" / "scroll"
     volume = golden / "input" / f"{name}.zarr"
@@ -80,7 +83,7 @@ def _weight(case: Path, shape: tuple[int, ...], window: np.ndarray) -> np.ndarra
     return weight
 
 
-def test_positions_of_odd_sizes(shared):
+def test_positions_of_odd_sizes(shared: Path) -> None:
     from voxweft.geometry.tiling import TileGrid
 
     stored = zarr.open(str(shared / "golden/scroll/c2_vol_odd_1part/parts/coordinates_part_0.zarr"), mode="r")[:]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +34,7 @@ def woven(parts: ZarrPatches) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_the_blend_is_exact(shared, case):
+def test_the_blend_is_exact(shared: Path, case: Any) -> None:
     folder = shared / "golden/scroll" / case / "parts"
     parts = ZarrPatches.open(str(folder), 0)
     found = woven(parts)
@@ -53,13 +55,13 @@ def test_the_blend_is_exact(shared, case):
     assert np.abs(found - merged)[:, weight > 1e-4].max() <= 0.01
 
 
-def test_a_corner_keeps_its_logit(shared):
+def test_a_corner_keeps_its_logit(shared: Path) -> None:
     """The reference divides by the sum of weights + 1e-8 and lets the corner drift to -0.075."""
     parts = ZarrPatches.open(str(shared / "golden/scroll/syn_corner128/parts"), 0)
     assert np.abs(woven(parts) + 20).max() < 1e-4
 
 
-def test_what_voxweft_writes_has_the_layout_of_the_reference(shared, tmp_path):
+def test_what_voxweft_writes_has_the_layout_of_the_reference(shared: Path, tmp_path: Path) -> None:
     theirs = shared / "golden/scroll/c2_vol48_notta/parts"
     reference = ZarrPatches.open(str(theirs), 0)
     written = ZarrPatches.create(

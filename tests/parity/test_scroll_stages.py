@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import zarr
@@ -31,7 +34,7 @@ NETWORK = {
 }
 
 
-def array(path):
+def array(path: Any) -> Any:
     """[C, Z, Y, X] of a plain array or of the finest level of a group."""
     node = zarr.open(str(path), mode="r")
     values = (node["0"] if isinstance(node, zarr.Group) else node)[:]
@@ -39,7 +42,7 @@ def array(path):
 
 
 @pytest.mark.parametrize("case", STAGED)
-def test_compat_gives_the_very_bits(shared, tmp_path, case):
+def test_compat_gives_the_very_bits(shared: Path, tmp_path: Path, case: Any) -> None:
     golden = shared / "golden/scroll" / case
     blend(str(golden / "parts"), str(tmp_path / "merged.zarr"), BlendOptions(compat=COMPAT))
     assert np.array_equal(array(tmp_path / "merged.zarr"), array(golden / "merged.zarr"))
@@ -51,7 +54,7 @@ def test_compat_gives_the_very_bits(shared, tmp_path, case):
 
 
 @pytest.mark.parametrize("case", STAGED)
-def test_the_final_scale_is_fixed(shared, tmp_path, case):
+def test_the_final_scale_is_fixed(shared: Path, tmp_path: Path, case: Any) -> None:
     golden = shared / "golden/scroll" / case
     finalize(str(golden / "merged.zarr"), str(tmp_path / "final.zarr"))
     logits = array(golden / "merged.zarr").astype(np.float64)
@@ -65,7 +68,7 @@ def test_the_final_scale_is_fixed(shared, tmp_path, case):
 
 
 @pytest.mark.parametrize("case", NETWORK)
-def test_predict_writes_the_parts_of_the_reference(shared, tmp_path, case):
+def test_predict_writes_the_parts_of_the_reference(shared: Path, tmp_path: Path, case: Any) -> None:
     golden = shared / "golden/scroll" / case / "parts"
     source = shared / "golden/scroll/input" / ("vol_odd.zarr" if "odd" in case else "vol48.zarr")
     model = shared / "golden/scroll/model_c2_p32"
@@ -89,7 +92,9 @@ def test_predict_writes_the_parts_of_the_reference(shared, tmp_path, case):
     ("tta", "name", "threshold"),
     [("mirroring", "vol48", False), ("rotation", "vol_odd", True), ("none", "vol_odd", False)],
 )
-def test_fused_and_staged_agree_and_parts_change_no_bit(shared, tmp_path, tta, name, threshold):
+def test_fused_and_staged_agree_and_parts_change_no_bit(
+    shared: Path, tmp_path: Path, tta: Any, name: Any, threshold: Any
+) -> None:
     source = str(shared / f"golden/scroll/input/{name}.zarr")
     model = str(shared / "golden/scroll/model_c2_p32")
     network = NetworkOptions(**({"disable_tta": True} if tta == "none" else {"tta_type": tta}), runtime="torch")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 import voxweft
 from engines import computed
@@ -19,7 +21,7 @@ from voxweft.errors import RequestError, RunError
 
 
 @st.composite
-def volumes(draw, channels: int = 1):
+def volumes(draw: st.DrawFn, channels: int = 1) -> Any:
     """Small volumes, some with a constant corner, uint8 or float32."""
     shape = tuple(draw(st.integers(5, 40)) for _ in range(3))
     rng = np.random.default_rng(draw(st.integers(0, 9)))
@@ -46,7 +48,7 @@ requests = st.fixed_dictionaries(
 models = st.sampled_from(["fake://blur?patch=8,8,8", "fake://blur?patch=8,8,8&classes=3", "fake://null?patch=8,8,8"])
 
 
-def swept(volume, model, options: RunOptions, budget: Budget | None = None, parts=((0, 1),)):
+def swept(volume: Any, model: Any, options: RunOptions, budget: Budget | None = None, parts: Any = ((0, 1),)) -> Any:
     """The whole output and the plan; parts are done in the order given."""
     plan = make_plan(volume.info, model.card, options, budget=budget)
     found, totals = computed(plan, volume, [model], parts=parts)
@@ -55,7 +57,7 @@ def swept(volume, model, options: RunOptions, budget: Budget | None = None, part
 
 @settings(max_examples=60)
 @given(volumes(), models, requests)
-def test_logits_equal_a_float64_blend(image, url, request):
+def test_logits_equal_a_float64_blend(image: NDArray[Any], url: Any, request: pytest.FixtureRequest) -> None:
     volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     found, plan, _ = swept(volume, model, RunOptions(output="logits", **request))
     wanted, ran = blended_logits(plan, volume, model)
@@ -66,7 +68,9 @@ def test_logits_equal_a_float64_blend(image, url, request):
 
 @settings(max_examples=60)
 @given(volumes(), models, requests, st.sampled_from(["probability", "labels", "mask"]))
-def test_every_uint8_voxel_is_within_one_level(image, url, request, output):
+def test_every_uint8_voxel_is_within_one_level(
+    image: NDArray[Any], url: Any, request: pytest.FixtureRequest, output: Any
+) -> None:
     volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     found, plan, _ = swept(volume, model, RunOptions(output=output, **request))
     logits, ran = blended_logits(plan, volume, model)
@@ -84,7 +88,9 @@ def test_every_uint8_voxel_is_within_one_level(image, url, request, output):
 
 @settings(max_examples=60)
 @given(volumes(), models, requests, st.integers(1, 7), st.randoms(use_true_random=False), st.data())
-def test_any_cut_gives_the_same_bits(image, url, request, count, random, data):
+def test_any_cut_gives_the_same_bits(
+    image: NDArray[Any], url: Any, request: pytest.FixtureRequest, count: Any, random: Any, data: st.DataObject
+) -> None:
     volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     options = RunOptions(output=data.draw(st.sampled_from(["probability", "logits", "labels"])), **request)
     whole, plan, _ = swept(volume, model, options)
@@ -101,7 +107,9 @@ def test_any_cut_gives_the_same_bits(image, url, request, count, random, data):
 
 @settings(max_examples=30)
 @given(volumes(), models, requests, st.data())
-def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(image, url, request, data):
+def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(
+    image: NDArray[Any], url: Any, request: pytest.FixtureRequest, data: st.DataObject
+) -> None:
     volume, model = voxweft.open_volume(image), voxweft.load_model(url)
     whole, _, _ = swept(volume, model, RunOptions(**request))
     sides = [sorted(data.draw(st.tuples(st.integers(0, n - 1), st.integers(1, n)))) for n in volume.info.shape_zyx]
@@ -114,7 +122,7 @@ def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(image, url, re
     assert not found.any()
 
 
-def test_patches_of_a_batch_do_not_matter(image):
+def test_patches_of_a_batch_do_not_matter(image: NDArray[Any]) -> None:
     volume, model = voxweft.open_volume(image), voxweft.load_model("fake://blur?patch=16,16,16")
     one, _, _ = swept(volume, model, RunOptions(output="logits", chunk="32,32,32"))
     plan = make_plan(volume.info, model.card, RunOptions(output="logits", chunk="32,32,32"))
@@ -125,7 +133,7 @@ def test_patches_of_a_batch_do_not_matter(image):
 
 
 @pytest.mark.parametrize("factor", [1, 2, 5])
-def test_outside_the_mask_is_background(image, factor):
+def test_outside_the_mask_is_background(image: NDArray[Any], factor: Any) -> None:
     shape = image.shape
     coarse = np.zeros([-(-n // factor) for n in shape], np.uint8)
     coarse[2:6, 1:5, 2:9] = 1
@@ -141,7 +149,7 @@ def test_outside_the_mask_is_background(image, factor):
     assert totals.n_patches < full.n_patches
 
 
-def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero():
+def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero() -> None:
     image = np.random.default_rng(0).normal(100, 30, (30, 30, 30)).astype(np.float32)
     broken = image.copy()
     broken[3, 4, 5], broken[9, 9, 9], broken[29, 29, 29] = np.nan, np.inf, -np.inf
@@ -154,7 +162,7 @@ def test_voxels_that_are_not_finite_are_counted_and_taken_as_zero():
     assert np.array_equal(found, clean)
 
 
-def test_a_network_that_returns_nan_is_an_error_and_not_a_result(image):
+def test_a_network_that_returns_nan_is_an_error_and_not_a_result(image: NDArray[Any]) -> None:
     import torch
 
     model = voxweft.load_model("fake://null?patch=16,16,16")
@@ -164,17 +172,17 @@ def test_a_network_that_returns_nan_is_an_error_and_not_a_result(image):
         swept(voxweft.open_volume(image), model, RunOptions(chunk="16,16,16"))
 
 
-def test_each_input_chunk_is_read_once_a_column_and_each_output_chunk_written_once(image):
+def test_each_input_chunk_is_read_once_a_column_and_each_output_chunk_written_once(image: NDArray[Any]) -> None:
     from collections import Counter
 
     volume, model = voxweft.open_volume(image), voxweft.load_model("fake://null?patch=16,16,16")
-    reads, writes = Counter(), Counter()
+    reads, writes = Counter[Any](), Counter[Any]()
     inner = volume.read
 
     class Counting:
         info = volume.info
 
-        def read(self, box):
+        def read(self, box: Any) -> Any:
             for z in range(*_span(box, 0)):
                 reads[z] += 1
             assert box.start[0] % volume.info.chunk_zyx[0] == 0
@@ -191,6 +199,6 @@ def test_each_input_chunk_is_read_once_a_column_and_each_output_chunk_written_on
     assert sum(b.n_voxels for b in writes) == image.size
 
 
-def _span(box, axis):
+def _span(box: Any, axis: Any) -> Any:
     size = 32
     return box.start[axis] // size, -(-box.stop[axis] // size)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,10 +60,10 @@ def test_weights_sum_to_one_at_every_voxel(axis: AxisTiles, window: str, sigma_s
     count=st.integers(1, 40),
     data=st.data(),
 )
-def test_parts_share_every_slab_once(shape, column, count, data) -> None:  # type: ignore[no-untyped-def]
+def test_parts_share_every_slab_once(shape: Any, column: Any, count: Any, data: st.DataObject) -> None:
     start = tuple(data.draw(st.integers(0, n - 1)) for n in shape)
     stop = tuple(data.draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True))
-    region = Box(start, stop)  # type: ignore[arg-type]
+    region = Box(start, stop)
     columns = Columns(shape, region, (column[0] * 64, column[1] * 64), 32)
     seen = [(r.column, s) for i in range(count) for r in columns.part(i, count) for s in r.slabs]
     assert seen == [(c, s) for c in range(columns.n_columns) for s in range(columns.n_slabs)]
@@ -73,7 +74,7 @@ def test_parts_share_every_slab_once(shape, column, count, data) -> None:  # typ
 
 
 @given(st.tuples(*[st.integers(1, 60)] * 3), st.tuples(*[st.integers(1, 30)] * 3), st.floats(0, 0.9))
-def test_a_small_volume_is_padded_evenly(shape, patch, overlap) -> None:  # type: ignore[no-untyped-def]
+def test_a_small_volume_is_padded_evenly(shape: Any, patch: Any, overlap: Any) -> None:
     grid = TileGrid.of(shape, patch, overlap)
     tiles = list(grid)
     assert len(tiles) == grid.n_tiles
@@ -99,13 +100,13 @@ def test_a_grid_of_a_billion_patches_costs_nothing() -> None:
     [
         (lambda: AxisTiles(10, 4, 0.5), "leaves gaps or does not move"),
         (lambda: AxisTiles(10, 4, 5), "leaves gaps"),
-        (lambda: AxisTiles(10, 4, 2, "loose"), "use one of spread, snap"),  # type: ignore[arg-type]
+        (lambda: AxisTiles(10, 4, 2, "loose"), "use one of spread, snap"),
         (lambda: TileGrid.of((9, 9, 9), (4, 4, 4), 1.0), "0 <= overlap < 1"),
         (lambda: unity_profiles(AxisTiles(10, 4, 2), "boxcar"), "gaussian, gaussian-centred, hann, uniform"),
         (lambda: unity_profiles(AxisTiles(10, 4, 2), "gaussian", 0), "not positive"),
     ],
 )
-def test_a_tiling_that_cannot_be_says_why(make, says) -> None:  # type: ignore[no-untyped-def]
+def test_a_tiling_that_cannot_be_says_why(make: Any, says: Any) -> None:
     with pytest.raises(GridError, match=says):
         make()
 

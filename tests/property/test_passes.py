@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ volumes = st.builds(
 SETTINGS = {"output": "logits", "chunk": "16,16,16", "accept_labels": True, "pyramid": False}
 
 
-def logits(volume, models, budget=None, parts=((0, 1),), **options):
+def logits(volume: Any, models: Any, budget: Any = None, parts: Any = ((0, 1),), **options: Any) -> Any:
     refs = [model_ref(model) for model in models]
     plan = make_plan(volume.info, refs, RunOptions(**SETTINGS, **options), budget=budget)
     return computed(plan, volume, models, parts=parts)[0]
@@ -34,7 +36,7 @@ def logits(volume, models, budget=None, parts=((0, 1),), **options):
 
 @settings(max_examples=15)
 @given(volumes, st.sampled_from([(1.0, 1.0), (2.0, 1.0), (0.3, 1.7)]), st.sampled_from([NULL, OTHER]))
-def test_an_ensemble_is_the_weighted_mean(volume, weights, second):
+def test_an_ensemble_is_the_weighted_mean(volume: Any, weights: Any, second: Any) -> None:
     a, b = (logits(volume, [model], overlap=0.5) for model in (BLUR, second))
     both = logits(volume, [BLUR, second], overlap=0.5, weights=f"{weights[0]},{weights[1]}")
     wanted = (weights[0] * a.astype(float) + weights[1] * b) / sum(weights)
@@ -43,7 +45,7 @@ def test_an_ensemble_is_the_weighted_mean(volume, weights, second):
 
 @settings(max_examples=6)
 @given(volumes, st.integers(4_000_000, 12_000_000), st.integers(1, 4))
-def test_any_division_gives_the_same_bits(volume, memory, count):
+def test_any_division_gives_the_same_bits(volume: Any, memory: Any, count: Any) -> None:
     models = [BLUR, OTHER]
     whole = logits(volume, models)
     try:
@@ -55,7 +57,7 @@ def test_any_division_gives_the_same_bits(volume, memory, count):
 
 @settings(max_examples=4)
 @given(volumes, st.sampled_from(["snap", "spread"]), st.sampled_from([0.3, 0.5]))
-def test_a_mirrored_volume_is_computed_as_if_it_were_reversed(volume, fit, overlap):
+def test_a_mirrored_volume_is_computed_as_if_it_were_reversed(volume: Any, fit: Any, overlap: Any) -> None:
     """The mean over all eight flips of the volume itself, each run by itself and flipped back."""
     found = logits(volume, [BLUR], tta="mirroring", tta_of="volume", fit=fit, overlap=overlap)
     flips = [tuple(axis for axis in range(3) if bits >> axis & 1) for bits in range(8)]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ from voxweft.stores.patches import ZarrPatches
 MODEL = voxweft.load_model("fake://blur?patch=8,8,8&normalization=instance_zscore")
 
 
-def predicted(folder, plan, volume, count):
+def predicted(folder: Any, plan: Any, volume: Any, count: Any) -> Any:
     """All parts, written and opened again."""
     stage = replace(plan.sweep, outputs=(), stores=Stores(count))
     stores = []
@@ -36,7 +38,7 @@ def predicted(folder, plan, volume, count):
     return [ZarrPatches.open(folder, part) for part in range(count)]
 
 
-def blended(plan, volume, parts):
+def blended(plan: Any, volume: Any, parts: Any) -> Any:
     if not parts:
         return computed(plan, volume, [MODEL])[0]
     stage = plan.sweep
@@ -52,7 +54,7 @@ def blended(plan, volume, parts):
     st.integers(0, 3),
     st.sampled_from([None, 4_500_000]),
 )
-def test_fused_and_staged_agree(shape, overlap, count, seed, memory):
+def test_fused_and_staged_agree(shape: Any, overlap: Any, count: Any, seed: Any, memory: Any) -> None:
     image = np.random.default_rng(seed).integers(0, 250, shape, dtype=np.uint8)
     image[: shape[0] // 2 + 1, : shape[1] // 2 + 1] = 0
     volume = voxweft.open_volume(image)
@@ -73,7 +75,7 @@ def test_fused_and_staged_agree(shape, overlap, count, seed, memory):
     assert np.abs(staged - fused).max() <= 2e-3 * max(1.0, float(np.abs(fused[fused > -99]).max(initial=0)))
 
 
-def test_a_part_that_is_missing_or_of_another_grid_is_named(tmp_path):
+def test_a_part_that_is_missing_or_of_another_grid_is_named(tmp_path: Path) -> None:
     volume = voxweft.open_volume(np.random.default_rng(0).integers(0, 250, (20, 20, 20), dtype=np.uint8))
     plan = make_plan(volume.info, MODEL.card, RunOptions(chunk="16"))
     parts = predicted(str(tmp_path), plan, volume, 3)

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
+from conftest import Voxweft
 from surfaces import auc, degraded_phantom, ink_of_phantom, write_layers
 
 HELD_OUT = 1464 * 3 // 4
 
 
 @pytest.mark.slow
-def test_the_trained_network_finds_the_text(voxweft, shared, tmp_path):
+def test_the_trained_network_finds_the_text(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:
     write_layers(tmp_path / "seg", degraded_phantom(shared)[:, HELD_OUT - 64 :])
     model = shared / "models/ink_timesformer_tiny/timesformer_tiny.ckpt"
     window = ["--start-layer", 0, "--end-layer", 11, "--zarr-output-dir", "parts", "--runtime-dir", "."]

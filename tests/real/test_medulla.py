@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
 import zarr
+
+from conftest import Voxweft
 
 
 def membranes(labels: np.ndarray) -> np.ndarray:
@@ -32,7 +36,7 @@ def membranes(labels: np.ndarray) -> np.ndarray:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["auto", "torch"])
-def test_dice_on_the_planes_that_were_held_out(voxweft, shared, tmp_path, runtime):
+def test_dice_on_the_planes_that_were_held_out(voxweft: Voxweft, shared: Path, tmp_path: Path, runtime: Any) -> None:
     data, model = shared / "data/em_fibsem_medulla", shared / "models/nnunet_fibsem_membrane"
     box = "186:250,:,:" if runtime == "torch" else ":,:,:"
     voxweft("run", data / "raw.tif", "o.zarr", "--model", model, "--runtime", runtime, "--bbox", box)

@@ -19,7 +19,7 @@ def nodes(root: Path) -> list[Path]:
     return sorted(found)
 
 
-def test_every_zarr_store_opens_or_is_refused(shared):
+def test_every_zarr_store_opens_or_is_refused(shared: Path) -> None:
     opened, refused, damaged = [], [], []
     for node in nodes(shared / "data/zarr_stores"):
         try:
@@ -40,7 +40,7 @@ def test_every_zarr_store_opens_or_is_refused(shared):
     assert all("0.6" in str(p) or "simple" in str(p) or "v3" in str(p) for p in refused), refused
 
 
-def test_axes_order_voxel_size_and_levels_come_from_the_metadata(shared):
+def test_axes_order_voxel_size_and_levels_come_from_the_metadata(shared: Path) -> None:
     path = shared / "data/zarr_stores/mni152_axial.ome.zarr"
     volume = voxweft.open_volume(path)
     raw = zarr.open(str(path / "scale0/nibabel_converted_image"), mode="r")
@@ -54,14 +54,14 @@ def test_axes_order_voxel_size_and_levels_come_from_the_metadata(shared):
         voxweft.open_volume(path, level=99)
 
 
-def test_version_0_6_is_refused_by_name_and_its_array_opens(shared):
+def test_version_0_6_is_refused_by_name_and_its_array_opens(shared: Path) -> None:
     group = shared / "data/zarr_stores/neuroglancer_ome/all_0.6/basic/scale.zarr"
     with pytest.raises(VolumeError, match=r"0\.6.*coordinate systems.*path of its array"):
         voxweft.open_volume(group)
     assert voxweft.open_volume(group / "array").info.shape_zyx == (27, 226, 186)
 
 
-def test_the_medulla_has_its_voxel_size(shared):
+def test_the_medulla_has_its_voxel_size(shared: Path) -> None:
     info = voxweft.open_volume(shared / "data/em_fibsem_medulla/raw.tif").info
     assert (info.shape_zyx, info.dtype) == ((250, 250, 250), "uint8")
     assert info.geometry.voxel_size_zyx == pytest.approx((0.01, 0.01, 0.01))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ def commands(line: str) -> list[list[str]]:
     return [shlex.split(part) for part in re.split(r"&&|;|\|", line)]
 
 
-def test_what_is_copied_is_there_and_reaches_the_build(steps):
+def test_what_is_copied_is_there_and_reaches_the_build(steps: Any) -> None:
     allowed = (ROOT / ".dockerignore").read_text().splitlines()
     assert allowed[0] == "*"
     for path in sources(steps):
@@ -44,7 +45,7 @@ def test_what_is_copied_is_there_and_reaches_the_build(steps):
             assert tracked.stdout
 
 
-def test_every_command_is_in_the_base_image_or_was_installed_before(steps):
+def test_every_command_is_in_the_base_image_or_was_installed_before(steps: Any) -> None:
     known = set(BASE)
     for name, line in steps:
         if name != "RUN":
@@ -56,10 +57,11 @@ def test_every_command_is_in_the_base_image_or_was_installed_before(steps):
     assert known > BASE, "something was installed"
 
 
-def test_arguments_extras_user_and_entry_point(steps):
+def test_arguments_extras_user_and_entry_point(steps: Any) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = [f"{name} {rest}" for name, rest in steps]
-    declared, from_at = set(), next(n for n, line in enumerate(lines) if line.startswith("FROM"))
+    declared = set[str]()
+    from_at = next(n for n, line in enumerate(lines) if line.startswith("FROM"))
     for n, line in enumerate(lines):
         if n == from_at:
             assert set(re.findall(r"\$\{?(\w+)", line)) <= declared
@@ -81,7 +83,7 @@ def test_arguments_extras_user_and_entry_point(steps):
 
 
 @pytest.mark.slow
-def test_what_is_copied_is_enough_to_install_and_run(steps, tmp_path):
+def test_what_is_copied_is_enough_to_install_and_run(steps: Any, tmp_path: Path) -> None:
     pytest.importorskip("hatchling", reason="hatchling, which builds the package, is not installed")
     build, site = tmp_path / "build", tmp_path / "site"
     build.mkdir()

@@ -49,7 +49,7 @@ def graph() -> dict[str, set[str]]:
     return found
 
 
-def test_there_is_no_circle():
+def test_there_is_no_circle() -> None:
     found = graph()
     assert len(found) > 100
     assert found["voxweft.engine.sweep"] >= {"voxweft.engine.weave", "voxweft.geometry.box"}

@@ -7,27 +7,28 @@ import subprocess
 import sys
 
 import voxweft
+from conftest import Voxweft
 
 
-def test_public_names_exist_and_are_few():
+def test_public_names_exist_and_are_few() -> None:
     assert len(voxweft.__all__) <= 30
     for name in voxweft.__all__:
         assert getattr(voxweft, name) is not None
 
 
-def test_import_leaves_heavy_libraries_alone():
+def test_import_leaves_heavy_libraries_alone() -> None:
     code = "import sys, voxweft; print([m for m in ('torch', 'zarr', 'dask', 'numpy', 'openvino') if m in sys.modules])"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
-def test_help_fits_a_screen(voxweft):
+def test_help_fits_a_screen(voxweft: Voxweft) -> None:
     text = voxweft("--help").stdout
     assert len(text.splitlines()) <= 40
     for command in ("run", "plan", "info", "verify", "report", "demo"):
         assert command in text
 
 
-def test_every_option_has_a_help_line():
+def test_every_option_has_a_help_line() -> None:
     from dataclasses import fields
 
     from voxweft.engine.options import RunOptions
@@ -38,7 +39,7 @@ def test_every_option_has_a_help_line():
             assert field.name == "command" or len(field.metadata["help"]) > 10
 
 
-def test_every_public_name_has_an_example():
+def test_every_public_name_has_an_example() -> None:
     """They are run as doctests of src."""
     find = doctest.DocTestFinder().find
     names = [n for n in voxweft.__all__ if not n.startswith("__")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,7 +26,7 @@ FLAT = {"patch_size": [8, 8], "dimensions": 2, "normalization": "none"}
 FLAT_HEADS = [HEADS[0], {**HEADS[1], "scale": [2, 2]}]
 
 
-def files(tmp_path, name):
+def files(tmp_path: Path, name: Any) -> Any:
     """A file of the three-dimensional two-headed network."""
     match name:
         case "torchscript dict":
@@ -41,7 +43,7 @@ def files(tmp_path, name):
             return as_onnx(tmp_path / "net.onnx", HeadNet(), PATCH, ("edge", "cell"), **SIDE)
 
 
-def wanted(batch, n_dimensions=3):
+def wanted(batch: Any, n_dimensions: int = 3) -> Any:
     """Straight from the definition."""
     network = DictNet(n_dimensions)
     maps = network(batch if n_dimensions == 3 else batch[:, :, 0])
@@ -51,7 +53,7 @@ def wanted(batch, n_dimensions=3):
     return both if n_dimensions == 3 else both[:, :, None]
 
 
-def run(model, batch, runtime):
+def run(model: Any, batch: Any, runtime: Any) -> Any:
     predictor = model.open(ForwardSetting(runtime, "cpu", "fp32", len(batch), tuple(batch.shape[2:])))
     return predictor(batch)
 
@@ -60,7 +62,7 @@ FORMATS = ["torchscript dict", "torchscript tuple", "torchscript list", "export 
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_heads_become_one_tensor(tmp_path, name):
+def test_heads_become_one_tensor(tmp_path: Path, name: Any) -> None:
     model = voxweft.load_model(files(tmp_path, name))
     card = model.card
     assert card.heads == (Head("cell", 2, "softmax"), Head("edge", 1, "sigmoid", (2, 2, 2)))
@@ -73,7 +75,7 @@ def test_heads_become_one_tensor(tmp_path, name):
 
 
 @pytest.mark.parametrize("runtime", ["torch", "jit", "openvino"])
-def test_every_runtime_of_torch(runtime):
+def test_every_runtime_of_torch(runtime: Any) -> None:
     heads = (Head("cell", 2, "softmax"), Head("edge", 1, "sigmoid", (2, 2, 2)))
     model = TorchModel(ModelCard("net", "x", "", PATCH, n_classes=3, heads=heads), [DictNet(), DictNet()])
     if runtime not in model.runtimes("cpu"):
@@ -84,7 +86,7 @@ def test_every_runtime_of_torch(runtime):
 
 @pytest.mark.parametrize("kind", ["torchscript", "export", "onnx"])
 @pytest.mark.parametrize("several", [False, True])
-def test_two_dimensional_networks(tmp_path, kind, several):
+def test_two_dimensional_networks(tmp_path: Path, kind: Any, several: Any) -> None:
     network = (DictNet if several else CellNet)(2)
     said = {**FLAT, "heads": FLAT_HEADS} if several else FLAT
     match kind:
@@ -106,7 +108,7 @@ def test_two_dimensional_networks(tmp_path, kind, several):
         run(model, torch.zeros(1, 1, 4, 8, 8), model.runtimes("cpu")[0])
 
 
-def test_a_program_of_fixed_sizes_takes_no_other_patch(tmp_path):
+def test_a_program_of_fixed_sizes_takes_no_other_patch(tmp_path: Path) -> None:
     path = exported(tmp_path / "net.pt2", DictNet(), (16, 16, 16), heads=HEADS, normalization="none")
     model = voxweft.load_model(path)
     assert (model.card.fixed_patch, model.card.patch_zyx, model.card.divisor_zyx) == (True, (16, 16, 16), (2, 2, 2))
@@ -118,7 +120,7 @@ def test_a_program_of_fixed_sizes_takes_no_other_patch(tmp_path):
 
 
 @pytest.mark.parametrize("kind", ["torchscript", "export", "onnx"])
-def test_slices_are_asked_for(tmp_path, kind):
+def test_slices_are_asked_for(tmp_path: Path, kind: Any) -> None:
     match kind:
         case "torchscript":
             path = torchscript(tmp_path / "net.pt", CellNet(2))
@@ -130,7 +132,7 @@ def test_slices_are_asked_for(tmp_path, kind):
         voxweft.load_model(path)
 
 
-def test_the_outputs_of_an_onnx_file_are_its_heads(tmp_path):
+def test_the_outputs_of_an_onnx_file_are_its_heads(tmp_path: Path) -> None:
     card = voxweft.load_model(as_onnx(tmp_path / "net.onnx", HeadNet(), PATCH, ("cell", "edge"))).card
     assert card.heads == (Head("cell", 2, "softmax"), Head("edge", 1, "sigmoid", (2, 2, 2)))
     one = as_onnx(tmp_path / "one.onnx", HeadNet(), PATCH, ("cell", "edge"), heads=HEADS[:1])
@@ -157,13 +159,13 @@ def test_the_outputs_of_an_onnx_file_are_its_heads(tmp_path):
         (TupleNet(), HEADS[::-1], "head 'edge' gives"),
     ],
 )
-def test_wrong_heads_are_named(tmp_path, network, heads, says):
+def test_wrong_heads_are_named(tmp_path: Path, network: Any, heads: Any, says: Any) -> None:
     model = voxweft.load_model(torchscript(tmp_path / "net.pt", network, **{**SIDE, "heads": heads}))
     with pytest.raises(ModelError, match=says):
         run(model, torch.zeros(1, 1, *PATCH), "torch")
 
 
-def test_side_files_that_cannot_be(tmp_path):
+def test_side_files_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"returns dict with edge, cell; name its heads in net\.json"):
         voxweft.load_model(torchscript(tmp_path / "net.pt", DictNet()))
     for said, says in [
@@ -179,7 +181,7 @@ def test_side_files_that_cannot_be(tmp_path):
             voxweft.load_model(tmp_path / "net.pt")
 
 
-def test_a_plain_tensor_is_passed_on_untouched():
+def test_a_plain_tensor_is_passed_on_untouched() -> None:
     card = ModelCard("net", "x", "", PATCH)
     network = CellNet()
     batch = torch.randn(2, 1, *PATCH)
@@ -198,7 +200,7 @@ def test_a_plain_tensor_is_passed_on_untouched():
     st.sampled_from(["dict", "tuple", "list"]),
     st.randoms(use_true_random=False),
 )
-def test_any_heads_keep_their_channels(spec, kind, order):
+def test_any_heads_keep_their_channels(spec: Any, kind: Any, order: Any) -> None:
     heads = tuple(Head(f"h{n}", c, "sigmoid", (1, s, s)) for n, (c, s) in enumerate(spec))
     n_classes = sum(c for c, _ in spec)
     card = ModelCard("net", "x", "", (4, 8, 8), n_classes=n_classes, heads=heads)
@@ -212,11 +214,11 @@ def test_any_heads_keep_their_channels(spec, kind, order):
     assert found.amin((0, 2, 3, 4)).tolist() == found.amax((0, 2, 3, 4)).tolist() == expected
 
 
-def volume(shape=(11, 21, 26)):
+def volume(shape: Any = (11, 21, 26)) -> Any:
     return np.random.default_rng(2).integers(0, 16, shape).astype(np.uint8)
 
 
-def result_of(image, model, **options):
+def result_of(image: Any, model: Any, **options: Any) -> Any:
     sink = voxweft.open_sink("memory://")
     how = voxweft.RunOptions(runtime="torch", pyramid=False, accept_labels=True, chunk="16", **options)
     assert voxweft.run(image, sink, model, how).status == "complete"
@@ -224,7 +226,7 @@ def result_of(image, model, **options):
 
 
 @pytest.mark.parametrize("tta", ["none", "mirroring"])
-def test_a_network_for_slices_over_a_volume(tmp_path, tta):
+def test_a_network_for_slices_over_a_volume(tmp_path: Path, tta: Any) -> None:
     """A pointwise network: the blend of its patches is the network itself, slice by slice."""
     path = torchscript(tmp_path / "net.pt", CellNet(2), **FLAT)
     image = volume()
@@ -235,7 +237,7 @@ def test_a_network_for_slices_over_a_volume(tmp_path, tta):
     assert np.abs(whole - direct).max() < 1e-5
 
 
-def test_a_network_with_two_heads_over_a_volume(tmp_path):
+def test_a_network_with_two_heads_over_a_volume(tmp_path: Path) -> None:
     image = volume((20, 22, 24))
     path = torchscript(tmp_path / "net.pt", DictNet(scale=1), **{**SIDE, "heads": WHOLE})
     maps = DictNet(scale=1)(torch.from_numpy(image.astype(np.float32))[None, None])

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,12 +22,12 @@ from voxweft.model.protocols import ForwardSetting
 HYPER = {"num_frames": 5, "image_size": 32}
 
 
-def run(model, layers, runtime="torch"):
+def run(model: Any, layers: Any, runtime: str = "torch") -> Any:
     patch = tuple(layers.shape[2:])
     return model.open(ForwardSetting(runtime, "cpu", "fp32", len(layers), patch))(layers)
 
 
-def wanted(network, layers):
+def wanted(network: Any, layers: Any) -> Any:
     """Straight from the definition: frames, sigmoid, then the enlargement."""
     frames = layers[:, :, :, 0][:, :, None]
     with torch.no_grad():
@@ -36,7 +37,7 @@ def wanted(network, layers):
 
 @pytest.mark.parametrize("container", ["state_dict", "model_state_dict", "model", ""])
 @pytest.mark.parametrize("prefix", ["", "backbone.", "module.backbone.", "_orig_mod.", "module._orig_mod.backbone."])
-def test_containers_and_prefixes(tmp_path, container, prefix):
+def test_containers_and_prefixes(tmp_path: Path, container: Any, prefix: Any) -> None:
     network = small_timesformer()
     state = {prefix + k: v for k, v in network.state_dict().items()}
     torch.save({container: state} if container else state, tmp_path / "net.pth")
@@ -47,7 +48,7 @@ def test_containers_and_prefixes(tmp_path, container, prefix):
 
 
 @pytest.mark.parametrize("runtime", ["torch", "jit", "openvino"])
-def test_probabilities_in_every_runtime(tmp_path, runtime):
+def test_probabilities_in_every_runtime(tmp_path: Path, runtime: Any) -> None:
     network = small_timesformer()
     model = voxweft.load_model(lightning(tmp_path / "net.ckpt", backbone(network.state_dict()), **HYPER))
     if runtime not in model.runtimes("cpu"):
@@ -56,7 +57,7 @@ def test_probabilities_in_every_runtime(tmp_path, runtime):
     assert (run(model, layers, runtime) - wanted(network, layers)).abs().max() < 1e-5
 
 
-def test_the_card(tmp_path):
+def test_the_card(tmp_path: Path) -> None:
     path = lightning(tmp_path / "net.ckpt", backbone(small_timesformer().state_dict()), backbone=HYPER, size=32)
     model = voxweft.load_model(path, tile=32)
     card = model.card
@@ -69,13 +70,13 @@ def test_the_card(tmp_path):
     assert json.loads(json.dumps(card.details))["dim"] == 16
 
 
-def test_the_divisor_of_the_checkpoint_is_the_normalization(tmp_path):
+def test_the_divisor_of_the_checkpoint_is_the_normalization(tmp_path: Path) -> None:
     path = lightning(tmp_path / "net.ckpt", small_timesformer().state_dict(), **HYPER, normalize_divisor=255.0)
     (scheme,) = voxweft.load_model(path).card.normalization
     assert (scheme.std, scheme.upper) == (255.0, 255.0)
 
 
-def test_an_input_normalization_is_used(tmp_path):
+def test_an_input_normalization_is_used(tmp_path: Path) -> None:
     network, extra = small_timesformer(), torch.nn.BatchNorm3d(1).eval()
     extra.running_mean.fill_(0.3)
     extra.running_var.fill_(0.25)
@@ -85,7 +86,7 @@ def test_an_input_normalization_is_used(tmp_path):
     assert (run(model, layers) - wanted(network, (layers - 0.3) / 0.5)).abs().max() < 1e-4
 
 
-def test_safetensors(tmp_path):
+def test_safetensors(tmp_path: Path) -> None:
     save_file = pytest.importorskip("safetensors.torch").save_file
     save_file(backbone(small_timesformer().state_dict()), tmp_path / "model.safetensors")
     assert voxweft.load_model(tmp_path / "model.safetensors", n_layers=9, tile=64).card.patch_zyx == (64, 1, 64)
@@ -94,14 +95,14 @@ def test_safetensors(tmp_path):
         voxweft.load_model(tmp_path / "bad.safetensors")
 
 
-def test_what_nobody_says(tmp_path):
+def test_what_nobody_says(tmp_path: Path) -> None:
     path = lightning(tmp_path / "net.ckpt", backbone(small_timesformer().state_dict()))
     assert voxweft.load_model(path, n_layers=7).card.patch_zyx == (64, 1, 64)
     with pytest.raises(ModelError, match="does not say how many layers"):
         voxweft.load_model(path)
 
 
-def test_learned_positions_fix_layers_and_tile(tmp_path):
+def test_learned_positions_fix_layers_and_tile(tmp_path: Path) -> None:
     network = small_timesformer(rotary_emb=False, dim_head=64)
     path = lightning(tmp_path / "net.ckpt", backbone(network.state_dict()), size=32)
     assert voxweft.load_model(path).card.n_inputs == 5
@@ -118,14 +119,14 @@ def test_learned_positions_fix_layers_and_tile(tmp_path):
         ({"model_type": "swin"}, "'swin' is unknown; use one of auto, timesformer, resnet3d, resnet3d-50"),
     ],
 )
-def test_contradictions(tmp_path, arguments, says):
+def test_contradictions(tmp_path: Path, arguments: Any, says: Any) -> None:
     path = lightning(tmp_path / "net.ckpt", backbone(small_timesformer().state_dict()), **HYPER)
     with pytest.raises(ModelError, match=says):
         voxweft.load_model(path, **arguments)
 
 
 @pytest.mark.parametrize(("depth", "normalization"), [(50, False), (50, True), (101, False)])
-def test_resnet(tmp_path, depth, normalization):
+def test_resnet(tmp_path: Path, depth: Any, normalization: Any) -> None:
     network = narrow_resnet(depth, normalization)
     state = network.state_dict() | {"backbone.fc.weight": torch.zeros(1039, 128), "backbone.fc.bias": torch.zeros(1039)}
     path = lightning(tmp_path / "net.ckpt", {f"module.{k}": v for k, v in state.items()})
@@ -140,7 +141,7 @@ def test_resnet(tmp_path, depth, normalization):
     assert (run(model, layers) - enlarged[:, :, :, None]).abs().max() < 1e-6
 
 
-def test_resnet_rules(tmp_path):
+def test_resnet_rules(tmp_path: Path) -> None:
     state = narrow_resnet().state_dict()
     path = lightning(tmp_path / "net.ckpt", state, size=128)
     assert voxweft.load_model(path, n_layers=30, model_type="resnet3d").card.patch_zyx == (128, 1, 128)
@@ -156,7 +157,7 @@ def test_resnet_rules(tmp_path):
             voxweft.load_model(path, **arguments)
 
 
-def test_every_tensor_must_fit(tmp_path):
+def test_every_tensor_must_fit(tmp_path: Path) -> None:
     state = backbone(small_timesformer().state_dict())
     lacking = {k: v for k, v in state.items() if ".norm." not in k}
     with pytest.raises(ModelError, match=r"layers\.0\.0\.norm\.weight is missing, .*, and 9 more"):
@@ -171,7 +172,7 @@ def test_every_tensor_must_fit(tmp_path):
         voxweft.load_model(lightning(tmp_path / "d.ckpt", state), n_layers=6)
 
 
-def test_other_networks(tmp_path):
+def test_other_networks(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"no ink network .* its tensors are 0\.weight, 0\.bias"):
         voxweft.load_model(lightning(tmp_path / "a.ckpt", torch.nn.Sequential(torch.nn.Linear(2, 2)).state_dict()))
     state = narrow_resnet().state_dict() | {"decoder.channel_reduce.0.0.weight": torch.ones(1)}
@@ -191,7 +192,7 @@ def test_other_networks(tmp_path):
 
 @pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut"])
 @pytest.mark.parametrize("name", ["net.ckpt", "net.bin"])
-def test_damaged_files(tmp_path, name, content):
+def test_damaged_files(tmp_path: Path, name: Any, content: Any) -> None:
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ModelError, match=r"cannot be read|was refused|no model that voxweft knows"):
         voxweft.load_model(tmp_path / name)
@@ -203,12 +204,12 @@ class Code:
     def __init__(self, place: Path) -> None:
         self.place = place
 
-    def __reduce__(self):
+    def __reduce__(self) -> Any:
         return os.mkdir, (str(self.place),)
 
 
 @pytest.mark.parametrize("name", ["net.ckpt", "net.pt"])
-def test_code_needs_trust(tmp_path, name):
+def test_code_needs_trust(tmp_path: Path, name: Any) -> None:
     path, trace = tmp_path / name, tmp_path / "trace"
     torch.save({"state_dict": backbone(small_timesformer().state_dict()), "callbacks": Code(trace)}, path)
     with pytest.raises(ModelError) as caught:
@@ -223,7 +224,7 @@ def test_code_needs_trust(tmp_path, name):
     assert model.ref.arguments["trust_code"]
 
 
-def test_trusted_code_that_is_not_here(tmp_path):
+def test_trusted_code_that_is_not_here(tmp_path: Path) -> None:
     torch.save({"state_dict": {}, "x": 1}, tmp_path / "a.ckpt", _use_new_zipfile_serialization=False)
     payload = pickle.dumps(np.float64(1)).replace(b"numpy", b"nompy")
     (tmp_path / "b.ckpt").write_bytes(payload)
@@ -233,13 +234,13 @@ def test_trusted_code_that_is_not_here(tmp_path):
         voxweft.load_model(tmp_path / "a.ckpt")
 
 
-def test_numpy_numbers_need_no_trust(tmp_path):
+def test_numpy_numbers_need_no_trust(tmp_path: Path) -> None:
     state = small_timesformer().state_dict()
     torch.save({"state_dict": state, "best": np.float64(0.5), "hyper_parameters": HYPER}, tmp_path / "net.ckpt")
     assert voxweft.load_model(tmp_path / "net.ckpt").card.n_inputs == 5
 
 
-def test_folders(tmp_path):
+def test_folders(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     assert not looks_like_a_model(str(tmp_path / "net"))
     with pytest.raises(ModelError, match=r"without plans\.json"):
@@ -256,15 +257,15 @@ def test_folders(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["a.ckpt", "a.safetensors", "a.bin", "s3://bucket/a.ckpt"])
-def test_names_of_models(name):
+def test_names_of_models(name: Any) -> None:
     assert looks_like_a_model(name)
 
 
-def test_arguments_are_for_ink_alone():
+def test_arguments_are_for_ink_alone() -> None:
     assert voxweft.load_model("demo", n_layers=3, tile=64).card.n_inputs == 1
 
 
-def test_the_trained_checkpoint(shared):
+def test_the_trained_checkpoint(shared: Path) -> None:
     model = voxweft.load_model(shared / "models/ink_timesformer_tiny/timesformer_tiny.ckpt", n_layers=11, tile=64)
     card = model.card
     assert (card.patch_zyx, card.n_inputs, card.format) == ((64, 1, 64), 11, "ink TimeSformer")

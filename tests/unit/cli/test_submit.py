@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from voxweft.apps.scroll.options import PartOptions
@@ -19,7 +21,7 @@ DIR = ["--zarr-output-dir", "shared"]
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch):
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("MODEL", "S3_PATH", "START_LAYER", "END_LAYER", "ZARR_OUTPUT_DIR", "NUM_PARTS", "PART_ID", "STEP"):
         monkeypatch.delenv(name, raising=False)
 
@@ -29,7 +31,7 @@ def steps(*words: str, n_parts: int = 4) -> dict[str, tuple[str, ...]]:
     return {s.name: s.arguments for s in division.steps(command, n_parts)}
 
 
-def test_steps_of_a_run():
+def test_steps_of_a_run() -> None:
     words = (*RUN, "--no-pyramid", "--overlap", "0.25")
     made = steps("voxweft", *words[:3], "--overwrite", *words[3:])
     expected = {*words}
@@ -42,7 +44,7 @@ def test_steps_of_a_run():
     assert steps("run", "--plan", "a.zarr", "b.zarr")["parts"] == ("run", "b.zarr", "--plan", "a.zarr", *SHARE)
 
 
-def test_steps_of_the_stages():
+def test_steps_of_the_stages() -> None:
     PartOptions(num_parts=4, overwrite=True, prepare=True)
     with pytest.raises(RequestError):
         PartOptions(num_parts=4, overwrite=True)
@@ -54,7 +56,7 @@ def test_steps_of_the_stages():
     assert steps("inference_pipeline", "--output", "o.zarr", "-m", "x")["reduce"][0] == "pipeline"
 
 
-def test_steps_of_ink_get_what_each_knows(monkeypatch):
+def test_steps_of_ink_get_what_each_knows(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("ZARR_OUTPUT_DIR", "s3://b/parts")
     monkeypatch.setenv("HF_TOKEN", "secret")
     words = ["ink", "run", "seg", "out.png", *INK, "--stride", "8", "--level", "1"]
@@ -107,7 +109,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("words", "message"), REFUSED)
-def test_each_bad_command_gets_one_message(words, message, capsys):
+def test_each_bad_command_gets_one_message(words: Any, message: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["submit", "slurm", "--dry-run", "--", *words]) == 2
     told = capsys.readouterr()
     assert message in told.err
@@ -132,7 +134,7 @@ def test_each_bad_command_gets_one_message(words, message, capsys):
         (["argo", "--image", "i", "--", *RUN[:1], "{{x}}", *RUN[2:]], "read as a variable"),
     ],
 )
-def test_each_bad_option_gets_one_message(words, message, capsys):
+def test_each_bad_option_gets_one_message(words: Any, message: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["submit", words[0], "--dry-run", *words[1:]]) == 2
     told = capsys.readouterr()
     assert message in told.err
@@ -140,14 +142,14 @@ def test_each_bad_option_gets_one_message(words, message, capsys):
     assert told.out == ""
 
 
-def test_the_command_needs_no_dashes_before_it(capsys):
+def test_the_command_needs_no_dashes_before_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["submit", "slurm", "--dry-run", *RUN]) == 0
     bare = capsys.readouterr().out
     assert execute(["submit", "slurm", "--dry-run", "--", *RUN]) == 0
     assert capsys.readouterr().out == bare
 
 
-def test_all_reasons_are_named_at_once():
+def test_all_reasons_are_named_at_once() -> None:
     with pytest.raises(RequestError) as caught:
         ready(read(["run", "in.zarr", "--executor", "serial"]), 2, divisions())
     assert len(caught.value.problems) == 3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ def volume(*shape: int) -> VolumeInfo:
     return VolumeInfo("v.zarr", "zarr v3", shape, "uint8", chunk_zyx=(128, 128, 128), levels=(shape,))
 
 
-def test_ten_million_million_voxels_are_planned_in_under_a_second():
+def test_ten_million_million_voxels_are_planned_in_under_a_second() -> None:
     begin = time.perf_counter()
     plan = make_plan(volume(21544, 21544, 21544), MODEL.card, RunOptions(), budget=Budget(64 * 10**9, 64 * 10**9))
     stage = plan.sweep
@@ -33,7 +34,7 @@ def test_ten_million_million_voxels_are_planned_in_under_a_second():
     assert time.perf_counter() - begin < 1
 
 
-def test_a_plan_survives_json():
+def test_a_plan_survives_json() -> None:
     plan = make_plan(volume(100, 200, 300), MODEL.card, RunOptions(tta="mirroring", bbox="0:50,:,10:"))
     again = Plan.from_json(plan.to_json())
     assert again == plan
@@ -43,12 +44,12 @@ def test_a_plan_survives_json():
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 99}', '{"version": 1, "grid": 3}'])
-def test_what_is_no_plan_is_refused(text):
+def test_what_is_no_plan_is_refused(text: Any) -> None:
     with pytest.raises(RequestError):
         Plan.from_json(text)
 
 
-def test_columns_get_narrow_with_memory_and_the_waste_is_told():
+def test_columns_get_narrow_with_memory_and_the_waste_is_told() -> None:
     wide = make_plan(volume(512, 2048, 2048), MODEL.card, RunOptions())
     assert (wide.sweep.columns.n_columns, wide.sweep.waste) == (1, 1.0)
     last = 1.0
@@ -61,7 +62,7 @@ def test_columns_get_narrow_with_memory_and_the_waste_is_told():
         make_plan(volume(512, 2048, 2048), MODEL.card, RunOptions(), budget=Budget(10**7, 10**7))
 
 
-def test_columns_and_shards_never_share_a_chunk():
+def test_columns_and_shards_never_share_a_chunk() -> None:
     for budget in (10**9, 4 * 10**8, 2 * 10**8):
         plan = make_plan(volume(300, 1000, 900), MODEL.card, RunOptions(chunk="64"), budget=Budget(budget, budget))
         for column, shard, chunk in zip(
@@ -71,7 +72,7 @@ def test_columns_and_shards_never_share_a_chunk():
             assert shard % chunk == 0
 
 
-def test_another_request_is_refused_with_every_difference():
+def test_another_request_is_refused_with_every_difference() -> None:
     stored = make_plan(volume(100, 100, 100), MODEL.card, RunOptions())
     other = make_plan(volume(100, 100, 100), MODEL.card, RunOptions(overlap=0.25, output="mask"))
     with pytest.raises(PlanMismatchError) as caught:

@@ -82,7 +82,7 @@ def chains(draw: st.DrawFn) -> tuple[Any, MemoryVolume, list[View], Any]:
 
 
 @given(chains(), st.data())
-def test_any_box_through_any_views_is_what_numpy_gives(chain, data):
+def test_any_box_through_any_views_is_what_numpy_gives(chain: Any, data: st.DataObject) -> None:
     _, volume, through, expected = chain
     for view in through:
         volume = view.of(volume)
@@ -97,7 +97,7 @@ def test_any_box_through_any_views_is_what_numpy_gives(chain, data):
 
 
 @given(chains(), st.data())
-def test_a_voxel_stays_at_its_place_in_the_world(chain, data):
+def test_a_voxel_stays_at_its_place_in_the_world(chain: Any, data: st.DataObject) -> None:
     """Every voxel holds its own number, so that it is found again through the views."""
     array, volume, through, _ = chain
     numbers = np.arange(array.size, dtype=np.int64).reshape(array.shape)
@@ -111,7 +111,7 @@ def test_a_voxel_stays_at_its_place_in_the_world(chain, data):
 
 
 @given(chains())
-def test_a_reference_carries_the_views_and_is_json(chain):
+def test_a_reference_carries_the_views_and_is_json(chain: Any) -> None:
     _, volume, through, _ = chain
     for view in through:
         volume = view.of(volume)
@@ -121,7 +121,7 @@ def test_a_reference_carries_the_views_and_is_json(chain):
 
 
 @given(st.data())
-def test_a_stack_has_the_channels_of_all(data):
+def test_a_stack_has_the_channels_of_all(data: st.DataObject) -> None:
     shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
     rng = np.random.default_rng(0)
     arrays = [
@@ -137,11 +137,11 @@ def test_a_stack_has_the_channels_of_all(data):
     assert np.array_equal(Flip((0, 2)).of(stack).read(Box.of(shape)), expected[:, ::-1, :, ::-1])
 
 
-def test_only_what_is_wanted_is_read():
+def test_only_what_is_wanted_is_read() -> None:
     class Watched(MemoryVolume):
         read_boxes: ClassVar[list[Box]] = []
 
-        def read(self, box):
+        def read(self, box: Any) -> Any:
             self.read_boxes.append(box)
             return super().read(box)
 
@@ -152,7 +152,7 @@ def test_only_what_is_wanted_is_read():
     assert base.read_boxes == [Box((2, 47, 10), (6, 50, 20))]
 
 
-def test_stored_bytes_of_a_crop_are_its_share():
+def test_stored_bytes_of_a_crop_are_its_share() -> None:
     volume = MemoryVolume(np.zeros((10, 10, 10), np.uint16))
     assert Crop(Box((0, 0, 0), (10, 10, 5))).of(volume).info.stored_bytes == 1000
     unknown = MemoryVolume(np.zeros((10, 10, 10), np.uint16))
@@ -171,7 +171,7 @@ def test_stored_bytes_of_a_crop_are_its_share():
         (lambda v: Stack([]), "at least one"),
     ],
 )
-def test_what_cannot_be_seen_so_is_refused(make, message):
+def test_what_cannot_be_seen_so_is_refused(make: Any, message: Any) -> None:
     with pytest.raises(VolumeError, match=message):
         make(MemoryVolume(np.zeros((4, 5, 6), np.float32)))
 
@@ -179,13 +179,13 @@ def test_what_cannot_be_seen_so_is_refused(make, message):
 @pytest.mark.parametrize(
     "make", [lambda: Permute((0, 0, 2)), lambda: Flip((1, 1)), lambda: Flip((3,)), lambda: AsChannels(3)]
 )
-def test_axes_that_are_none_are_refused(make):
+def test_axes_that_are_none_are_refused(make: Any) -> None:
     with pytest.raises(RequestError):
         make()
 
 
 @given(geometries(), st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from(ORDERS), st.sampled_from(AXES))
-def test_what_is_undone_is_as_before(place, shape, order, axes):
+def test_what_is_undone_is_as_before(place: Any, shape: Any, order: Any, axes: Any) -> None:
     from voxweft.image.order import inverse, permute
 
     assert place.permuted(order).permuted(inverse(order)) == place
@@ -196,7 +196,7 @@ def test_what_is_undone_is_as_before(place, shape, order, axes):
 
 
 @given(geometries(), st.integers(1, 4))
-def test_a_coarse_voxel_lies_in_the_middle_of_its_block(place, level):
+def test_a_coarse_voxel_lies_in_the_middle_of_its_block(place: Any, level: Any) -> None:
     k = 2**level
     fine = [place.world(index) for index in itertools.product((2 * k, 3 * k - 1), (0, k - 1), (k, 2 * k - 1))]
     coarse = place.coarser((k, k, k))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -17,7 +18,7 @@ WORDS = st.lists(st.text(st.characters(exclude_characters="\0", exclude_categori
 
 @settings(max_examples=40)
 @given(WORDS)
-def test_a_batch_script_gives_its_words_to_the_program(words):
+def test_a_batch_script_gives_its_words_to_the_program(words: Any) -> None:
     step = Step("parts", (*words, PART), 3)
     text = script(step, SlurmOptions(), "/tmp", ("printf", r"%s\0"))
     done = subprocess.run(
@@ -27,6 +28,6 @@ def test_a_batch_script_gives_its_words_to_the_program(words):
 
 
 @given(st.text())
-def test_kubernetes_finds_no_variable_in_a_word(word):
+def test_kubernetes_finds_no_variable_in_a_word(word: Any) -> None:
     shown = re.sub(r"\$\$|\$\([^)]*\)", lambda m: "$" if m[0] == "$$" else "expanded", literal(word))
     assert shown == word

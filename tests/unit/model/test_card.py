@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 from dataclasses import FrozenInstanceError, fields, replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -55,7 +56,7 @@ JSON = st.recursive(
 )
 
 
-def test_a_card_with_every_field_survives_a_plan():
+def test_a_card_with_every_field_survives_a_plan() -> None:
     plan = make_plan(VOLUME, FULL, RunOptions())
     again = Plan.from_json(plan.to_json())
     assert again == plan
@@ -66,7 +67,7 @@ def test_a_card_with_every_field_survives_a_plan():
 
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))
-def test_any_attributes_survive(said):
+def test_any_attributes_survive(said: Any) -> None:
     card = ModelCard("m", "x", "", (16, 16, 16), attributes=said, details=said)
     ref = ModelRef(card, said)
     assert REFS.validate_json(REFS.dump_json(ref)) == ref
@@ -76,7 +77,7 @@ def test_any_attributes_survive(said):
 
 
 @pytest.mark.parametrize("name", ["attributes", "details"])
-def test_nothing_in_a_card_can_be_changed(name):
+def test_nothing_in_a_card_can_be_changed(name: Any) -> None:
     given = {"a": [1, 2], "b": {"c": 1}}
     card = ModelCard("m", "x", "", None, **{name: given})
     given["a"].append(3)
@@ -98,7 +99,7 @@ def test_nothing_in_a_card_can_be_changed(name):
     assert held | {"a": 1} == {"a": 1, "b": {"c": 1}}
 
 
-def test_a_reference_keeps_its_arguments():
+def test_a_reference_keeps_its_arguments() -> None:
     given = {"n_layers": 26}
     ref = ModelRef(FULL, given)
     given["n_layers"] = 3
@@ -106,7 +107,7 @@ def test_a_reference_keeps_its_arguments():
     assert hash(ref) == hash(ModelRef(FULL, FrozenDict({"n_layers": 26})))
 
 
-def test_the_first_head_says_the_activation():
+def test_the_first_head_says_the_activation() -> None:
     assert replace(FULL, activation="none").activation == "softmax"
     assert FULL.all_heads == HEADS
     assert replace(FULL, heads=()).all_heads == (Head("", 3, "softmax"),)
@@ -123,7 +124,7 @@ def test_the_first_head_says_the_activation():
         ({"heads": (HEADS[0], Head("edge", 1, "sigmoid", (2, 2, 2)))}, "begin with 1"),
     ],
 )
-def test_contradictions(change, says):
+def test_contradictions(change: Any, says: Any) -> None:
     with pytest.raises(ModelError, match=says):
         replace(FULL, **change)
 
@@ -137,6 +138,6 @@ def test_contradictions(change, says):
         (("a", 1, "softmax"), "always 1"),
     ],
 )
-def test_impossible_heads(arguments, says):
+def test_impossible_heads(arguments: Any, says: Any) -> None:
     with pytest.raises(ModelError, match=says):
         Head(*arguments)

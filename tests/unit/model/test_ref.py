@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import pickle
 from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -42,7 +44,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", [f.name for f in fields(ModelCard) if f.name not in NOT_COMPARED])
-def test_every_field_that_decides_is_compared(name):
+def test_every_field_that_decides_is_compared(name: Any) -> None:
     more = {"patch_zyx": (1, 16, 16)} if name == "n_dimensions" else {}
     ref = ModelRef(replace(MODEL.card, **more, **{name: CHANGES[name]}))
     with pytest.raises(RequestError) as caught:
@@ -52,27 +54,27 @@ def test_every_field_that_decides_is_compared(name):
     assert str(caught.value).count("stored") <= 1 + len(more)
 
 
-def test_what_is_told_of_a_model_is_not_held_against_it():
+def test_what_is_told_of_a_model_is_not_held_against_it() -> None:
     assert set(CHANGES) | {*NOT_COMPARED} == {f.name for f in fields(ModelCard)}
     told = replace(MODEL.card, normalization_note="n", attributes={"a": 1}, details={"b": 2})
     assert reload(ModelRef(told)).card == MODEL.card
 
 
-def test_a_loaded_model_cannot_be_changed():
+def test_a_loaded_model_cannot_be_changed() -> None:
     with pytest.raises(AttributeError):
         MODEL.card = replace(MODEL.card, n_folds=3)
     assert MODEL.ref == ModelRef(MODEL.card)
     assert pickle.loads(pickle.dumps(MODEL.ref)) == MODEL.ref
 
 
-def test_an_object_without_a_reference_has_its_card():
+def test_an_object_without_a_reference_has_its_card() -> None:
     class Own:
         card = MODEL.card
 
-        def runtimes(self, device):
+        def runtimes(self, device: Any) -> Any:
             return ("torch",)
 
-        def open(self, setting):
+        def open(self, setting: Any) -> Any:
             return MODEL.open(setting)
 
     own = Own()
@@ -81,7 +83,7 @@ def test_an_object_without_a_reference_has_its_card():
     assert model_ref(MODEL) is MODEL.ref
 
 
-def test_the_arguments_come_back_and_secrets_do_not(tmp_path):
+def test_the_arguments_come_back_and_secrets_do_not(tmp_path: Path) -> None:
     path = lightning(tmp_path / "net.ckpt", backbone(small_timesformer().state_dict()))
     model = voxweft.load_model(path, token="secret", n_layers=7, tile=64)
     assert model.ref.arguments == {"n_layers": 7, "tile": 64}
@@ -91,7 +93,7 @@ def test_the_arguments_come_back_and_secrets_do_not(tmp_path):
         reload(ModelRef(model.card))
 
 
-def test_a_side_file_that_changed_is_refused(tmp_path):
+def test_a_side_file_that_changed_is_refused(tmp_path: Path) -> None:
     with pytest.warns(DeprecationWarning):
         torch.jit.script(torch.nn.Conv3d(1, 2, 1)).save(str(tmp_path / "net.pt"))
     ref = voxweft.load_model(tmp_path / "net.pt").ref

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,7 @@ SIZES = st.tuples(*[st.floats(0.01, 1000)] * 3)
 UNITS = st.sampled_from(["", "nanometer", "micrometer", "millimeter", "angstrom", "parsec"])
 
 
-def note(trained, found, unit="", spacing_unit=""):
+def note(trained: Any, found: Any, unit: str = "", spacing_unit: str = "") -> Any:
     card = ModelCard("m", "nnU-Net v2", "", (16, 16, 16), spacing_zyx=trained, spacing_unit=spacing_unit)
     return spacing_note(card, Geometry(found, unit))
 
@@ -44,7 +46,7 @@ def note(trained, found, unit="", spacing_unit=""):
         ((2.0, 2.0, 2.0), (4.0, 4.0, 4.0), "", "micrometer", []),
     ],
 )
-def test_examples(trained, found, unit, spacing_unit, says):
+def test_examples(trained: Any, found: Any, unit: Any, spacing_unit: Any, says: Any) -> None:
     told = note(trained, found, unit, spacing_unit)
     assert bool(told) == bool(says)
     assert all(text in told for text in says)
@@ -54,7 +56,7 @@ def test_examples(trained, found, unit, spacing_unit, says):
 
 
 @given(SIZES, UNITS, UNITS)
-def test_the_training_volume_itself_needs_no_note(size, unit, other):
+def test_the_training_volume_itself_needs_no_note(size: Any, unit: Any, other: Any) -> None:
     assert note(size, size, unit, unit) == ""
     factor = {"nanometer": 1e6, "micrometer": 1e3, "millimeter": 1.0, "angstrom": 1e7}
     if unit in factor and other in factor:
@@ -65,14 +67,14 @@ def test_the_training_volume_itself_needs_no_note(size, unit, other):
 
 
 @given(SIZES, st.sampled_from([0, 1, 2]), st.floats(1.21, 50), UNITS)
-def test_one_axis_that_differs_is_named(size, axis, factor, unit):
+def test_one_axis_that_differs_is_named(size: Any, axis: Any, factor: Any, unit: Any) -> None:
     found = tuple(s * factor if a == axis else s for a, s in enumerate(size))
     told = note(size, found, unit)
     assert f"times as long in {'zyx'[axis]} (" in told
     assert not any(f"times as long in {other} (" in told for other in set("zyx") - {"zyx"[axis]})
 
 
-def test_it_is_a_note_of_the_plan():
+def test_it_is_a_note_of_the_plan() -> None:
     card = ModelCard("m", "nnU-Net v2", "", (16, 16, 16), spacing_zyx=(1.0, 1.0, 1.0))
     volume = VolumeInfo("v.zarr", "zarr v3", (40, 40, 40), "uint8", geometry=Geometry((2.0, 1.0, 1.0), "millimeter"))
     assert any("2 times as long in z" in n for n in make_plan(volume, card, RunOptions()).notes)

@@ -13,7 +13,7 @@ from voxweft.apps import scroll
 from voxweft.apps.scroll.options import ClassOptions, NetworkOptions, PartOptions, PipelineOptions, SourceOptions
 
 
-def test_stages_keep_the_tasks_of_a_network(tmp_path):
+def test_stages_keep_the_tasks_of_a_network(tmp_path: Path) -> None:
     image = np.random.default_rng(3).integers(0, 16, (20, 24, 26)).astype(np.uint8)
     said = {"patch_size": [8, 8, 8], "heads": WHOLE, "normalization": "none"}
     model = torchscript(tmp_path / "net.pt", DictNet(scale=1), **said)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,7 +19,7 @@ dtypes = st.sampled_from(["uint8", "uint16", "uint32", "uint64", "int16", "int64
 
 
 @given(shapes, dtypes, st.sampled_from(HALVINGS), st.integers(0, 99), st.data())
-def test_a_piece_is_the_piece_of_the_whole(shape, dtype, method, seed, data):
+def test_a_piece_is_the_piece_of_the_whole(shape: Any, dtype: Any, method: Any, seed: Any, data: st.DataObject) -> None:
     whole = (np.random.default_rng(seed).random((2, *shape)) * 250).astype(dtype)
     coarse = halve(whole, method)
     assert coarse.dtype == whole.dtype
@@ -32,7 +34,7 @@ def test_a_piece_is_the_piece_of_the_whole(shape, dtype, method, seed, data):
 
 
 @given(shapes, st.integers(0, 99))
-def test_the_mean_is_that_of_the_voxels_there_are(shape, seed):
+def test_the_mean_is_that_of_the_voxels_there_are(shape: Any, seed: Any) -> None:
     whole = np.random.default_rng(seed).integers(0, 256, (1, *shape), dtype=np.uint8)
     coarse = halve(whole, "mean")
     for place in np.ndindex(coarse.shape):
@@ -40,12 +42,12 @@ def test_the_mean_is_that_of_the_voxels_there_are(shape, seed):
         assert coarse[place] == np.floor(block.mean() + 0.5)
 
 
-def test_labels_keep_large_numbers_and_make_no_new_ones():
+def test_labels_keep_large_numbers_and_make_no_new_ones() -> None:
     labels = np.array([7, 2**63 + 5, 3, 3], np.uint64).reshape(1, 1, 2, 2)
     assert halve(labels, "nearest").ravel().tolist() == [7]
     assert halve(labels[..., ::-1], "nearest").ravel().tolist() == [2**63 + 5]
 
 
-def test_another_method_is_refused():
+def test_another_method_is_refused() -> None:
     with pytest.raises(RequestError, match="'median'; use mean or nearest"):
         halve(np.zeros((1, 2, 2, 2)), "median")

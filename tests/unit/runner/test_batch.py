@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,14 +23,14 @@ MODEL = "fake://blur?patch=16,16,16"
 
 
 @pytest.fixture
-def pairs(tmp_path):
+def pairs(tmp_path: Path) -> Any:
     for n in range(3):
         values = np.random.default_rng(n).integers(0, 255, (20, 20, 20 + n), dtype=np.uint8)
         zarr.save_array(str(tmp_path / f"{n}.zarr"), values)
     return [(str(tmp_path / f"{n}.zarr"), str(tmp_path / f"{n}_out.zarr")) for n in range(3)]
 
 
-def test_the_network_is_opened_once_for_all_items(pairs, monkeypatch):
+def test_the_network_is_opened_once_for_all_items(pairs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = []
     kind = type(load_model(MODEL).model)
     before = kind.open
@@ -44,7 +46,7 @@ def test_the_network_is_opened_once_for_all_items(pairs, monkeypatch):
         assert np.array_equal(voxweft.open_volume(output).read(box), alone.read(box))
 
 
-def test_what_a_ledger_calls_complete_is_left_alone(pairs, tmp_path):
+def test_what_a_ledger_calls_complete_is_left_alone(pairs: Any, tmp_path: Path) -> None:
     broken = [*pairs, (str(tmp_path / "absent.zarr"), str(tmp_path / "absent_out.zarr"))]
     for _ in range(2):
         with pytest.raises(ItemsError, match="1 of 4 items failed"):
@@ -59,10 +61,10 @@ def test_what_a_ledger_calls_complete_is_left_alone(pairs, tmp_path):
         voxweft.run_many(pairs, MODEL, other, records=str(tmp_path / "batch"))
 
 
-def test_the_costliest_item_is_begun_first():
+def test_the_costliest_item_is_begun_first() -> None:
     begun = []
 
-    def work(item, _share, _workers):
+    def work(item: Any, _share: Any, _workers: Any) -> Any:
         begun.append(item)
         return Report("o", "", State.COMPLETE, 1, 1, {}, 0.0, 0)
 

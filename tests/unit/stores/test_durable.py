@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +14,9 @@ from voxweft.stores.durable import sync_folders
 
 
 @pytest.mark.parametrize(("code", "refused"), [(errno.EINVAL, False), (errno.EACCES, False), (errno.EIO, True)])
-def test_only_a_folder_that_cannot_be_synced_is_let_pass(tmp_path, monkeypatch, code, refused):
+def test_only_a_folder_that_cannot_be_synced_is_let_pass(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: Any, refused: Any
+) -> None:
     (tmp_path / "a").mkdir()
     seen = []
 

@@ -1,5 +1,10 @@
 """Numbered layers as a volume, and the sink that stores a picture."""
 
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
 import numpy as np
 import pytest
 import tifffile
@@ -17,12 +22,12 @@ BOX = Box((1, 30, 40), (4, 77, 99))
 
 
 @pytest.fixture(scope="module")
-def volume():
+def volume() -> Any:
     return waves(5, 120, 130)
 
 
 @pytest.mark.parametrize("stored", ["strips", "tiles", "plain", "png", "jpg", "png16", "bigendian"])
-def test_a_box_of_layers_is_what_was_written(tmp_path, volume, stored):
+def test_a_box_of_layers_is_what_was_written(tmp_path: Path, volume: Any, stored: Any) -> None:
     wide = volume.astype(np.uint16) * 256 + 77
     (tmp_path / "layers").mkdir()
     for n, layer in enumerate(wide if stored in ("png16", "bigendian") else volume):
@@ -48,18 +53,18 @@ def test_a_box_of_layers_is_what_was_written(tmp_path, volume, stored):
         assert np.abs(found.read(box)[0].astype(int) - expected).max() <= (4 if stored == "jpg" else 0)
 
 
-def test_only_strips_in_demand_are_decoded(tmp_path, volume):
+def test_only_strips_in_demand_are_decoded(tmp_path: Path, volume: Any) -> None:
     write_layers(tmp_path, volume)
     assert LayersVolume(str(tmp_path), 0, 5).info.chunk_zyx == (1, 16, 130)
 
 
-def test_16_bit_values_keep_their_upper_byte(tmp_path):
+def test_16_bit_values_keep_their_upper_byte(tmp_path: Path) -> None:
     write_layers(tmp_path, np.arange(1 << 16, dtype=np.uint16).reshape(1, 256, 256))
     values = LayersVolume(str(tmp_path), 0, 1).read(Box.of((1, 256, 256)))
     assert np.array_equal(values[0, 0], np.repeat(np.arange(256, dtype=np.uint8)[:, None], 256, axis=1))
 
 
-def test_layers_are_found_by_their_numbers(tmp_path, volume):
+def test_layers_are_found_by_their_numbers(tmp_path: Path, volume: Any) -> None:
     write_layers(tmp_path, volume, first=98)
     (tmp_path / "layers" / "mask.png").write_bytes(b"")
     (tmp_path / "layers" / "composite_00.tif").write_bytes(b"")
@@ -68,7 +73,7 @@ def test_layers_are_found_by_their_numbers(tmp_path, volume):
     assert np.array_equal(LayersVolume(str(tmp_path / "layers"), 98, 103).read(BOX)[0], volume[BOX.slices])
 
 
-def test_what_is_wrong_with_a_range_is_said(tmp_path, volume):
+def test_what_is_wrong_with_a_range_is_said(tmp_path: Path, volume: Any) -> None:
     write_layers(tmp_path, volume)
     with pytest.raises(VolumeError, match=r"No layers found.*layers there are 0 to 4"):
         LayersVolume(str(tmp_path), 20, 30)
@@ -79,7 +84,7 @@ def test_what_is_wrong_with_a_range_is_said(tmp_path, volume):
         LayersVolume(str(tmp_path), 0, 5)
 
 
-def test_a_layer_of_another_size_or_kind_is_named(tmp_path, volume):
+def test_a_layer_of_another_size_or_kind_is_named(tmp_path: Path, volume: Any) -> None:
     write_layers(tmp_path, volume)
     tifffile.imwrite(tmp_path / "layers" / "03.tif", volume[0, :50])
     with pytest.raises(VolumeError, match=r"03.tif is \(50, 130\), the first layer \(120, 130\)"):
@@ -94,7 +99,7 @@ def test_a_layer_of_another_size_or_kind_is_named(tmp_path, volume):
         LayersVolume(str(tmp_path), 0, 5)
 
 
-def test_a_cut_layer_is_named(tmp_path, volume):
+def test_a_cut_layer_is_named(tmp_path: Path, volume: Any) -> None:
     write_layers(tmp_path, volume)
     path = tmp_path / "layers" / "04.tif"
     whole = path.read_bytes()
@@ -106,7 +111,7 @@ def test_a_cut_layer_is_named(tmp_path, volume):
         LayersVolume(str(tmp_path), 0, 5).read(Box.of(volume.shape))
 
 
-def test_a_picture_is_stored_as_one_plane(tmp_path):
+def test_a_picture_is_stored_as_one_plane(tmp_path: Path) -> None:
     sink = open_sink(str(tmp_path / "p.zarr"), order=(1, 0, 2))
     rng = np.random.default_rng(0)
     values = rng.integers(0, 255, (1, 600, 1, 500), dtype=np.uint8)

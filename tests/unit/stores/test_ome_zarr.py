@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import yaozarrs
 import zarr
+from numpy.typing import NDArray
 
 import voxweft as package
+from conftest import Voxweft
 from voxweft.geometry.box import Box
 from voxweft.image import Geometry, OutputSpec
 from voxweft.ops.halve import halve
 
 
-def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(voxweft, tmp_path, image):
+def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(
+    voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]
+) -> None:
     big = np.tile(image, (3, 5, 4))[:140, :300, :280]
     group = zarr.open_group(str(tmp_path / "in.zarr"), mode="w", zarr_format=2)
     group.create_array("s0", shape=big.shape, chunks=(32, 64, 64), dtype="uint8")[:] = big
@@ -43,7 +49,7 @@ def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(voxweft, tmp_path
 
 
 @pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32", "uint64"])
-def test_labels_are_valid_and_said_to_be_labels(tmp_path, dtype):
+def test_labels_are_valid_and_said_to_be_labels(tmp_path: Path, dtype: Any) -> None:
     big = np.iinfo(dtype).max
     labels = np.where(np.arange(40 * 300).reshape(1, 1, 40, 300) % 3, 7, big).astype(dtype)
     sink = package.open_sink(str(tmp_path / "l.zarr"))
@@ -64,14 +70,14 @@ def test_labels_are_valid_and_said_to_be_labels(tmp_path, dtype):
     assert np.array_equal(coarse.read(Box.of((1, 20, 150))), labels[:, :, ::2, ::2])
 
 
-def test_an_image_is_not_said_to_be_labels(tmp_path):
+def test_an_image_is_not_said_to_be_labels(tmp_path: Path) -> None:
     sink = package.open_sink(str(tmp_path / "i.zarr"))
     sink.create(OutputSpec((8, 8, 8), 1, "uint8", (8, 8, 8), (8, 8, 8)))
     assert not sink.open().is_label
     assert not package.open_volume(tmp_path / "i.zarr").info.is_label
 
 
-def test_the_labels_of_a_run_are_refused_as_an_image(voxweft, tmp_path, image):
+def test_the_labels_of_a_run_are_refused_as_an_image(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(32, 32, 32), dtype="u1")[:] = image
     model = ("--model", "fake://blur?patch=16,16,16&classes=3", "--runtime", "torch", "--chunk", "16,32,32")
     voxweft("run", "in.zarr", "l.zarr", *model, "--output", "labels")
@@ -81,7 +87,7 @@ def test_the_labels_of_a_run_are_refused_as_an_image(voxweft, tmp_path, image):
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1)])
-def test_a_turned_volume_keeps_its_place_through_store_and_levels(tmp_path, order):
+def test_a_turned_volume_keeps_its_place_through_store_and_levels(tmp_path: Path, order: Any) -> None:
     s, c = np.sin(0.4), np.cos(0.4)
     place = Geometry((4.0, 2.0, 1.0), "nanometer", (10.0, -20.0, 30.0), ((1, 0, 0), (0.0, c, -s), (0.0, s, c)))
     sink = package.open_sink(str(tmp_path / "t.zarr"), order=order)
@@ -100,7 +106,7 @@ def test_a_turned_volume_keeps_its_place_through_store_and_levels(tmp_path, orde
     assert zarr.open_group(str(tmp_path / "t.zarr"), mode="r").attrs["voxweft"]["version"] == "x"
 
 
-def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
+def test_each_stored_file_is_written_once(tmp_path: Path, image: NDArray[Any], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Counted in the store itself: no shard of any level is written twice, none is read while writing."""
     from collections import Counter
 
@@ -109,14 +115,14 @@ def test_each_stored_file_is_written_once(tmp_path, image, monkeypatch):
     from voxweft.apps.run import run
     from voxweft.runner.execution import Execution
 
-    puts, gets = Counter(), Counter()
+    puts, gets = Counter[str](), Counter[str]()
     put, get = LocalStore.set, LocalStore.get
 
-    async def counted_put(self, key, value, *args, **kwargs):
+    async def counted_put(self: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
         puts[key] += "/c/" in key
         return await put(self, key, value, *args, **kwargs)
 
-    async def counted_get(self, key, *args, **kwargs):
+    async def counted_get(self: Any, key: Any, *args: Any, **kwargs: Any) -> Any:
         gets[key] += key.startswith("c/")  # of the input; those of the output begin with the level
         return await get(self, key, *args, **kwargs)
 
