@@ -18,13 +18,16 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import zarr
 from results import keep
 
 N = 2
+Way = TypeVar("Way", str, int)
 WAYS = {
     "two serial runs side by side": [],
     "processes": ["--executor", "processes", "--workers", str(N)],
@@ -65,20 +68,34 @@ def measure(way: str, volume: Path) -> tuple[float, int]:
     return seconds, report["totals"]["n_patches"]
 
 
-def main() -> None:
+def asked(rounds: int, shape: str) -> tuple[Path, int, str]:
+    """The volume of noise, the number of rounds and the shape that a command line asks for, or these defaults."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
-    parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--shape", default="4096,1024,1024")
+    parser.add_argument("--rounds", type=int, default=rounds)
+    parser.add_argument("--shape", default=shape)
     options = parser.parse_args()
+    volume = make(options.work, tuple(map(int, options.shape.split(","))))
+    return volume, options.rounds, options.shape.replace(",", " x ")
+
+
+def interleaved(
+    ways: Iterable[Way], rounds: int, measured: Callable[[Way], tuple[float, int]]
+) -> dict[Way, list[tuple[float, int]]]:
+    """What was measured of each way, the order within a round shuffled."""
+    seen: dict[Way, list[tuple[float, int]]] = {way: [] for way in ways}
+    for _ in range(rounds):
+        for way in random.sample([*seen], len(seen)):
+            seen[way].append(measured(way))
+            print(way, seen[way][-1], flush=True)
+    return seen
+
+
+def main() -> None:
     if (os.cpu_count() or 1) < N:
         raise SystemExit(f"this measurement needs {N} cores")
-    volume = make(options.work, tuple(map(int, options.shape.split(","))))
-    seen: dict[str, list[tuple[float, int]]] = {way: [] for way in WAYS}
-    for _ in range(options.rounds):
-        for way in random.sample([*WAYS], len(WAYS)):
-            seen[way].append(measure(way, volume))
-            print(way, seen[way][-1], flush=True)
+    volume, rounds, size = asked(rounds=2, shape="4096,1024,1024")
+    seen = interleaved(WAYS, rounds, lambda way: measure(way, volume))
     middle = {way: statistics.median(s for s, _ in runs) for way, runs in seen.items()}
     floor = middle[next(iter(WAYS))]
     rows = [
@@ -87,7 +104,6 @@ def main() -> None:
         for way, runs in seen.items()
     ]
     head = ["| way | seconds | ratio | all rounds | patches computed |", "|---|---|---|---|---|"]
-    size = options.shape.replace(",", " x ")
     keep("launch", f"Volume {size}, null network, {N} workers.\n\n" + "\n".join([*head, *rows]))
 
 

@@ -8,16 +8,14 @@ of the finest level to the last block of the coarsest, as the ledger holds them.
 
 from __future__ import annotations
 
-import argparse
 import json
-import random
 import shutil
 import statistics
 import subprocess
 import sys
 from pathlib import Path
 
-from launch import make
+from launch import asked, interleaved
 from results import keep
 
 WORKERS = (1, 2)
@@ -40,17 +38,8 @@ def measure(n_workers: int, volume: Path) -> tuple[float, int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--work", type=Path, default=Path("bench-work"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--shape", default="1024,1024,1024")
-    options = parser.parse_args()
-    volume = make(options.work, tuple(map(int, options.shape.split(","))))
-    seen: dict[int, list[tuple[float, int]]] = {n: [] for n in WORKERS}
-    for _ in range(options.rounds):
-        for n in random.sample(WORKERS, len(WORKERS)):
-            seen[n].append(measure(n, volume))
-            print(n, seen[n][-1], flush=True)
+    volume, rounds, size = asked(rounds=3, shape="1024,1024,1024")
+    seen = interleaved(WORKERS, rounds, lambda n: measure(n, volume))
     middle = {n: statistics.median(s for s, _ in runs) for n, runs in seen.items()}
     rows = [
         f"| {n} | {middle[n]:.1f} | {middle[n] / middle[1]:.2f} | {', '.join(f'{s:.1f}' for s, _ in runs)} | "
@@ -58,7 +47,7 @@ def main() -> None:
         for n, runs in seen.items()
     ]
     head = ["| workers | seconds | ratio | all rounds | blocks |", "|---|---|---|---|---|"]
-    keep("levels", f"Levels of {options.shape.replace(',', ' x ')}.\n\n" + "\n".join([*head, *rows]))
+    keep("levels", f"Levels of {size}.\n\n" + "\n".join([*head, *rows]))
 
 
 if __name__ == "__main__":

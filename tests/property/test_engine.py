@@ -18,18 +18,7 @@ from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
 from voxweft.engine.planning import make_plan
 from voxweft.errors import RequestError, RunError
-
-
-@st.composite
-def volumes(draw: st.DrawFn, channels: int = 1) -> Any:
-    """Small volumes, some with a constant corner, uint8 or float32."""
-    shape = tuple(draw(st.integers(5, 40)) for _ in range(3))
-    rng = np.random.default_rng(draw(st.integers(0, 9)))
-    image = rng.integers(1, 250, (channels, *shape)).astype(draw(st.sampled_from(["uint8", "int16", "float32"])))
-    if draw(st.booleans()):
-        image[:, : shape[0] // 2 + 1, : shape[1] // 2 + 1] = 0
-    return image
-
+from voxweft.testing.strategies import volumes
 
 requests = st.fixed_dictionaries(
     {

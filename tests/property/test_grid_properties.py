@@ -15,17 +15,10 @@ from voxweft.geometry.box import Box
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.tiling import AxisTiles, TileGrid
 from voxweft.geometry.window import WINDOWS, unity_profiles
+from voxweft.testing.strategies import axis_tiles
 
 
-@st.composite
-def axes(draw: st.DrawFn) -> AxisTiles:
-    size = draw(st.integers(1, 40))
-    extent = draw(st.integers(size, 300))
-    step = draw(st.floats(1, size))
-    return AxisTiles(extent, size, step, draw(st.sampled_from(["spread", "snap"])))
-
-
-@given(axes())
+@given(axis_tiles())
 def test_windows_cover_the_axis_and_stay_inside(axis: AxisTiles) -> None:
     covered = np.zeros(axis.extent, int)
     for start in axis.starts:
@@ -36,7 +29,7 @@ def test_windows_cover_the_axis_and_stay_inside(axis: AxisTiles) -> None:
     assert axis.starts[0] == 0 and axis.starts[-1] == axis.extent - axis.size
 
 
-@given(axes(), st.data())
+@given(axis_tiles(), st.data())
 def test_touching_is_what_a_search_finds(axis: AxisTiles, data: st.DataObject) -> None:
     lo = data.draw(st.integers(0, axis.extent - 1))
     hi = data.draw(st.integers(lo + 1, axis.extent))
@@ -44,7 +37,7 @@ def test_touching_is_what_a_search_finds(axis: AxisTiles, data: st.DataObject) -
     assert list(axis.touching(lo, hi)) == wanted
 
 
-@given(axes(), st.sampled_from(sorted(WINDOWS)), st.floats(3, 16))
+@given(axis_tiles(), st.sampled_from(sorted(WINDOWS)), st.floats(3, 16))
 def test_weights_sum_to_one_at_every_voxel(axis: AxisTiles, window: str, sigma_scale: float) -> None:
     rows = unity_profiles(axis, window, sigma_scale)
     total = np.zeros(axis.extent)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -214,10 +213,7 @@ def _predict_at(
     return probability(predictor(batch)[:1], card.activation)
 
 
-def blocks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Iterable[Box]:
-    """Boxes of whole chunks over a volume, each of at most ``max_voxels`` where one chunk layer allows."""
-    z_step = chunk[0] * max(1, 16 // chunk[0])
-    y_step = max(chunk[1], max_voxels // (z_step * shape[2]) // chunk[1] * chunk[1])
-    for z in range(0, shape[0], z_step):
-        for y in range(0, shape[1], y_step):
-            yield Box((z, y, 0), (z + z_step, y + y_step, shape[2])) & Box.of(shape)
+def block_of_chunks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Zyx:
+    """Size of a block for reading all of a volume: whole rows of chunks, ``max_voxels`` where one row allows it."""
+    z = chunk[0] * max(1, 16 // chunk[0])
+    return z, max(chunk[1], max_voxels // (z * shape[2]) // chunk[1] * chunk[1]), shape[2]

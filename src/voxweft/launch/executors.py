@@ -84,7 +84,7 @@ def open_executor(
         pool = WorkerPool(n_workers)
         try:
             yield pool, lambda: n_workers
-        except BaseException:
+        except BaseException:  # an interrupt too: what waits is not begun
             pool.shutdown(cancel_futures=True)
             raise
         pool.shutdown()

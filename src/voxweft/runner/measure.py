@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from voxweft.engine.blocks import compute_blocks, moments_block
-from voxweft.engine.calibrate import blocks
+from voxweft.engine.calibrate import block_of_chunks
 from voxweft.engine.commit import Commit
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
@@ -32,7 +32,7 @@ def measure_volume(volume: Volume, asked: tuple[Schemes, ...], emit: Emit = sile
         outputs=(),
         shape_zyx=info.shape_zyx,
         region=Box.of(info.shape_zyx),
-        block_zyx=next(iter(blocks(info.shape_zyx, info.chunk_zyx))).shape,
+        block_zyx=block_of_chunks(info.shape_zyx, info.chunk_zyx),
         at_once=AT_ONCE,
     )
     opened = OpenedBlocks(stage, (OpenedVolume(volume),))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from voxweft.backends import reload
-from voxweft.engine.calibrate import as_input, blocks, central_patch, choose_setting, tiling_probe
+from voxweft.engine.calibrate import as_input, block_of_chunks, central_patch, choose_setting, tiling_probe
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
@@ -234,7 +234,7 @@ def mask_fingerprint(mask: Volume) -> str:
     """sha256 of a mask: of all its voxels up to 2^24, else of its middle and eight spots."""
     whole = Box.of(mask.info.shape_zyx)
     if whole.n_voxels <= MASK_VOXELS:
-        boxes: list[Box] = list(blocks(mask.info.shape_zyx, mask.info.chunk_zyx))
+        boxes = [box & whole for box in whole.cells(block_of_chunks(mask.info.shape_zyx, mask.info.chunk_zyx))]
     else:
         boxes = [central_patch(mask, mask.info.chunk_zyx)[0], *_spots(mask.info)]
     digest = hashlib.sha256(f"{mask.info.shape_zyx} {mask.info.dtype} {mask.info.stamp}".encode())

@@ -3,16 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
-
-spans = st.tuples(st.integers(-20, 60), st.integers(0, 40)).map(lambda t: (t[0], t[0] + t[1]))
-boxes = st.tuples(spans, spans, spans).map(lambda s: Box(*zip(*s, strict=True)))
+from voxweft.testing.strategies import boxes
 
 
-@given(boxes, boxes)
+@given(boxes(), boxes())
 def test_the_common_box_is_the_common_voxels(a: Box, b: Box) -> None:
     grid = np.stack(np.meshgrid(*[np.arange(-20, 100, 7)] * 3, indexing="ij"), axis=-1)
 

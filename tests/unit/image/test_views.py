@@ -15,35 +15,12 @@ from pydantic import TypeAdapter
 
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box
-from voxweft.image import AsChannels, Crop, EightBit, Flip, Geometry, Permute, Stack, View, VolumeRef, volume_ref
+from voxweft.image import AsChannels, Crop, EightBit, Flip, Permute, Stack, View, VolumeRef, volume_ref
 from voxweft.stores.memory import MemoryVolume
+from voxweft.testing.strategies import boxes_in, geometries, shapes
 
 ORDERS = list(itertools.permutations(range(3)))
 AXES = [axes for n in range(4) for axes in itertools.combinations(range(3), n)]
-
-
-def turned(angles: tuple[float, float, float]) -> Any:
-    """A rotation about z, then y, then x."""
-    matrix = np.eye(3)
-    for axis, angle in enumerate(angles):
-        a, b = (k for k in range(3) if k != axis)
-        turn = np.eye(3)
-        turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
-        matrix = turn @ matrix
-    return tuple(map(tuple, matrix.tolist()))
-
-
-@st.composite
-def geometries(draw: st.DrawFn) -> Geometry:
-    sizes = st.tuples(*[st.floats(0.1, 50)] * 3)
-    places = st.tuples(*[st.floats(-1000, 1000)] * 3)
-    return Geometry(draw(sizes), "micrometer", draw(places), turned(draw(st.tuples(*[st.floats(-3, 3)] * 3))))
-
-
-@st.composite
-def boxes(draw: st.DrawFn, shape: tuple[int, ...]) -> Box:
-    start = tuple(draw(st.integers(0, n - 1)) for n in shape)
-    return Box(start, tuple(draw(st.integers(a + 1, n)) for a, n in zip(start, shape, strict=True)))
 
 
 @st.composite
@@ -51,7 +28,7 @@ def views(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[View, Callable[[Any]
     """A view of [1, *shape], and the same by numpy on the array."""
     match draw(st.sampled_from(["crop", "permute", "flip", "eight bit"])):
         case "crop":
-            box = draw(boxes(shape))
+            box = draw(boxes_in(shape))
             return Crop(box), lambda a: a[(slice(None), *box.slices)]
         case "permute":
             order = draw(st.sampled_from(ORDERS))
@@ -66,7 +43,7 @@ def views(draw: st.DrawFn, shape: tuple[int, ...]) -> tuple[View, Callable[[Any]
 @st.composite
 def chains(draw: st.DrawFn) -> tuple[Any, MemoryVolume, list[View], Any]:
     """An array [1, Z, Y, X], its volume, some views one after the other, and what numpy makes of the array."""
-    shape = draw(st.tuples(*[st.integers(1, 9)] * 3))
+    shape = draw(shapes(9))
     dtype = draw(st.sampled_from([np.uint8, np.uint16]))
     array = np.random.default_rng(draw(st.integers(0, 99))).integers(0, np.iinfo(dtype).max, (1, *shape), dtype)
     seen, chain = array, []
@@ -89,7 +66,7 @@ def test_any_box_through_any_views_is_what_numpy_gives(chain: Any, data: st.Data
     info = volume.info
     assert (info.n_channels, *info.shape_zyx, info.dtype) == (*expected.shape, expected.dtype.name)
     assert info.levels == (info.shape_zyx,)
-    box = data.draw(boxes(info.shape_zyx))
+    box = data.draw(boxes_in(info.shape_zyx))
     values = volume.read(box)
     assert np.array_equal(values, expected[(slice(None), *box.slices)])
     assert values.dtype == expected.dtype
@@ -122,7 +99,7 @@ def test_a_reference_carries_the_views_and_is_json(chain: Any) -> None:
 
 @given(st.data())
 def test_a_stack_has_the_channels_of_all(data: st.DataObject) -> None:
-    shape = data.draw(st.tuples(*[st.integers(1, 6)] * 3))
+    shape = data.draw(shapes(6))
     rng = np.random.default_rng(0)
     arrays = [
         rng.integers(0, 100, (n, *shape)).astype(dtype) for n, dtype in ((2, np.uint8), (1, np.int16), (3, np.uint8))
@@ -132,7 +109,7 @@ def test_a_stack_has_the_channels_of_all(data: st.DataObject) -> None:
     assert (stack.info.n_channels, *stack.info.shape_zyx) == expected.shape
     assert stack.info.dtype == expected.dtype == np.int16
     assert stack.info.chunk_zyx == (3, 4, 2)
-    box = data.draw(boxes(shape))
+    box = data.draw(boxes_in(shape))
     assert np.array_equal(stack.read(box), expected[(slice(None), *box.slices)])
     assert np.array_equal(Flip((0, 2)).of(stack).read(Box.of(shape)), expected[:, ::-1, :, ::-1])
 
@@ -184,7 +161,7 @@ def test_axes_that_are_none_are_refused(make: Any) -> None:
         make()
 
 
-@given(geometries(), st.tuples(*[st.integers(1, 9)] * 3), st.sampled_from(ORDERS), st.sampled_from(AXES))
+@given(geometries(), shapes(9), st.sampled_from(ORDERS), st.sampled_from(AXES))
 def test_what_is_undone_is_as_before(place: Any, shape: Any, order: Any, axes: Any) -> None:
     from voxweft.image.order import inverse, permute
 

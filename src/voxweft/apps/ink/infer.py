@@ -120,8 +120,7 @@ def infer(
         emit=emit,
     )
     report = run_plan(opened, Place.of(sink), workers, execution, emit)
-    whole = part.num_parts == 1
-    return finish(sink, picture, report, picture_options, emit) if whole else InkResult(report, sink.url)
+    return finish(sink, picture, report, picture_options, emit) if part.is_whole else InkResult(report, sink.url)
 
 
 def _places(options: Options, part: InkPartOptions, picture_options: PictureOptions) -> tuple[str, Sink]:
@@ -130,9 +129,9 @@ def _places(options: Options, part: InkPartOptions, picture_options: PictureOpti
     check_note(picture_options.runtime_dir, RESULT_NOTE)
     require(model_options, layers)
     name = base_name(model_options.model, layers)
-    whole, as_zarr = part.num_parts == 1, picture_options.output_path.endswith(".zarr")
-    picture = picture_at(name, layers, picture_options) if whole or as_zarr else ""
-    if whole:
+    as_zarr = picture_options.output_path.endswith(".zarr")
+    picture = picture_at(name, layers, picture_options) if part.is_whole or as_zarr else ""
+    if part.is_whole:
         check_place(picture)
     asked = [
         find_model(model_options),
@@ -142,18 +141,17 @@ def _places(options: Options, part: InkPartOptions, picture_options: PictureOpti
         picture_options.use_zarr_compression,
         all_decisive(ink_options),
     ]
-    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if whole else [])
+    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if part.is_whole else [])
     return picture, open_sink(zarr, order=ROWS_FIRST)
 
 
 def _execution(part: InkPartOptions, worker_options: WorkerOptions, command: str) -> Execution:
-    whole = part.num_parts == 1
     return Execution(
         worker_options.executor,
         worker_options.scheduler,
         worker_options.workers,
-        num_parts=0 if whole else part.num_parts,
-        part_id=-1 if whole else part.part_id,
+        num_parts=0 if part.is_whole else part.num_parts,
+        part_id=-1 if part.is_whole else part.part_id,
         overwrite=part.overwrite,
         command=command,
     )

@@ -150,6 +150,11 @@ class InkPartOptions:
         if problems := part_problems(self.num_parts, self.part_id, self.overwrite):
             raise RequestError(*problems)
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether the one part is all of the surface."""
+        return self.num_parts == 1
+
 
 @dataclass(frozen=True, slots=True)
 class PictureOptions:
