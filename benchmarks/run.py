@@ -1,10 +1,11 @@
 """Measure voxweft, its floor and its peers in interleaved rounds and renew their tables in RESULTS.md.
 
 Usage: python benchmarks/run.py --peers .venvs/peers/bin/python --shared ../shared [--rounds 5] [--work /tmp/bench]
+       [--against CHECKOUT]
 
 Each engine runs in a fresh process, in random order within a round; the table holds medians over the rounds. CPU
-seconds are of the process on one core, wall seconds with all cores. Without ``--peers`` the peers are left out, and
-the table says so.
+seconds are of the process on one core, wall seconds with all cores. Without ``--peers`` the peers are left out.
+With ``--against`` only voxweft is measured, beside an earlier release in the same rounds.
 """
 
 from __future__ import annotations
@@ -33,13 +34,13 @@ NULL = "fake://null?patch=64,64,64"
 
 
 def engine(python: str, name: str, job: dict[str, Any], work: Path, tuned: bool) -> dict[str, Any]:
-    """Run one engine in a process of its own."""
-    flags = [f"--{k}={v}" for k, v in job.items()]
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | {
-        "PYTHONPATH": str(HERE.parent / "src")
-    }
+    """Run one engine in a process of its own, from the checkout in ``job`` or from this one."""
+    checkout = job.get("checkout", HERE.parent)
+    flags = [f"--{k}={v}" for k, v in job.items() if k != "checkout"]
+    env = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")} | {"PYTHONPATH": str(checkout / "src")}
+    script = str(checkout / "benchmarks/contestants.py")
     done = subprocess.run(
-        [python, "-W", "ignore", str(HERE / "contestants.py"), name, *flags, f"--output={work / name}.zarr"],
+        [python, "-W", "ignore", script, name, *flags, f"--output={work / name}.zarr"],
         capture_output=True,
         text=True,
         env=env | (ALLOCATOR if tuned else {}),
@@ -61,7 +62,7 @@ def interleaved(
         chance.shuffle(order)
         for row in order:
             python, name, flags = jobs[row]
-            seen[row].append(engine(python, name, flags, work, tuned=name in OURS))
+            seen[row].append(engine(python, name, flags, work, tuned=name not in PEERS))
             print(f"round {number}: {row}: {seen[row][-1]}", flush=True)
     return {
         row: {k: statistics.median(r[k] for r in runs) for k in runs[0] if isinstance(runs[0][k], (int, float))}
@@ -158,16 +159,43 @@ def exactness(work: Path, model: Path) -> str:
     return "\n".join(lines)
 
 
+def both_releases(checkout: Path, rounds: int, work: Path, model: Path) -> str:
+    """This release and an earlier one: CPU seconds on one core (null network) and on all (real network)."""
+    package = next(path.parent.name for path in checkout.glob("src/*weft/__init__.py"))
+    lines = ["| job | floor, CPU s | earlier, CPU s | now, CPU s | now / earlier | beyond the floor | now / floor |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    null = {"input": work / "tiled512.zarr", "model": NULL, "cores": 1}
+    real = {"input": work / "crop160.zarr", "model": model}
+    jobs = {"null network": null, "real network, torch": real | {"runtime": "torch"}}
+    for title, job in (jobs | {"real network, jit": real | {"runtime": "jit"}}).items():
+        rows = {
+            "floor": (sys.executable, "floor", job),
+            "earlier": (sys.executable, package, job | {"checkout": checkout}),
+            "now": (sys.executable, "voxweft", job),
+        }
+        floor, before, now = (row["cpu_s"] for row in interleaved(rows, rounds, work).values())
+        beyond = (now - floor) / (before - floor)
+        lines.append(
+            f"| {title} | {floor:.2f} | {before:.2f} | {now:.2f} | {now / before:.3f} | {beyond:.3f} | "
+            f"{now / floor:.3f} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--peers", default="", help="python of the environment with MONAI and nnU-Net")
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    parser.add_argument("--against", type=Path, help="a checkout of an earlier release")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
     model = args.shared / "models/nnunet_fibsem_membrane"
     prepare(args.shared, args.work)
+    if args.against:
+        keep("against an earlier release", both_releases(args.against, args.rounds, args.work, model))
+        return
     keep("null network", null_network(args.peers, max(3, args.rounds - 2), args.work))
     keep("real network", real_network(args.peers, args.rounds, args.work, model))
     keep("exactness", exactness(args.work, model))

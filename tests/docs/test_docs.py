@@ -12,6 +12,9 @@ from typing import Any
 
 import pytest
 
+from conftest import Voxweft
+from warm import WarmProcess
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -23,17 +26,18 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
-def test_every_block_of_a_page_runs(page: Any, tmp_path: Path) -> None:
-    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    runners = {"bash": ["bash", "-eu", "-c"], "python": [sys.executable, "-c"]}
+def test_every_block_of_a_page_runs(page: Any, warm: WarmProcess, tmp_path: Path) -> None:
+    env = {**os.environ, "PATH": f"{warm.folder}:{os.environ['PATH']}"}
+    bash = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
     ran = 0
     for language, text in blocks(page):
         if language == "json":
             json.loads(text)
         elif not text.startswith("scripts/"):
-            done = subprocess.run(
-                [*runners[language], text], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
-            )
+            if language == "python":
+                done = warm.run(["-c", text], tmp_path, env, timeout_s=500)
+            else:
+                done = subprocess.run(["bash", "-eu", "-c", text], check=False, **bash)
             assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
             ran += 1
     assert ran
@@ -57,10 +61,8 @@ def test_the_demo_script_segments_a_phantom(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_ink_demo_finds_the_text(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "voxweft", "demo", "out", "--ink", "--seed", "7"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+def test_the_ink_demo_finds_the_text(voxweft: Voxweft, tmp_path: Path) -> None:
+    done = voxweft("demo", "out", "--ink", "--seed", 7)
     assert float(re.search(r"Dice against the truth: ([\d.]+)", done.stdout)[1]) > 0.75
     assert (tmp_path / "out/ink_report.html").read_text().count("data:image/png;base64,") == 4
 

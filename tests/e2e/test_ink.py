@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import os
 import random
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from surfaces import small_checkpoint, waves, write_layers
 from voxweft.apps import ink
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, LayerOptions, PictureOptions
 from voxweft.cli.app import execute
+from warm import WarmProcess
 
 LAYERS = ("--start-layer", 0, "--end-layer", 5)
 NET = ("--model", "net.ckpt", "--stride", 16, "--runtime", "torch", "--batch-size", 16)
@@ -183,7 +183,7 @@ def test_reverse_roi_bits_tiff_zarr_and_augmentation(
 
 
 @pytest.mark.slow
-def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft: Voxweft, tmp_path: Path) -> None:
+def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path) -> None:
     small_checkpoint(tmp_path / "net.ckpt")
     volume = waves(5, 2100, 150)
     write_layers(tmp_path / "seg", volume)
@@ -201,9 +201,7 @@ def test_killed_and_resumed_at_random_gives_the_same_bits(voxweft: Voxweft, tmp_
                 "n",
             ]
             for kill in range(3 if name == "killed" else 0):
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "voxweft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
-                )
+                process = warm.start([*command, "--quiet"], tmp_path, os.environ)
                 while process.poll() is None and len(list(tmp_path.glob(f"{done.format(name)}/*"))) <= kill:
                     time.sleep(0.002)
                 time.sleep(chance.uniform(0, 0.2))

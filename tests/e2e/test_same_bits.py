@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import zarr
 from numpy.typing import NDArray
 
 from conftest import Voxweft
+from warm import WarmProcess
 
 BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
 FLAGS = ["--model", BLUR, "--chunk", "16,32,32", "--runtime", "torch"]
@@ -52,20 +53,15 @@ def test_parts_executors_and_columns(voxweft: Voxweft, volume: Any, tmp_path: Pa
     assert digest(tmp_path / "procs.zarr") == whole
 
 
-def test_small_columns(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
+def test_small_columns(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image: NDArray[Any]) -> None:
     wide = np.tile(image, (1, 7, 6))[:40, :400, :400]
     zarr.create_array(str(tmp_path / "wide.zarr"), shape=wide.shape, chunks=(16, 64, 64), dtype="uint8")[:] = wide
     flags = ["--model", BLUR, "--chunk", "16,48,48", "--runtime", "torch", "--overlap", "0.25"]
     voxweft("run", "wide.zarr", "whole.zarr", *flags)
     assert columns(tmp_path / "whole.zarr") == [576, 576]
     for allowed in range(240, 600, 6):  # the smallest amount that is accepted gives narrow columns
-        done = subprocess.run(
-            [sys.executable, "-m", "voxweft", "run", "wide.zarr", "cut.zarr", *flags, "--memory", f"{allowed}MB"],
-            cwd=tmp_path,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        words = ["run", "wide.zarr", "cut.zarr", *flags, "--memory", f"{allowed}MB"]
+        done = warm.run(words, tmp_path, os.environ, timeout_s=100)
         if done.returncode == 0:
             break
         assert done.returncode == 2
@@ -84,19 +80,18 @@ def columns(store: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_thirty_kills(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
+def test_thirty_kills(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image: NDArray[Any]) -> None:
     """SIGKILL at random moments; each rerun continues, finished slabs stay, the bits are those of a quiet run."""
     deep = np.tile(image, (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
     flags = ["--model", BLUR, "--chunk", "8,64,64", "--runtime", "torch", "--tta", "mirroring"]
     voxweft("run", "deep.zarr", "whole.zarr", *flags)
     whole = digest(tmp_path / "whole.zarr")
-    command = [sys.executable, "-m", "voxweft", "run", "deep.zarr", "killed.zarr", *flags, "--quiet"]
     output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.voxweft"
     chance = random.Random(3)
     kills, caught_at_work, kept = 0, 0, dict[str, str]()
     while kills < 30:
-        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = warm.start(["run", "deep.zarr", "killed.zarr", *flags, "--quiet"], tmp_path, os.environ)
         while kills % 3 and process.poll() is None and len(_slabs(records)) == len(kept):
             time.sleep(0.005)  # two of three are killed some time after they finished a slab, however fast they are
         try:

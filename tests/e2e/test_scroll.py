@@ -10,8 +10,6 @@ import random
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from numpy.typing import NDArray
 
 from conftest import Voxweft
 from servers import environment, faulty, hub, serve, upload
+from warm import WarmProcess
 
 NET = "fake://blur?patch=16,16,16&normalization=instance_zscore"
 FAST = ["--disable-tta", "--runtime", "torch"]
@@ -52,7 +51,7 @@ def volume(tmp_path: Path, image: np.ndarray) -> str:
 
 
 @pytest.fixture(scope="module")
-def stages(tmp_path_factory: pytest.TempPathFactory, image: NDArray[Any]) -> Path:
+def stages(tmp_path_factory: pytest.TempPathFactory, warm: WarmProcess, image: NDArray[Any]) -> Path:
     """A folder with in.zarr, parts/ (2 of them) and merged.zarr; not to be changed."""
     folder = tmp_path_factory.mktemp("stages")
     zarr.create_array(str(folder / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
@@ -61,7 +60,7 @@ def stages(tmp_path_factory: pytest.TempPathFactory, image: NDArray[Any]) -> Pat
         for flags in (["--part_id", "0"], ["--part_id", "1"])
     ]
     for line in [*lines, ["blend", "parts", "merged.zarr"]]:
-        subprocess.run([sys.executable, "-m", "voxweft", *line, "--quiet"], cwd=folder, check=True)
+        warm.run([*line, "--quiet"], folder, os.environ, timeout_s=500).check_returncode()
     return folder
 
 
@@ -169,7 +168,9 @@ def test_a_server_that_refuses_for_good_is_an_error_with_the_name_of_the_object(
 
 
 @pytest.mark.slow
-def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft: Voxweft, volume: Any, tmp_path: Path) -> None:
+def test_each_stage_killed_and_started_again_gives_the_same_bits(
+    voxweft: Voxweft, warm: WarmProcess, volume: Any, tmp_path: Path
+) -> None:
     deep = np.tile(levels(volume), (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
     stages = {
@@ -186,9 +187,7 @@ def test_each_stage_killed_and_started_again_gives_the_same_bits(voxweft: Voxwef
                 f"{output}/voxweft-records/done/sweep" if name == "parts" else f"{output}.voxweft/done/sweep"
             )
             for kill in range(3 if prefix == "killed-" else 0):
-                process = subprocess.Popen(
-                    [sys.executable, "-m", "voxweft", *command, "--quiet"], cwd=tmp_path, stderr=subprocess.DEVNULL
-                )
+                process = warm.start([*command, "--quiet"], tmp_path, os.environ)
                 while process.poll() is None and len(list(records.glob("*"))) <= 2 * kill:
                     time.sleep(0.002)
                 time.sleep(chance.uniform(0, 0.05))
@@ -643,13 +642,14 @@ def test_a_fused_run_in_parts_on_several_machines(voxweft: Voxweft, volume: Any,
     assert np.array_equal(levels(tmp_path / "one.zarr"), levels(tmp_path / "three.zarr"))
 
 
-def test_two_runs_of_one_part_do_not_harm_each_other(volume: Any, tmp_path: Path) -> None:
-    flags = ["--input_dir", volume, "--output_dir", "parts", *FAST, "--quiet"]
-    command = [sys.executable, "-m", "voxweft", "predict", "-m", NET, *flags]
-    runs = [subprocess.Popen(command, cwd=tmp_path) for _ in range(2)]
+def test_two_runs_of_one_part_do_not_harm_each_other(
+    voxweft: Voxweft, warm: WarmProcess, volume: Any, tmp_path: Path
+) -> None:
+    command = ["predict", "-m", NET, "--input_dir", volume, "--output_dir", "parts", *FAST, "--quiet"]
+    runs = [warm.start(command, tmp_path, os.environ) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
-    subprocess.run([sys.executable, "-m", "voxweft", "blend", "parts", "merged.zarr"], cwd=tmp_path, check=True)
-    subprocess.run([*command, "--output_dir", "calm"], cwd=tmp_path, check=True)
+    voxweft("blend", "parts", "merged.zarr")
+    voxweft(*command, "--output_dir", "calm")
     assert digest(tmp_path / "parts/logits_part_0.zarr") == digest(tmp_path / "calm/logits_part_0.zarr")
 
 
