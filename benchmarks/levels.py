@@ -2,8 +2,9 @@
 
 Usage: python benchmarks/levels.py [--work bench-work] [--rounds 3] [--shape 1024,1024,1024]
 
-A null network writes the finest level; then the same workers make the others. Measured is the time from the last slab
-of the finest level to the last block of the coarsest, as the ledger holds them. Medians of interleaved rounds.
+A null network writes the finest level; then the same workers make the others, each with a core of its own. Measured is
+the time from the last slab of the finest level to the last block of the coarsest, as the ledger holds them. Medians of
+interleaved rounds.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def measure(n_workers: int, volume: Path) -> tuple[float, int]:
         shutil.rmtree(path, ignore_errors=True)
     words = ["run", str(volume), str(output), "--model", "fake://null", "--runtime", "torch", "--quiet"]
     who = ["--executor", "processes", "--workers", str(n_workers)]
-    subprocess.run([sys.executable, "-m", "voxweft", *words, *who], check=True)
+    cores = ["taskset", "-c", f"0-{n_workers - 1}"]
+    subprocess.run([*cores, sys.executable, "-m", "voxweft", *words, *who], check=True)
     done = Path(f"{output}.voxweft") / "done"
     times = {
         stage.name: [json.loads(path.read_text())["at"] for path in stage.glob("*.json")] for stage in done.iterdir()
