@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import pickle
-import re
 import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from voxweft.backends.checkpoint import first_line, read_checkpoint
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard, Normalization
@@ -32,6 +31,7 @@ MARKS = ("to_patch_embedding.weight", "backbone.layer1.0.conv1.weight")
 DECODER_3D = ("decoder.channel_reduce.", "decoder.decoder_blocks.", "decoder.depth_collapse.")
 LARGEST = 4096  # of hyper-parameters: layers, pixels of a tile
 DIVISOR = 200.0  # grey values are clipped to 0 .. 200 and divided by 200
+TRUST = "--trust-code loads it all the same; do so only for files you trust, for such a file can run any code."
 State = dict[str, torch.Tensor]
 
 
@@ -104,7 +104,7 @@ def load(
     try:
         network, found = build(state, hyper, request)
     except (RuntimeError, ValueError, IndexError, TypeError, ArithmeticError, MemoryError) as error:
-        raise ModelError(f"{path} does not describe an ink network: {_line(error)}") from error
+        raise ModelError(f"{path} does not describe an ink network: {first_line(error)}") from error
     divisor = _number(hyper, "normalize_divisor") or DIVISOR
     if not 1 <= divisor <= 255:
         raise ModelError(f"{path} says normalize_divisor {divisor}; 200 and 255 are usual")
@@ -244,7 +244,11 @@ def _fill(module: torch.nn.Module, state: State, path: Path) -> None:
 
 def _read(path: Path, trust_code: bool) -> tuple[State, dict[str, Any]]:
     """Tensors by name, without the prefixes of wrappers, and hyper-parameters."""
-    content = _safetensors(path) if path.suffix == ".safetensors" else _unpickled(path, trust_code)
+    content = (
+        _safetensors(path)
+        if path.suffix == ".safetensors"
+        else read_checkpoint(path, trust_code=trust_code, hint=TRUST)
+    )
     hyper: dict[str, Any] = {}
     if isinstance(content, Mapping):
         stored = content.get("hyper_parameters")
@@ -273,30 +277,6 @@ def _safetensors(path: Path) -> State:
         raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0][:160]}") from error
 
 
-def _unpickled(path: Path, trust_code: bool) -> Any:
-    """The content of a file of torch.save; nothing in it is executed unless ``trust_code``."""
-    import numpy as np
-
-    plain = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-    scalar = getattr(np, "_core", None) or np.core
-    try:
-        with torch.serialization.safe_globals([*plain, scalar.multiarray.scalar]):
-            mapped = zipfile.is_zipfile(path)  # optimiser states, two thirds of many checkpoints, stay on the disk
-            return torch.load(path, map_location="cpu", weights_only=not trust_code, mmap=mapped)
-    except pickle.UnpicklingError as error:
-        if trust_code:
-            raise ModelError(f"{path} cannot be read: {_line(error)}") from error
-        found = re.search(r"GLOBAL (\S+)", str(error)) or re.search(r"global:? (\S+)", str(error))
-        raise ModelError(
-            f"{path} holds {found[1].rstrip('.') if found else 'objects'} besides tensors and was refused.",
-            "--trust-code loads it all the same; do so only for files you trust, for such a file can run any code.",
-        ) from error
-    except (ImportError, AttributeError) as error:
-        raise ModelError(f"{path} needs Python code that is not here: {error}") from error
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, IndexError) as error:
-        raise ModelError(f"{path} cannot be read: {_line(error)}") from error
-
-
 def _number(hyper: Mapping[str, Any], name: str) -> float:
     """A positive hyper-parameter, or 0 where it is absent or something else.
 
@@ -311,11 +291,6 @@ def _number(hyper: Mapping[str, Any], name: str) -> float:
     if value > LARGEST:
         raise ModelError(f"the checkpoint says {name} {value}; that cannot be")
     return float(value)
-
-
-def _line(error: Exception) -> str:
-    """The first line of an error, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _digest(path: Path) -> str:

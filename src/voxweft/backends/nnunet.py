@@ -10,13 +10,13 @@ import hashlib
 import importlib
 import json
 import math
-import pickle
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from voxweft.backends.checkpoint import read_checkpoint, weight_bytes
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError
 from voxweft.model.card import Intensity, ModelCard, Normalization
@@ -109,22 +109,8 @@ def _json(path: Path) -> dict[str, Any]:
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
-    """The checkpoint as plain data: tensors, numbers, text; nothing in it is executed."""
-    import numpy as np
-
-    plain = [np.dtype, np.dtypes.Float64DType, np.dtypes.Float32DType, np.dtypes.Int64DType]
-    scalar = getattr(np, "_core", None) or np.core
-    try:
-        with torch.serialization.safe_globals([*plain, scalar.multiarray.scalar]):
-            state = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        culprit = next((line for line in str(error).splitlines() if "GLOBAL" in line or "global" in line), "")
-        raise ModelError(
-            f"{path} wants to run code when loaded and was refused; nothing was executed. {culprit.strip()[:160]}",
-            "A checkpoint needs weights only: save it again with torch.save of plain tensors and numbers.",
-        ) from error
-    except (OSError, RuntimeError, EOFError) as error:
-        raise ModelError(f"{path} cannot be read: {(str(error).splitlines() or ['?'])[0][:160]}") from error
+    """The checkpoint as plain data: tensors, numbers, text."""
+    state = read_checkpoint(path)
     if not isinstance(state, dict) or "network_weights" not in state:
         raise ModelError(f"{path} is no nnU-Net checkpoint: it has no 'network_weights'")
     return state
@@ -257,5 +243,5 @@ def _digest(states: list[dict[str, Any]]) -> str:
     for state in states:
         for key, value in sorted(state["network_weights"].items()):
             digest.update(key.encode())
-            digest.update(value.contiguous().numpy().tobytes())
+            digest.update(weight_bytes(value))
     return digest.hexdigest()
