@@ -20,14 +20,39 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from voxweft.errors import ModelError
+from voxweft.foreign import checked, small_file
 from voxweft.geometry.box import Zyx
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import Head
+
+LARGEST = 1 << 16  # voxels of a side, channels
+
+
+def _once(values: list[Any]) -> list[Any]:
+    if len(set(values)) < len(values):
+        raise ValueError("each may be there once")
+    return values
+
+
+def _listed(value: Any) -> Any:
+    """One scheme, by its word or with numbers, as a list of one."""
+    values = value if isinstance(value, list) else [value]
+    return [{"scheme": one} if isinstance(one, str) else one for one in values]
+
+
+Side = Annotated[int, Field(ge=1, le=LARGEST)]
+Size = Annotated[tuple[Side, ...], Field(min_length=2, max_length=3)]
+Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Activation = Literal["softmax", "sigmoid", "none"]
+Scheme = Literal[
+    "none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct"
+]
 
 
 class SideHead(BaseModel):
@@ -35,10 +60,34 @@ class SideHead(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str
-    channels: int
-    activation: str
-    scale: Zyx | tuple[int, int] = (1, 1, 1)
+    name: Annotated[str, Field(min_length=1)]
+    channels: Side
+    activation: Activation
+    scale: Size = (1, 1, 1)
+
+
+class SideNormalization(BaseModel):
+    """A scheme with its numbers as the file writes it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    scheme: Scheme = "none"
+    mean: Number | None = None
+    std: Length | None = None
+    lower: Number | None = None
+    upper: Number | None = None
+
+    @model_validator(mode="after")
+    def _fit(self) -> SideNormalization:
+        if self.scheme == "ct" and None in (self.mean, self.std, self.lower, self.upper):
+            raise ValueError("scheme ct needs mean, std, lower and upper")
+        if self.lower is not None and self.upper is not None and self.lower >= self.upper:
+            raise ValueError(f"lower {self.lower:g} must be less than upper {self.upper:g}")
+        return self
+
+    def scheme_of(self) -> Normalization:
+        """As a card holds it."""
+        return Normalization(self.scheme, self.mean, self.std, self.lower, self.upper)
 
 
 class Sidecar(BaseModel):
@@ -46,18 +95,41 @@ class Sidecar(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    patch_size: Zyx | tuple[int, int] | None = None
-    divisor: Zyx | tuple[int, int] | None = None
-    num_classes: int | None = None
-    in_channels: int | None = None
-    activation: str | None = None
-    normalization: str | Normalization | list[Normalization] | None = None
-    class_names: list[str] = []
-    mirror_axes: list[int] | None = None
-    spacing: tuple[float, float, float] | None = None
+    patch_size: Size | None = None
+    divisor: Size | None = None
+    num_classes: Side | None = None
+    in_channels: Side | None = None
+    activation: Activation | None = None
+    normalization: Annotated[list[SideNormalization], Field(min_length=1), BeforeValidator(_listed)] | None = None
+    class_names: Annotated[list[str], AfterValidator(_once)] = []
+    mirror_axes: Annotated[list[Annotated[int, Field(ge=0, le=2)]], AfterValidator(_once)] | None = None
+    spacing: tuple[Length, Length, Length] | None = None
     spacing_unit: str = ""
     dimensions: Literal[2, 3] = 3
     heads: list[SideHead] = []
+
+    @model_validator(mode="after")
+    def _fit(self) -> Sidecar:
+        """What no key alone can be wrong about."""
+        wrong = []
+        names = [head.name for head in self.heads]
+        if len(set(names)) < len(names):
+            wrong.append(f"heads: the names {', '.join(names)} must differ")
+        if self.num_classes and self.heads and sum(h.channels for h in self.heads) != self.num_classes:
+            wrong.append(f"num_classes {self.num_classes} is not the sum of the heads' channels")
+        if self.class_names and self.n_classes and len(self.class_names) != self.n_classes:
+            wrong.append(f"class_names has {len(self.class_names)} names for {self.n_classes} classes")
+        schemes = self.normalization or []
+        if len(schemes) > 1 and self.in_channels not in (None, len(schemes)):
+            wrong.append(f"normalization has {len(schemes)} schemes for in_channels {self.in_channels}")
+        sizes = {"patch_size": self.patch_size, "divisor": self.divisor} | {
+            f"the scale of {h.name}": h.scale for h in self.heads
+        }
+        if flat := [f"{k} {list(n)}" for k, n in sizes.items() if n and len(n) == 2 and self.dimensions == 3]:
+            wrong.append(f"{', '.join(flat)} has two numbers; give z, y, x, or dimensions 2")
+        if wrong:
+            raise ValueError("; ".join(wrong))
+        return self
 
     @classmethod
     def beside(cls, path: Path) -> Sidecar:
@@ -70,24 +142,14 @@ class Sidecar(BaseModel):
         """
         place = path.with_suffix(".json")
         try:
-            return cls.model_validate_json(place.read_bytes())
+            return checked(cls, small_file(place, ModelError), place, ModelError)
         except FileNotFoundError:
             return cls()
-        except ValidationError as error:
-            first = error.errors()[0]
-            field = ".".join(map(str, first["loc"])) or "the file"
-            raise ModelError(f"{place}: {field}: {first['msg']}") from error
 
     @property
     def patch_zyx(self) -> Zyx | None:
-        """The patch in voxels; (1, Y, X) where the file says Y X for a network of two dimensions.
-
-        Raises
-        ------
-        ModelError
-            If it has two numbers and the network three dimensions.
-        """
-        return self._zyx("patch_size", self.patch_size)
+        """The patch in voxels; (1, Y, X) where the file says Y X for a network of two dimensions."""
+        return self._zyx(self.patch_size)
 
     @property
     def axes(self) -> str:
@@ -102,7 +164,7 @@ class Sidecar(BaseModel):
     @property
     def own_heads(self) -> tuple[Head, ...] | None:
         """The heads; None where the file names none."""
-        scales = [self._zyx("scale", h.scale) or (1, 1, 1) for h in self.heads]
+        scales = [self._zyx(h.scale) or (1, 1, 1) for h in self.heads]
         return tuple(Head(h.name, h.channels, h.activation, s) for h, s in zip(self.heads, scales, strict=True)) or None
 
     @property
@@ -110,18 +172,15 @@ class Sidecar(BaseModel):
         """Channels of the output, as far as the file says them: those of all heads."""
         return self.num_classes or sum(h.channels for h in self.heads) or None
 
-    def _zyx(self, name: str, size: Zyx | tuple[int, int] | None) -> Zyx | None:
-        if size is None or len(size) == 3:
-            return size
-        if self.dimensions == 3:
-            raise ModelError(f"{name} {list(size)} in the side file has two numbers; give z, y, x, or dimensions 2")
-        return (1, *size)
+    @staticmethod
+    def _zyx(size: tuple[int, ...] | None) -> Zyx | None:
+        return None if size is None else (1, *size) if len(size) == 2 else (size[0], size[1], size[2])
 
     def card(self, path: Path, kind: str, **found: Any) -> ModelCard:
         """A card from what the model file tells and what this file adds; this file wins."""
         own = {
             "patch_zyx": self.patch_zyx,
-            "divisor_zyx": self._zyx("divisor", self.divisor),
+            "divisor_zyx": self._zyx(self.divisor),
             "n_classes": self.n_classes,
             "n_inputs": self.in_channels,
             "activation": self.activation,
@@ -131,7 +190,7 @@ class Sidecar(BaseModel):
             "spacing_unit": self.spacing_unit,
             "heads": self.own_heads,
             "spacing_zyx": self.spacing,
-            "normalization": self._schemes(),
+            "normalization": tuple(one.scheme_of() for one in self.normalization or ()) or None,
         }
         known = {k: v for k, v in found.items() if v is not None} | {k: v for k, v in own.items() if v is not None}
         if "n_classes" in known:
@@ -148,14 +207,3 @@ class Sidecar(BaseModel):
             )
         digest = hashlib.sha256(path.read_bytes()).hexdigest()
         return ModelCard(path=str(path), format=kind, digest=digest, **known)
-
-    def _schemes(self) -> tuple[Normalization, ...] | None:
-        match self.normalization:
-            case None:
-                return None
-            case str():
-                return (Normalization(self.normalization),)
-            case list():
-                return tuple(self.normalization)
-            case _:
-                return (self.normalization,)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -40,7 +41,7 @@ class Normalization:
     Raises
     ------
     ModelError
-        If the scheme is unknown, or ``ct`` lacks a number.
+        If the scheme is unknown, ``ct`` lacks a number, or a number is impossible.
     """
 
     scheme: str = "none"
@@ -54,6 +55,13 @@ class Normalization:
             raise ModelError(f"normalization {self.scheme!r} is unknown; use one of {', '.join(SCHEMES)}")
         if self.scheme == "ct" and None in (self.mean, self.std, self.lower, self.upper):
             raise ModelError("normalization 'ct' needs mean, std and both percentiles, which this model does not give")
+        numbers = {"mean": self.mean, "std": self.std, "lower": self.lower, "upper": self.upper}
+        wrong = [f"{name} {n}" for name, n in numbers.items() if n is not None and not math.isfinite(n)]
+        wrong += [f"std {self.std}"] if self.std is not None and not self.std > 0 else []
+        if self.scheme == "ct" and not (self.lower or 0) < (self.upper or 0):
+            wrong.append(f"lower {self.lower} and upper {self.upper}")
+        if wrong:
+            raise ModelError(f"normalization {self.scheme!r} cannot be computed with {', '.join(wrong)}")
 
     @property
     def needs_statistics(self) -> bool:
@@ -174,9 +182,24 @@ class ModelCard:
             raise ModelError(f"{self.path}: activation {self.activation!r} is unknown; use one of {known}")
         if self.n_dimensions not in (2, 3):
             raise ModelError(f"{self.path}: a network of {self.n_dimensions} dimensions; 2 or 3 can be")
+        self._check_numbers()
         thick = [size for size in (self.patch_zyx, *(h.scale_zyx for h in self.heads)) if size and size[0] != 1]
         if self.n_dimensions == 2 and thick:
             raise ModelError(f"{self.path} takes 2-D images; sizes z y x begin with 1, not {thick[0]}")
+
+    def _check_numbers(self) -> None:
+        counts = {"n_inputs": self.n_inputs, "n_classes": self.n_classes, "n_folds": self.n_folds}
+        sizes = {"patch_zyx": self.patch_zyx or (1,), "divisor_zyx": self.divisor_zyx}
+        wrong = [f"{name} {n}" for name, n in counts.items() if n < 1]
+        wrong += [f"{name} {size}" for name, size in sizes.items() if min(size) < 1]
+        if self.spacing_zyx and not all(math.isfinite(s) and s > 0 for s in self.spacing_zyx):
+            wrong.append(f"spacing_zyx {self.spacing_zyx}")
+        if not set(self.mirror_axes) <= {0, 1, 2}:
+            wrong.append(f"mirror_axes {self.mirror_axes}, of 0 (z), 1 (y) and 2 (x)")
+        if len(self.normalization) not in (1, self.n_inputs):
+            wrong.append(f"{len(self.normalization)} normalizations for {self.n_inputs} input channels")
+        if wrong:
+            raise ModelError(f"{self.path}: a network cannot have {'; '.join(wrong)}")
 
     def _check_heads(self) -> None:
         names = [h.name for h in self.heads]
