@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -73,15 +74,15 @@ def parsed(data: bytes, place: object, error: type[RequestError]) -> Any:
         raise error(f"{place} is no JSON: {str(reason)[:160] or 'nested too deeply'}") from reason
 
 
-def checked(model: type[M], data: bytes, place: object, error: type[RequestError]) -> M:
-    """A JSON text as a typed object.
+def checked(model: type[M], data: bytes | Mapping[str, Any], place: object, error: type[RequestError]) -> M:
+    """A JSON text, or what was parsed of one, as a typed object.
 
     Raises
     ------
     error
         Naming every problem, in one line.
     """
-    content = parsed(data, place, error)
+    content = parsed(data, place, error) if isinstance(data, bytes) else data
     try:
         return model.model_validate_json(json.dumps(content), strict=True)
     except ValidationError as reason:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import importlib
-import json
 import math
-from dataclasses import fields
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from voxweft.backends.checkpoint import read_checkpoint, weight_bytes
+from voxweft.backends.plans import Configuration, Foreground, configuration_of, read_plans
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError
 from voxweft.model.card import Intensity, ModelCard, Normalization
@@ -43,42 +43,44 @@ def load(path: Path) -> TorchModel:
     ModelError
         If files are missing, unsafe, or do not fit each other.
     """
-    root, checkpoints = _find(path)
-    plans, dataset = _json(root / "plans.json"), _json(root / "dataset.json")
+    root, checkpoints, notes = _find(path)
+    plans, dataset = read_plans(root)
     states = [_checkpoint(c) for c in checkpoints]
     first = states[0]
-    name = first.get("init_args", {}).get("configuration") or "3d_fullres"
-    configuration = _configuration(plans, name, root)
-    channels = dataset.get("channel_names") or dataset.get("modality") or {"0": ""}
-    names, activation = _classes(dataset)
-    patch = configuration["patch_size"]
-    if len(patch) != 3:
+    arguments = first.get("init_args")
+    name = str((arguments if isinstance(arguments, dict) else {}).get("configuration") or "3d_fullres")
+    configuration = configuration_of(plans, name, root)
+    names, patch = dataset.class_names, configuration.patch_size
+    if len(patch) != 3 or len(configuration.spacing) != 3:
         raise ModelError(f"{root}: configuration {name!r} is {len(patch)}-D; voxweft runs 3-D configurations")
-    if plans.get("transpose_forward", [0, 1, 2]) != [0, 1, 2]:
-        raise ModelError(f"{root}: its plans exchange axes {plans['transpose_forward']}, which is not supported")
+    if plans.transpose_forward != [0, 1, 2]:
+        raise ModelError(f"{root}: its plans exchange axes {plans.transpose_forward}, which is not supported")
     modules = []
     for checkpoint, state in zip(checkpoints, states, strict=True):
-        module = build(configuration, len(channels), len(names), root)
+        module = build(configuration, dataset.n_inputs, len(names), root)
         _fill(module, state.get("network_weights"), checkpoint)
         modules.append(module.eval().requires_grad_(False))
     mirror = first.get("inference_allowed_mirroring_axes")
-    strides = _strides(configuration)
+    strides, foreground = configuration.strides, plans.foreground_intensity_properties_per_channel
+    grey = [foreground.get(str(c), Foreground()) for c in range(dataset.n_inputs)]
     card = ModelCard(
         path=str(path),
         format="nnU-Net v2",
         digest=_digest(states),
-        patch_zyx=tuple(patch),
-        n_inputs=len(channels),
+        patch_zyx=(patch[0], patch[1], patch[2]),
+        n_inputs=dataset.n_inputs,
         n_classes=len(names),
         divisor_zyx=tuple(math.prod(s[a] for s in strides) for a in range(3)),  # type: ignore[arg-type]
-        class_names=tuple(names),
-        activation=activation,
-        normalization=tuple(_normalizations(plans, configuration, root)),
+        class_names=names,
+        activation="sigmoid" if dataset.is_regions else "softmax",
+        label_ids=dataset.label_ids,
+        normalization=_normalizations(configuration.normalization_schemes, grey, root),
         mirror_axes=tuple(mirror) if mirror is not None else (),
-        spacing_zyx=tuple(float(s) for s in configuration["spacing"]),  # type: ignore[arg-type]
+        spacing_zyx=tuple(configuration.spacing),  # type: ignore[arg-type]
         n_folds=len(modules),
-        intensity=tuple(_foreground(plans, c) for c in range(len(channels))),
-        normalization_note=MASKED if any(configuration.get("use_mask_for_norm", [])) else "",
+        intensity=tuple(Intensity(**g.model_dump()) for g in grey),
+        normalization_note=MASKED if any(configuration.use_mask_for_norm) else "",
+        notes=tuple(notes),
         details={
             "configuration": name,
             "trainer": str(first.get("trainer_name", "")),
@@ -88,24 +90,30 @@ def load(path: Path) -> TorchModel:
     return TorchModel(card, modules)
 
 
-def _find(path: Path) -> tuple[Path, list[Path]]:
-    """The folder with plans.json, and the checkpoints to use."""
+def _find(path: Path) -> tuple[Path, list[Path], list[str]]:
+    """The folder with plans.json, the checkpoints to use, and what to say of them.
+
+    ``fold_all`` was trained on everything: it counts where it is asked for or alone. Folds that ended (``_final``) are
+    not averaged with those that did not (``_best``).
+    """
     root = path if (path / "plans.json").exists() else path.parent
-    if not (root / "dataset.json").exists():
-        raise ModelError(f"{root} has plans.json but no dataset.json beside it")
     folders = [path] if path != root else [*sorted(root.glob("fold_*")), root]
     found = [next((f / c for c in CHECKPOINTS if (f / c).exists()), None) for f in folders]
     checkpoints = [c for c in found if c is not None]
     if not checkpoints:
         raise ModelError(f"{path} has no fold_*/checkpoint_final.pth")
-    return root, checkpoints[: -1 if len(checkpoints) > 1 and checkpoints[-1].parent == root else None]
-
-
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text()))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as JSON: {error}") from error
+    folds = [c for c in checkpoints if c.parent != root] or checkpoints
+    counted = [c for c in folds if c.parent.name != "fold_all"] or folds
+    final = [c for c in counted if c.name == CHECKPOINTS[0]] or counted
+    notes = [
+        f"{c.parent.name} is left out: {why}"
+        for some, why in (
+            ([c for c in folds if c not in counted], "it was trained on the cases of all folds"),
+            ([c for c in counted if c not in final], f"it has {CHECKPOINTS[1]} only, and others are finished"),
+        )
+        for c in some
+    ]
+    return root, final, notes
 
 
 def _checkpoint(path: Path) -> dict[str, Any]:
@@ -116,28 +124,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
     return state
 
 
-def _configuration(plans: dict[str, Any], name: str, root: Path) -> dict[str, Any]:
-    """A configuration with what it inherits."""
-    all_of_them = plans.get("configurations", {})
-    if name not in all_of_them:
-        raise ModelError(f"{root}: the checkpoint is for {name!r}, plans.json has {', '.join(all_of_them) or 'none'}")
-    own = dict(all_of_them[name])
-    if parent := own.pop("inherits_from", None):
-        return _configuration(plans, parent, root) | own
-    return own
-
-
-def _classes(dataset: dict[str, Any]) -> tuple[list[str], str]:
-    """Names by output channel, and the activation: regions are sigmoids, labels a softmax."""
-    labels = {k: v for k, v in dataset.get("labels", {}).items() if k != "ignore"}
-    regions = [k for k, v in labels.items() if isinstance(v, (list, tuple)) and len(v) > 1]
-    if regions:
-        return [k for k, v in labels.items() if v != 0], "sigmoid"
-    value = {k: v[0] if isinstance(v, (list, tuple)) else v for k, v in labels.items()}
-    return sorted(value, key=lambda k: int(value[k])), "softmax"
-
-
-def build(configuration: dict[str, Any], n_inputs: int, n_classes: int, root: Path) -> torch.nn.Module:
+def build(configuration: Configuration, n_inputs: int, n_classes: int, root: Path) -> torch.nn.Module:
     """The network of a configuration of plans.json, with random weights."""
     name, arguments = _architecture(configuration, root)
     try:
@@ -149,28 +136,27 @@ def build(configuration: dict[str, Any], n_inputs: int, n_classes: int, root: Pa
     return module  # type: ignore[no-any-return]
 
 
-def _architecture(configuration: dict[str, Any], root: Path) -> tuple[str, dict[str, Any]]:
+def _architecture(configuration: Configuration, root: Path) -> tuple[str, dict[str, Any]]:
     """Class and arguments, from plans of nnU-Net 2.5 and later, or of before."""
-    if new := configuration.get("architecture"):
-        needs_import = new.get("_kw_requires_import", ())
+    if new := configuration.architecture:
         arguments = {
-            k: _resolve(v, root) if k in needs_import and v is not None else v for k, v in new["arch_kwargs"].items()
+            k: _resolve(str(v), root) if k in new.needs_import and v is not None else v
+            for k, v in new.arch_kwargs.items()
         }
-        return new["network_class_name"], arguments
-    old = configuration.get("UNet_class_name")
+        return new.network_class_name, arguments
+    old = str(configuration.UNet_class_name)
     if old not in ARCHITECTURES:
         raise ModelError(f"{root}: the network class {old!r} is unknown; voxweft builds {', '.join(ARCHITECTURES)}")
-    kernels, strides = configuration["conv_kernel_sizes"], configuration["pool_op_kernel_sizes"]
+    kernels, base = configuration.conv_kernel_sizes, configuration.UNet_base_num_features
     encoder = "n_blocks_per_stage" if old == "ResidualEncoderUNet" else "n_conv_per_stage"
-    base, top = configuration["UNet_base_num_features"], configuration.get("unet_max_num_features", 320)
     return ARCHITECTURES[old], {
         "n_stages": len(kernels),
-        "features_per_stage": [min(base * 2**i, top) for i in range(len(kernels))],
+        "features_per_stage": [min(base * 2**i, configuration.unet_max_num_features) for i in range(len(kernels))],
         "conv_op": torch.nn.Conv3d,
         "kernel_sizes": kernels,
-        "strides": strides,
-        encoder: configuration["n_conv_per_stage_encoder"],
-        "n_conv_per_stage_decoder": configuration["n_conv_per_stage_decoder"],
+        "strides": configuration.pool_op_kernel_sizes,
+        encoder: configuration.n_conv_per_stage_encoder,
+        "n_conv_per_stage_decoder": configuration.n_conv_per_stage_decoder,
         "conv_bias": True,
         "norm_op": torch.nn.InstanceNorm3d,
         "norm_op_kwargs": {"eps": 1e-5, "affine": True},
@@ -207,35 +193,24 @@ def _fill(module: torch.nn.Module, weights: Any, checkpoint: Path) -> None:
         module.decoder.deep_supervision = False  # type: ignore[union-attr]
 
 
-def _normalizations(plans: dict[str, Any], configuration: dict[str, Any], root: Path) -> list[Normalization]:
-    """One scheme a channel, with nnU-Net's meaning: z-score over the case, CT by the training foreground."""
-    properties = plans.get("foreground_intensity_properties_per_channel", {})
-    found = []
-    for channel, scheme in enumerate(configuration.get("normalization_schemes", ["ZScoreNormalization"])):
-        numbers = properties.get(str(channel), {})
-        if scheme == "CTNormalization":
-            low, high = numbers.get("percentile_00_5"), numbers.get("percentile_99_5")
-            found.append(Normalization("ct", numbers.get("mean"), numbers.get("std"), low, high))
-        elif scheme == "RGBTo01Normalization":
-            found.append(Normalization("global_minmax", lower=0.0, upper=255.0))
-        elif scheme in SCHEMES:
-            found.append(Normalization(SCHEMES[scheme]))
-        else:
-            known = ", ".join([*SCHEMES, "CTNormalization", "RGBTo01Normalization"])
-            raise ModelError(f"{root}: normalization {scheme!r} is unknown; voxweft knows {known}")
-    return found
+def _normalizations(schemes: list[str], grey: Sequence[Foreground], root: Path) -> tuple[Normalization, ...]:
+    """One a channel; one scheme alone holds for all."""
+    if len(schemes) not in (1, len(grey)):
+        raise ModelError(f"{root}: its plans have {len(schemes)} normalizations for {len(grey)} channels")
+    schemes = schemes * len(grey) if len(schemes) == 1 else schemes
+    return tuple(_normalization(scheme, one, root) for scheme, one in zip(schemes, grey, strict=True))
 
 
-def _foreground(plans: dict[str, Any], channel: int) -> Intensity:
-    """Grey values of the training foreground, as far as the plans have them."""
-    numbers = plans.get("foreground_intensity_properties_per_channel", {}).get(str(channel), {})
-    return Intensity(**{f.name: float(numbers[f.name]) for f in fields(Intensity) if f.name in numbers})
-
-
-def _strides(configuration: dict[str, Any]) -> list[list[int]]:
-    new = configuration.get("architecture", {}).get("arch_kwargs", {}).get("strides")
-    strides = new or configuration.get("pool_op_kernel_sizes") or [[1, 1, 1]]
-    return [[s] * 3 if isinstance(s, int) else s for s in strides]
+def _normalization(scheme: str, grey: Foreground, root: Path) -> Normalization:
+    """With nnU-Net's meaning: z-score over the case, CT by the training foreground."""
+    if scheme == "CTNormalization":
+        return Normalization("ct", grey.mean, grey.std, grey.percentile_00_5, grey.percentile_99_5)
+    if scheme == "RGBTo01Normalization":
+        return Normalization("global_minmax", lower=0.0, upper=255.0)
+    if scheme in SCHEMES:
+        return Normalization(SCHEMES[scheme])
+    known = ", ".join([*SCHEMES, "CTNormalization", "RGBTo01Normalization"])
+    raise ModelError(f"{root}: normalization {scheme!r} is unknown; voxweft knows {known}")
 
 
 def _digest(states: list[dict[str, Any]]) -> str:

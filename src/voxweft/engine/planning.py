@@ -174,7 +174,7 @@ def require_alike(cards: Sequence[ModelCard]) -> None:
     """
     first = cards[0]
     for card in cards[1:]:
-        for name in ("n_inputs", "n_classes", "activation"):
+        for name in ("n_inputs", "n_classes", "activation", "label_ids"):
             a, b = getattr(first, name), getattr(card, name)
             if a != b:
                 raise ModelError(f"{card.path} has {name} {b}, {first.path} has {a}; an ensemble needs the same")
@@ -252,6 +252,7 @@ def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple
     notes = [note] if short else []
     if options.normalization == "auto" and card.normalization_note:
         notes.append(card.normalization_note)
+    notes += card.notes
     return patch, notes
 
 
@@ -260,7 +261,7 @@ def finish_for(card: ModelCard, options: RunOptions) -> Finish:
     targets = targets_of(card, options.mode, options.output)
     binary = bool(targets) or card.n_classes == 1 or (card.n_classes == 2 and card.activation == "softmax")
     mode = options.mode if options.mode != "auto" else ("binary" if binary else "multiclass")
-    return Finish(mode, options.output, card.n_classes, card.activation, options.threshold, targets)
+    return Finish(mode, options.output, card.n_classes, card.activation, options.threshold, targets, card.label_ids)
 
 
 def schemes_for(card: ModelCard, options: RunOptions) -> Schemes:

@@ -120,12 +120,17 @@ class ModelCard:
         Whether the network takes ``patch_zyx`` and nothing else.
     targets
         Of a network with several tasks in one tensor: first channel and end of each.
+    label_ids
+        Of sigmoids, which may overlap: the label of each class, in the order in which later ones are written over
+        earlier ones; empty where they are 1, 2, 3 and so on.
     intensity
         Grey values of the training foreground, one per input channel; empty where they are not known.
     divisor
         What grey values are divided by before an ink network sees them, or None.
     normalization_note
         What a user should know of the normalisation, or "".
+    notes
+        What else a user should know before a run.
     attributes
         What an output is to say beside its own provenance; plain JSON values.
     details
@@ -165,9 +170,11 @@ class ModelCard:
     heads: tuple[Head, ...] = ()
     fixed_patch: bool = False
     targets: tuple[tuple[int, int], ...] = ()
+    label_ids: tuple[int, ...] = ()
     intensity: tuple[Intensity, ...] = ()
     divisor: float | None = None
     normalization_note: str = ""
+    notes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=FrozenDict)
     details: Mapping[str, Any] = field(default_factory=FrozenDict)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 MODES = ("binary", "multiclass")
 OUTPUTS = ("probability", "probability16", "mask", "labels", "logits", "probability_and_label", "merged", "patches")
+DEFAULT_THRESHOLD = 0.5
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
 
@@ -34,6 +35,8 @@ class Finish:
     multiclass  probability            floor(255 p) of every class                     n_classes
     multiclass  labels                 index of the largest (the first of equals)      1
     multiclass  mask                   255 where that index is not 0                   1
+    multiclass  mask, of sigmoids      255 where p > threshold, for every class        n_classes
+    multiclass  labels, of sigmoids    label of the last class where p > threshold     1
     multiclass  probability_and_label  floor(255 p) of every class, then that index    n_classes + 1
     any         logits                 the blended logits, float32                     n_classes
     any         merged                 the same in float16, 0 where no patch ran       n_classes
@@ -54,6 +57,9 @@ class Finish:
     targets
         Of a network with several tasks: first channel and end of each. One binary output channel a task: a sigmoid for
         one channel, else class 1 of the softmax over its channels.
+    label_ids
+        Of sigmoids, which may overlap: the label of each class, the later written over the earlier; a voxel where none
+        is over the threshold is 0. Empty: 1, 2, 3 and so on.
 
     Raises
     ------
@@ -67,6 +73,7 @@ class Finish:
     activation: str = "softmax"
     threshold: float = 0.5
     targets: tuple[tuple[int, int], ...] = ()
+    label_ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -83,8 +90,18 @@ class Finish:
             raise RequestError("--output probability16 is for one foreground; use --output probability")
         if self.mode == "multiclass" and self.n_classes < 2:
             raise RequestError("--mode multiclass with a model of one class; use --mode binary")
+        if self.mode == "multiclass" and self.threshold != DEFAULT_THRESHOLD and not self.overlapping:
+            raise RequestError(
+                f"--threshold {self.threshold} has no meaning for classes that exclude each other: the largest wins",
+                "Leave it out, or take --output probability.",
+            )
         if self.n_classes == 1 and self.activation == "softmax":
             raise RequestError("a softmax over one class is always 1; the model's card should say 'sigmoid'")
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether a voxel may be of several classes: sigmoids."""
+        return self.mode == "multiclass" and self.activation == "sigmoid"
 
     @property
     def differences(self) -> bool:
@@ -107,7 +124,8 @@ class Finish:
             return len(self.targets)
         if self.output == "probability_and_label":
             return self.n_classes + 1
-        many = self.output in KEPT or (self.output == "probability" and self.mode == "multiclass")
+        several = self.mode == "multiclass" and (self.output == "probability" or self.overlapping)
+        many = self.output in KEPT or (several and self.output in ("probability", "mask"))
         return self.n_classes if many else 1
 
     @property
@@ -117,7 +135,13 @@ class Finish:
             return "float16" if self.output == "merged" else "float32"
         if self.output == "probability16":
             return "uint16"
-        return "uint16" if self.output == "labels" and self.n_classes > 256 else "uint8"
+        if self.output in ("labels", "probability_and_label") and self.mode == "multiclass":
+            return str(np.min_scalar_type(max(self._ids if self.overlapping else [self.n_classes - 1])))
+        return "uint8"
+
+    @property
+    def _ids(self) -> tuple[int, ...]:
+        return self.label_ids or tuple(range(1, self.n_classes + 1))
 
     @property
     def background(self) -> tuple[float, ...]:
@@ -152,9 +176,12 @@ class Finish:
         probabilities = _softmax if self.differences else self._probability
         if self.output == "probability":
             return _quantize(probabilities(logits))
-        labels = _argmax(logits, self.differences).astype(self.dtype)
+        over = logits > self.logit_threshold if self.overlapping else None
+        if over is not None and self.output == "mask":
+            return _mask(over, 255)
+        labels = _argmax(logits, self.differences).astype(self.dtype) if over is None else self._last_over(over)
         if self.output == "probability_and_label":
-            return np.concatenate([_quantize(probabilities(logits)), labels])
+            return np.concatenate([_quantize(probabilities(logits)).astype(self.dtype), labels])
         return _mask(labels != 0, 255) if self.output == "mask" else labels
 
     def _of_target(self, logits: NDArray[np.float32]) -> NDArray[Any]:
@@ -169,33 +196,41 @@ class Finish:
             else _mask(foreground > self.logit_threshold, 255)
         )
 
+    def _last_over(self, over: NDArray[np.bool_]) -> NDArray[Any]:
+        """Labels [1, ...] of classes that may overlap, from where each is over the threshold."""
+        labels = np.zeros((1, *over.shape[1:]), self.dtype)
+        for channel, label in zip(over, self._ids, strict=True):
+            labels[0][channel] = label
+        return labels
+
     def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return _sigmoid(x) if self.activation != "none" else x
 
-    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:
+    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911 - as above
         """The same on an accelerator; only the finished bytes come back."""
         import torch
 
         if self.output in KEPT:
             return to_half(x.cpu().numpy()) if self.output == "merged" else x.cpu().numpy()
         if self.output == "probability_and_label":
-            return np.concatenate([replace(self, output=o)._on_device(x) for o in ("probability", "labels")])
+            parts = [replace(self, output=o)._on_device(x) for o in ("probability", "labels")]
+            return np.concatenate([part.astype(self.dtype) for part in parts])
         if self.mode == "binary" and not self.output.startswith("probability"):
-            value = 255 if self.output == "mask" else 1
-            return ((x[-1:] > self.logit_threshold).to(torch.uint8) * value).cpu().numpy()
+            return _mask((x[-1:] > self.logit_threshold).cpu().numpy(), 255 if self.output == "mask" else 1)
         if self.output.startswith("probability"):
             x = x[-1:] if self.mode == "binary" else x
             if self.differences and self.mode == "multiclass":
                 p = torch.softmax(torch.cat([torch.zeros_like(x[:1]), x]), dim=0)
             else:
                 p = x if self.activation == "none" else torch.sigmoid(x)
-            top, wide = (65535, torch.int32) if self.dtype == "uint16" else (255, torch.uint8)
+            top, wide = (65535, torch.int32) if self.output == "probability16" else (255, torch.uint8)
             return (p.clamp(0, 1) * top).to(wide).cpu().numpy().astype(self.dtype)
+        if self.overlapping:
+            over = (x > self.logit_threshold).cpu().numpy()
+            return _mask(over, 255) if self.output == "mask" else self._last_over(over)
         full = torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x
-        labels = full.argmax(dim=0, keepdim=True)
-        if self.output == "mask":
-            return ((labels != 0).to(torch.uint8) * 255).cpu().numpy()
-        return labels.cpu().numpy().astype(self.dtype)
+        labels = full.argmax(dim=0, keepdim=True).cpu().numpy()
+        return _mask(labels != 0, 255) if self.output == "mask" else labels.astype(self.dtype)
 
 
 def to_half(logits: NDArray[Any]) -> NDArray[np.float16]:

@@ -12,7 +12,10 @@ from voxweft.errors import RequestError, VolumeError
 from voxweft.stores.patches import ZarrPatches
 from voxweft.stores.url import records_at
 
-EQUAL = ("patch_size", "overlap", "original_volume_shape", "num_parts", "tta", "tta_type", "plan_digest", "target_info")
+EQUAL = (
+    "patch_size", "overlap", "original_volume_shape", "num_parts", "tta", "tta_type", "plan_digest", "target_info",
+    "activation", "label_ids",
+)  # fmt: skip
 
 
 def records_of(folder: str) -> str:

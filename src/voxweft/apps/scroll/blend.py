@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ from voxweft.errors import RequestError
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import Geometry, VolumeInfo
 from voxweft.model.card import ModelCard
+from voxweft.model.head import ACTIVATIONS
 from voxweft.model.ref import ModelRef
 from voxweft.runner.devices import budget_for
 from voxweft.runner.execution import Execution
@@ -100,13 +102,15 @@ def blend_plan(parent_dir: str, parts: list[ZarrPatches], options: BlendOptions,
         memory=options.memory,
         compat=options.compat,
     )
+    activation, label_ids = activation_in(attributes, first.n_classes)
     card = ModelCard(
         path=parent_dir,
         format=PATCHES,
         digest=str(attributes.get("model_digest", "")),
         patch_zyx=first.patch_zyx,
         n_classes=first.n_classes,
-        activation="softmax" if first.n_classes > 1 else "sigmoid",
+        activation=activation,
+        label_ids=label_ids,
         attributes=attributes | {"sigma_scale": options.sigma_scale},
     )
     source = VolumeInfo(
@@ -161,6 +165,24 @@ def overlap_in(parts: list[ZarrPatches], shape: tuple[int, int, int], compat: bo
         f"the coordinates do not fit a volume of {shape} with patches of {parts[0].patch_zyx} and overlap {given}; "
         "parts of another volume, or damaged"
     )
+
+
+def activation_in(attributes: Mapping[str, Any], n_classes: int) -> tuple[str, tuple[int, ...]]:
+    """Activation and label ids that logits were stored with; of other programs, which do not store them, theirs.
+
+    Raises
+    ------
+    RequestError
+        If they cannot be.
+    """
+    found = attributes.get("activation", "softmax" if n_classes > 1 else "sigmoid")
+    ids = attributes.get("label_ids", [])
+    if found not in ACTIVATIONS:
+        raise RequestError(f"the logits say activation {found!r}; it can be {', '.join(ACTIVATIONS)}")
+    numbers = isinstance(ids, list) and all(isinstance(n, int) and n >= 0 for n in ids)
+    if not numbers or len(ids) not in (0, n_classes):
+        raise RequestError(f"the logits say label_ids {ids}; it can be a number for each of {n_classes} classes")
+    return found, tuple(ids)
 
 
 def geometry_in(attributes: dict[str, Any]) -> Geometry:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-from voxweft.apps.scroll.blend import execution_of, geometry_in
+from voxweft.apps.scroll.blend import activation_in, execution_of, geometry_in
 from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions
 from voxweft.engine.budget import shard_for
 from voxweft.engine.compat import finish_as_vesuvius
@@ -124,8 +124,8 @@ def finalize_plan(
     targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in listed))
     if targets and classes.mode == "multiclass":
         raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
-    activation = "softmax" if source.n_channels > 1 else "sigmoid"
-    finish = Finish(classes.mode, classes.output, source.n_channels, activation, classes.threshold, targets)
+    activation, ids = activation_in({} if storage.compat else attributes, source.n_channels)
+    finish = Finish(classes.mode, classes.output, source.n_channels, activation, classes.threshold, targets, ids)
     sides = zip(parse_size(storage.chunk_size) or source.chunk_zyx, source.shape_zyx, strict=True)
     chunk: Zyx = tuple(min(c, -(-n // 16) * 16) for c, n in sides)  # type: ignore[assignment]
     plane = (-(-source.shape_zyx[1] // chunk[1]) * chunk[1], -(-source.shape_zyx[2] // chunk[2]) * chunk[2])

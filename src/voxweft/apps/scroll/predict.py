@@ -221,6 +221,8 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "skip_empty_patches": stage.skip_empty,
         "model": card.path,
         "model_digest": card.digest,
+        "activation": card.activation,
+        "label_ids": list(card.label_ids),
         "input": stage.info.url,
         "plan_digest": plan.digest,
         "support_volume": absolute(mask.ref.url) if mask else "",
