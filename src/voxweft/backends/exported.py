@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from voxweft.backends.ending import ending_of_program
+from voxweft.backends.heads import Cast
 from voxweft.backends.runtime import TorchModel
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError
@@ -39,7 +41,7 @@ def load(path: Path) -> TorchModel:
     except (RuntimeError, ValueError, AssertionError, KeyError, OSError) as error:
         lines = str(error).splitlines() or [type(error).__name__]
         raise ModelError(f"{path} cannot be read as a torch.export program: {lines[0][:200]}") from error
-    given, result = (_shape(program, side) for side in ("input", "output"))
+    (given, dtype), (result, _) = (_shape(program, side) for side in ("input", "output"))
     sidecar = Sidecar.beside(path)
     if len(given) != sidecar.n_axes or len(result) != sidecar.n_axes:
         flat = f'; for 2-D images say "dimensions": 2 in {path.stem}.json' if len(given) == 4 else ""
@@ -48,13 +50,15 @@ def load(path: Path) -> TorchModel:
     card = sidecar.card(
         path,
         "torch.export",
+        ends_in=ending_of_program(program),
         n_inputs=given[1],
         n_classes=result[1],
         patch_zyx=patch,
         batch_size=given[0] or None,
         fixed_patch=patch is not None,
     )
-    return TorchModel(card, [program.module()], ("torch", "openvino"))
+    module = program.module()
+    return TorchModel(card, [module if dtype == torch.float32 else Cast(module, dtype)], ("torch", "openvino"))
 
 
 def _refuse_code(path: Path) -> None:
@@ -77,8 +81,9 @@ def _weights_only() -> Iterator[None]:
         os.environ.pop(FORCE) if before is None else os.environ.update({FORCE: before})
 
 
-def _shape(program: Any, side: str) -> list[int]:
-    """Sizes of the first user input or output; 0 where a size is dynamic."""
+def _shape(program: Any, side: str) -> tuple[list[int], torch.dtype]:
+    """Sizes of the first user input or output, 0 where a size is dynamic, and its dtype."""
     names = program.graph_signature.user_inputs if side == "input" else program.graph_signature.user_outputs
     node = next(n for n in program.graph.nodes if n.name == names[0])
-    return [n if isinstance(n, int) else 0 for n in node.meta["val"].shape]
+    value = node.meta["val"]
+    return [n if isinstance(n, int) else 0 for n in value.shape], value.dtype

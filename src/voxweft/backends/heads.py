@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from voxweft.backends.ending import undone
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
 from voxweft.model.card import ModelCard
@@ -45,6 +46,27 @@ class OneTensor(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """All channels."""
         return one_tensor(self.module(network_input(x, self.card)), self.card, (x.shape[2], x.shape[3], x.shape[4]))
+
+
+class Cast(torch.nn.Module):
+    """A network that takes another dtype than float32.
+
+    Parameters
+    ----------
+    module
+        The network.
+    dtype
+        What it takes; integers are those nearest to the voxels.
+    """
+
+    def __init__(self, module: torch.nn.Module, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.module, self.dtype = module, dtype
+
+    def forward(self, x: torch.Tensor) -> Any:
+        """What the network gives, a tensor in float32."""
+        found = self.module((x if self.dtype.is_floating_point else x.round()).to(self.dtype))
+        return found.float() if isinstance(found, torch.Tensor) else found
 
 
 def network_input(x: torch.Tensor, card: ModelCard) -> torch.Tensor:
@@ -75,14 +97,14 @@ def one_tensor(result: Any, card: ModelCard, patch: Zyx) -> torch.Tensor:
     """
     heads = card.heads
     if isinstance(result, torch.Tensor) and (len(heads) != 1 or heads[0].scale_zyx == WHOLE):
-        return _with_z(result, card)
+        return undone(_with_z(result, card), card.ends_in)
     if heads:
         maps = zip(heads, _maps(result, card), strict=True)
         return torch.cat([_enlarged(_with_z(found, card), head, card, patch) for head, found in maps], 1).contiguous()
     if isinstance(result, Mapping):
         names = ", ".join(map(str, result))
         raise ModelError(f"{card.path} returns a dictionary with {names}; say which are its heads, in its side file")
-    return _with_z(_first(result), card)
+    return undone(_with_z(_first(result), card), card.ends_in)
 
 
 def _maps(result: Any, card: ModelCard) -> list[torch.Tensor]:

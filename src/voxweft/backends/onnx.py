@@ -7,9 +7,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
+from voxweft.backends.ending import ending_of_onnx
 from voxweft.backends.heads import network_input, one_tensor
+from voxweft.backends.onnx_file import read_onnx
 from voxweft.backends.runtime import OpenVino, check_shape, compile_openvino
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError
@@ -30,7 +33,7 @@ def load(path: Path) -> OnnxModel:
     ModelError
         If onnxruntime is not installed, the file is damaged, or the network has other dimensions than it should.
     """
-    session = _session(str(path))
+    file, session = read_onnx(path), _session(str(path))
     sidecar, given = Sidecar.beside(path), session.get_inputs()[0]
     sizes, n_axes = _sizes(given), sidecar.n_axes
     outputs = {node.name: _sizes(node) for node in session.get_outputs()}
@@ -49,6 +52,8 @@ def load(path: Path) -> OnnxModel:
     card = sidecar.card(
         path,
         "ONNX",
+        ends_in=ending_of_onnx(file.endings.get(next(iter(outputs)), ("", None)), n_axes) if len(outputs) == 1 else "",
+        digest=file.digest,
         n_inputs=sizes[1],
         n_classes=sum(h.n_channels for h in heads) if heads else used[0][1],
         heads=heads,
@@ -59,19 +64,23 @@ def load(path: Path) -> OnnxModel:
         fixed_patch=all(patch),
         details={"metadata": dict(meta)},
     )
-    return OnnxModel(card, path)
+    kind = _dtype(given)
+    if kind is None or (np.dtype(kind).kind in "ui" and any(n.scheme != "none" for n in card.normalization)):
+        raise ModelError(f"{path} takes {given.type}, which voxweft cannot give it with this normalization")
+    return OnnxModel(card, path, kind)
 
 
 class OnnxModel:
     """A network in a file, opened anew for each setting."""
 
-    def __init__(self, card: ModelCard, path: Path) -> None:
+    def __init__(self, card: ModelCard, path: Path, dtype: str = "float32") -> None:
         self.card = card
-        self._path = path
+        self._path, self._dtype = path, dtype
 
     def runtimes(self, device: str) -> tuple[str, ...]:
-        """onnxruntime, and OpenVINO on CPUs where it is installed."""
-        return ("onnx", *(("openvino",) if device == "cpu" and find_spec("openvino") else ()))
+        """onnxruntime, and OpenVINO on CPUs where it is installed and the network takes float32."""
+        both = device == "cpu" and self._dtype == "float32" and find_spec("openvino")
+        return ("onnx", "openvino") if both else ("onnx",)
 
     def open(self, setting: ForwardSetting) -> Predictor:
         """Make it ready."""
@@ -85,19 +94,23 @@ class OnnxModel:
             size = (setting.batch_size, self.card.n_inputs, *patch)
             predictor = _OneOpenVino(compile_openvino(str(self._path), size, setting), self.card)
         else:
-            predictor = _Onnx(_session(str(self._path)), setting, self.card)
+            predictor = _Onnx(_session(str(self._path)), setting, self.card, self._dtype)
         check_shape(predictor, setting, self.card)
         return predictor
 
 
 class _Onnx:
-    def __init__(self, session: Any, setting: ForwardSetting, card: ModelCard) -> None:
-        self._session, self._device, self._card = session, setting.device, card
+    def __init__(self, session: Any, setting: ForwardSetting, card: ModelCard, dtype: str) -> None:
+        self._session, self._device, self._card, self._dtype = session, setting.device, card, np.dtype(dtype)
         self._input = session.get_inputs()[0].name
         self._outputs = [h.name for h in card.heads] or [session.get_outputs()[0].name]
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:
         voxels = network_input(batch, self._card).cpu().contiguous().numpy()
+        if self._dtype.kind in "ui":
+            limits = np.iinfo(self._dtype)
+            voxels = np.clip(voxels.round(), limits.min, limits.max)
+        voxels = voxels.astype(self._dtype, copy=False)
         try:
             found = self._session.run(self._outputs, {self._input: voxels})
         except Exception as error:  # as in _session
@@ -135,6 +148,13 @@ def _session(path: str) -> Any:
         return onnxruntime.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's exceptions share no base class that it exports
         raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0][:200]}") from error
+
+
+def _dtype(node: Any) -> str | None:
+    """The numpy dtype of an input; None for what no image is."""
+    name = str(node.type).removeprefix("tensor(").removesuffix(")")
+    known = {"float": "float32", "double": "float64", "float16": "float16"}
+    return known.get(name) or (name if name in ("uint8", "uint16", "int8", "int16", "int32") else None)
 
 
 def _sizes(node: Any) -> list[int]:

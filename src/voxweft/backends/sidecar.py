@@ -176,8 +176,32 @@ class Sidecar(BaseModel):
     def _zyx(size: tuple[int, ...] | None) -> Zyx | None:
         return None if size is None else (1, *size) if len(size) == 2 else (size[0], size[1], size[2])
 
-    def card(self, path: Path, kind: str, **found: Any) -> ModelCard:
-        """A card from what the model file tells and what this file adds; this file wins."""
+    def card(self, path: Path, kind: str, *, ends_in: str = "", **found: Any) -> ModelCard:
+        """A card from what the model file tells and what this file adds; this file wins.
+
+        Parameters
+        ----------
+        path, kind
+            The model file and its format.
+        ends_in
+            The activation that the network was seen to end in, or "".
+        **found
+            Fields of the card.
+
+        Raises
+        ------
+        ModelError
+            If this file names another activation than the network ends in.
+        """
+        ends_in = "" if self.activation == "none" or self.heads else ends_in
+        if ends_in and self.activation not in (None, ends_in):
+            raise ModelError(
+                f"{path.with_suffix('.json')}: activation {self.activation!r}, but the network ends in a {ends_in}",
+                f"Write {ends_in!r}, or 'none' to take what it gives for probabilities.",
+            )
+        if ends_in:
+            text = f"the network ends in a {ends_in}, which voxweft undoes: logits are blended, none is activated twice"
+            found |= {"activation": ends_in, "ends_in": ends_in, "notes": (text,)}
         own = {
             "patch_zyx": self.patch_zyx,
             "divisor_zyx": self._zyx(self.divisor),
@@ -205,5 +229,7 @@ class Sidecar(BaseModel):
             known["normalization_note"] = (
                 f"{path.name} does not say its normalization, so none is applied; give --normalization if it needs one"
             )
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return ModelCard(path=str(path), format=kind, digest=digest, **known)
+        if "digest" not in known:
+            with path.open("rb") as file:
+                known["digest"] = hashlib.file_digest(file, "sha256").hexdigest()
+        return ModelCard(path=str(path), format=kind, **known)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from voxweft.backends.ending import ending_of_script
 from voxweft.backends.runtime import TorchModel
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError
@@ -32,6 +33,8 @@ def load(path: Path) -> TorchModel:
             module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
     except (RuntimeError, ValueError) as error:
         raise ModelError(f"{path} cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from error
+    if any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters()):
+        module = module.float()  # weights saved in 16 bit are weights
     weight = next((p for p in module.parameters() if p.ndim >= 4), None)
     if weight is not None and weight.ndim != sidecar.n_axes:
         raise ModelError(
@@ -43,6 +46,7 @@ def load(path: Path) -> TorchModel:
     card = sidecar.card(
         path,
         "TorchScript",
+        ends_in=ending_of_script(module),
         n_inputs=n_inputs,
         n_classes=sidecar.n_classes or _count_classes(module, n_inputs, sidecar, path),
     )

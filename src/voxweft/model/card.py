@@ -120,6 +120,8 @@ class ModelCard:
         Whether the network takes ``patch_zyx`` and nothing else.
     targets
         Of a network with several tasks in one tensor: first channel and end of each.
+    ends_in
+        "softmax" or "sigmoid" where the network itself ends in that activation, which is then undone; else "".
     label_ids
         Of sigmoids, which may overlap: the label of each class, in the order in which later ones are written over
         earlier ones; empty where they are 1, 2, 3 and so on.
@@ -170,6 +172,7 @@ class ModelCard:
     heads: tuple[Head, ...] = ()
     fixed_patch: bool = False
     targets: tuple[tuple[int, int], ...] = ()
+    ends_in: str = ""
     label_ids: tuple[int, ...] = ()
     intensity: tuple[Intensity, ...] = ()
     divisor: float | None = None

@@ -206,7 +206,7 @@ class Finish:
     def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return _sigmoid(x) if self.activation != "none" else x
 
-    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911 - as above
+    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:
         """The same on an accelerator; only the finished bytes come back."""
         import torch
 
