@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import sys
 import uuid
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from voxweft.errors import ModelError
 from voxweft.remote import object_store, remote_errors
 
 SCHEMES = ("hf://", "s3://")
+BESIDE_FOLDS = ("plans.json", "dataset.json")
 MODEL_FILES = ("*.json", "*.pth", "*.pt", "*.pt2", "*.onnx", "*.yaml", "*.yml", "*.ckpt", "*.safetensors", "*.bin")
 
 
 def fetch(url: str, token: str = "") -> Path:
-    """The local folder or file of a model at an ``hf://owner/repo[/folder or file]`` or ``s3://bucket/key`` URL.
+    """The local folder or file of a model at ``hf://owner/repo[/folder or file][@revision]`` or ``s3://bucket/key``.
 
     What was fetched before is used again. hf:// obeys HF_HOME, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE, and without
     a connection falls back to what is cached; s3:// is kept in VOXWEFT_CACHE (default ~/.cache/voxweft), by object
@@ -33,14 +35,18 @@ def _from_hub(url: str, token: str) -> Path:
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise ModelError(f"{url} needs the extra 'hub': pip install 'voxweft[hub]'") from error
-    owner, _, rest = url.removeprefix("hf://").strip("/").partition("/")
-    name, _, folder = rest.partition("/")
-    patterns = [f"{folder}/*", folder] if folder else list(MODEL_FILES)
-    repo = f"{owner}/{name}" if name else owner
+    repo, folder, revision = hub_place(url)
+    above = [p for p in PurePosixPath(folder).parents if folder]  # plans.json lies beside the folds
+    patterns = [f"{folder}/*", folder] + [str(p / name) for p in above for name in BESIDE_FOLDS]
+    if not sys.stderr.isatty():
+        disable_progress_bars()
     try:
-        root = snapshot_download(repo, token=token or None, allow_patterns=patterns)
+        root = snapshot_download(
+            repo, revision=revision or None, token=token or None, allow_patterns=patterns if folder else MODEL_FILES
+        )
     except LocalEntryNotFoundError as error:
         raise ModelError(f"{url} is not cached here and the hub cannot be reached") from error
     except (HfHubHTTPError, HFValidationError) as error:
@@ -48,6 +54,19 @@ def _from_hub(url: str, token: str) -> Path:
         reason = {401: "private or missing; give --hf-token", 403: "not open to you; give --hf-token", 404: "missing"}
         raise ModelError(f"{url}: {reason.get(status or 0, str(error).splitlines()[0][:200])}") from error
     return Path(root) / folder
+
+
+def hub_place(url: str) -> tuple[str, str, str]:
+    """Repository, folder or file in it ("" for all), and revision ("" for the newest) of an ``hf://`` URL.
+
+    >>> hub_place("hf://owner/repo/sub/fold_0@v1.2"), hub_place("hf://owner/repo@main")
+    (('owner/repo', 'sub/fold_0', 'v1.2'), ('owner/repo', '', 'main'))
+    """
+    owner, _, rest = url.removeprefix("hf://").strip("/").partition("/")
+    name, _, folder = rest.partition("/")
+    name, _, early = name.partition("@")
+    folder, _, late = folder.partition("@")
+    return f"{owner}/{name}" if name else owner, folder.strip("/"), late or early
 
 
 def _from_bucket(url: str) -> Path:
