@@ -33,20 +33,19 @@ def fetch(url: str, token: str = "") -> Path:
 
 def _from_hub(url: str, token: str) -> Path:
     try:
+        import huggingface_hub.utils
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-        from huggingface_hub.utils import disable_progress_bars
     except ImportError as error:
         raise ModelError(f"{url} needs the extra 'hub': pip install 'voxweft[hub]'") from error
     repo, folder, revision = hub_place(url)
     above = [p for p in PurePosixPath(folder).parents if folder]  # plans.json lies beside the folds
     patterns = [f"{folder}/*", folder] + [str(p / name) for p in above for name in BESIDE_FOLDS]
+    patterns = patterns if folder else [*MODEL_FILES]
     if not sys.stderr.isatty():
-        disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
     try:
-        root = snapshot_download(
-            repo, revision=revision or None, token=token or None, allow_patterns=patterns if folder else MODEL_FILES
-        )
+        root = snapshot_download(repo, revision=revision or None, token=token or None, allow_patterns=patterns)
     except LocalEntryNotFoundError as error:
         raise ModelError(f"{url} is not cached here and the hub cannot be reached") from error
     except (HfHubHTTPError, HFValidationError) as error:

@@ -120,7 +120,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         raise VolumeError(f"{source.url} is empty: its shape is {source.shape_zyx}")
     cards = [ref.card for ref in models]
     require_alike(cards)
-    passes, notes = [], list[str]()
+    passes, notes = [], list(source.notes)
     for n, card in enumerate(cards):
         made, remarks = _passes_of(source, card, options, found, n)
         passes += made

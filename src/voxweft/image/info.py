@@ -43,6 +43,8 @@ class VolumeInfo:
         Bytes on disk of the level, compressed, where cheap to know; else None.
     stamp
         Changes when the stored data change, where cheap to know; else "".
+    notes
+        What a user should know before a run.
     details
         Whatever else ``voxweft info`` should show (codec, shard shape, ...); plain JSON values.
     """
@@ -59,6 +61,7 @@ class VolumeInfo:
     is_label: bool = False
     stored_bytes: int | None = None
     stamp: str = ""
+    notes: tuple[str, ...] = ()
     details: Mapping[str, Any] = field(default_factory=dict)
 
 
