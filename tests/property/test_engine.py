@@ -44,7 +44,7 @@ def swept(volume: Any, model: Any, options: RunOptions, budget: Budget | None = 
     return found, plan, totals
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(volumes(), models, requests)
 def test_logits_equal_a_float64_blend(image: NDArray[Any], url: Any, request: pytest.FixtureRequest) -> None:
     volume, model = voxweft.open_volume(image), voxweft.load_model(url)
@@ -55,7 +55,7 @@ def test_logits_equal_a_float64_blend(image: NDArray[Any], url: Any, request: py
     assert (found[1:, ~ran] == -100).all() and (found[0, ~ran] == 0).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(volumes(), models, requests, st.sampled_from(["probability", "labels", "mask"]))
 def test_every_uint8_voxel_is_within_one_level(
     image: NDArray[Any], url: Any, request: pytest.FixtureRequest, output: Any
@@ -75,7 +75,7 @@ def test_every_uint8_voxel_is_within_one_level(
     assert (found[:, ~ran] == 0).all()
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(volumes(), models, requests, st.integers(1, 7), st.randoms(use_true_random=False), st.data())
 def test_any_cut_gives_the_same_bits(
     image: NDArray[Any], url: Any, request: pytest.FixtureRequest, count: Any, random: Any, data: st.DataObject
@@ -94,7 +94,7 @@ def test_any_cut_gives_the_same_bits(
     assert narrow.sweep.waste >= plan.sweep.waste == 1.0
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(volumes(), models, requests, st.data())
 def test_a_box_of_the_volume_holds_what_the_whole_run_gives_there(
     image: NDArray[Any], url: Any, request: pytest.FixtureRequest, data: st.DataObject

@@ -141,7 +141,7 @@ def _settled(items: Sequence[tuple[str, str]], model: Model, options: RunOptions
     """How the network is run, decided on the first volume that can be read; nothing where there is none."""
     for source, _ in items:
         try:
-            volume = open_volume(source, level=options.level)
+            volume = open_volume(source, level=options.level, select=options.select)
             mask = open_volume(options.mask) if options.mask else None
             opened = plan_run(volume, [model], options, mask=mask)
         except VoxweftError:  # of this item; it will be named when its turn comes
@@ -194,7 +194,7 @@ def _run(
     source, output, model = what
     sink = open_sink(output)
     check_output(sink, execution)
-    volume = open_volume(source, level=options.level)
+    volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
     records = None if execution.overwrite else sink.records
     models = [load_model(one) for one in (model if isinstance(model, (list, tuple)) else [model])]

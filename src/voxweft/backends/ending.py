@@ -7,6 +7,7 @@ network would have given without it.
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -20,7 +21,9 @@ SOFTMAX, SIGMOID = ("softmax", "_softmax"), ("sigmoid", "sigmoid_")
 def ending_of_script(module: Any) -> str:
     """Whether a TorchScript module in evaluation mode ends in "softmax" or "sigmoid"; else ""."""
     try:
-        graph = torch.jit.freeze(module).graph  # decides branches and brings functions into one graph
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch announces the end of TorchScript
+            graph = torch.jit.freeze(module).graph  # decides branches and brings functions into one graph
         node = next(iter(graph.outputs())).node()
         while _name(node.kind()) in PASSED:
             node = next(iter(node.inputs())).node()

@@ -40,12 +40,8 @@ def read_onnx(path: Path) -> OnnxFile:
         If it is damaged, or names a file outside its folder.
     """
     try:
-        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            view = memoryview(data)
-            try:
-                return _read(view, path)
-            finally:
-                view.release()
+        with path.open("rb") as file:  # the map ends with the last view of it
+            return _read(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
     except (ValueError, IndexError, UnicodeDecodeError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as ONNX: it is damaged") from error
     except OSError as error:

@@ -101,6 +101,9 @@ def _main(
 def info(
     path: Annotated[str, typer.Argument(metavar="PATH", help="A volume or a model.")],
     level: Annotated[int, typer.Option(help="Resolution level of a multi-scale volume.")] = 0,
+    channel: Annotated[int, typer.Option(help="Channel of a volume with several.")] = -1,
+    time: Annotated[int, typer.Option(help="Time point of a volume with several.")] = -1,
+    series: Annotated[int, typer.Option(help="Image of a file with several.")] = -1,
     as_model: Annotated[bool, typer.Option("--as-model", help="PATH is a model, whatever it looks like.")] = False,
     layers: Annotated[int, typer.Option(help="PATH is an ink model, or a key of one, for this many layers.")] = 0,
     model_type: Annotated[str, typer.Option(help="With --layers: as for voxweft ink.")] = "auto",
@@ -113,6 +116,7 @@ def info(
     from dataclasses import asdict
 
     from voxweft.backends import load_model, looks_like_a_model
+    from voxweft.image.axes import Select
     from voxweft.stores import open_volume
 
     if not path:
@@ -124,7 +128,7 @@ def info(
     elif as_model or looks_like_a_model(path):
         described = load_model(path).card
     else:
-        described = open_volume(path, level=level).info
+        described = open_volume(path, level=level, select=Select.of(channel, time, series)).info
     found = asdict(described)
     if as_json:
         print(json.dumps(found, indent=1, default=str))

@@ -20,6 +20,7 @@ from voxweft.engine.fields import Options, decisive, defaults_of, option, parse_
 from voxweft.errors import RequestError
 from voxweft.geometry.tiling import FITS
 from voxweft.geometry.window import WINDOWS
+from voxweft.image.axes import Select
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.words import Words
 
@@ -96,7 +97,15 @@ class RegionOptions(Options):
     bbox: str = option("", "Only this box of the volume, z0:z1,y0:y1,x0:x1; the patches stay where they were.")
     mask: str = option("", "Second volume, same size or smaller by a whole factor; background where it is 0.")
     level: int = option(0, "Resolution level of a multi-scale input; 0 is the finest.")
+    channel: int = option(-1, "Channel of an input with several, from 0; -1: all of them.")
+    time: int = option(-1, "Time point of an input with several, from 0; -1: there is one.")
+    series: int = option(-1, "Image of an input file with several, from 0; -1: there is one.")
     accept_labels: bool = option(False, "Run although the input looks like labels, not like an image.")
+
+    @property
+    def select(self) -> Select:
+        """What of the input is meant."""
+        return Select.of(self.channel, self.time, self.series)
 
 
 @dataclass(frozen=True)

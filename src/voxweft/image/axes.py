@@ -48,6 +48,11 @@ class Select:
     time: int | None = None
     series: int | None = None
 
+    @classmethod
+    def of(cls, channel: int, time: int, series: int) -> Select:
+        """As options say it: -1 where nobody said."""
+        return cls(*(None if n < 0 else n for n in (channel, time, series)))
+
 
 @dataclass(frozen=True, slots=True)
 class Axes:

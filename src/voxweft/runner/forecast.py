@@ -101,7 +101,7 @@ def forecast(
     (64, 64, True)
     """
     options = options or RunOptions()
-    volume = open_volume(source, level=options.level)
+    volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
     opened = plan_run(volume, [load_model(model)], options, app=AppRequest("run", normalization), mask=mask, emit=emit)
     plan, base_bytes = opened.plan, peak_memory_bytes()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
 from voxweft.errors import RequestError, VolumeError
+from voxweft.image.axes import Select
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.protocols import Sink, Volume
 from voxweft.image.ref import STACK, VolumeRef
@@ -27,7 +29,9 @@ OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.st
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
-def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = None) -> Volume:
+def open_volume(
+    source: Any, *, level: int = 0, cache: tuple[str, int] | None = None, select: Select | None = None
+) -> Volume:
     """Open a volume.
 
     Parameters
@@ -40,6 +44,8 @@ def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = 
         Resolution level of a multi-scale group; 0 is the finest.
     cache
         Folder and most bytes of a cache on disk for zarr that is read from s3:// or http(s)://.
+    select
+        Time point, channel or series of a file that has several.
 
     Raises
     ------
@@ -68,12 +74,19 @@ def open_volume(source: Any, *, level: int = 0, cache: tuple[str, int] | None = 
     if not isinstance(source, str | os.PathLike):
         raise VolumeError(f"a {type(source).__name__} is no volume; give a path, an URL or a numpy array [Z, Y, X]")
     url = str(source)
-    opener = _opener(url)
+    volume: Any
+    opener, select = _opener(url), select or Select()
     if level and not opener.__name__.startswith("Zarr"):
         raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
-    if opener.__name__ != "ZarrVolume":
-        return opener(url)
-    return opener(url, level=level, cache=cache if is_remote(url) else None)
+    if opener.__module__.partition(".")[0] != "voxweft":
+        volume = opener(url)  # of a plug-in
+    elif opener.__name__ != "ZarrVolume":
+        volume = opener(url, select)
+    else:
+        volume = opener(url, level=level, cache=cache if is_remote(url) else None, select=select)
+    if select != Select():
+        volume.ref = VolumeRef(url, level, arguments={k: v for k, v in asdict(select).items() if v is not None})
+    return volume  # type: ignore[no-any-return]
 
 
 def open_ref(ref: VolumeRef) -> Volume:
@@ -86,7 +99,7 @@ def open_ref(ref: VolumeRef) -> Volume:
     RequestError
         If the opener is unknown.
     """
-    volume = _open_base(ref)
+    volume: Volume = _open_base(ref)
     for view in ref.views:
         volume = view.of(volume)
     return volume
@@ -94,11 +107,11 @@ def open_ref(ref: VolumeRef) -> Volume:
 
 def _open_base(ref: VolumeRef) -> Volume:
     if not ref.opener:
-        return open_volume(ref.url, level=ref.level)
+        return open_volume(ref.url, level=ref.level, select=Select(**ref.arguments))  # type: ignore[arg-type]
     if ref.opener == STACK:
         return Stack([open_ref(r) for r in ref.volumes])
     if ref.opener in OPENERS:
-        return _load(OPENERS[ref.opener])(ref.url, **ref.arguments)
+        return _load(OPENERS[ref.opener])(ref.url, **ref.arguments)  # type: ignore[no-any-return]
     known = ", ".join((*OPENERS, STACK))
     raise RequestError(f"{ref.url}: nothing opens {ref.opener!r}; use {known}, or none for open_volume")
 
@@ -169,7 +182,7 @@ def in_memory() -> Sink:
     return OmeZarrSink("memory.zarr", store=MemoryStore(), records=MemoryRecords())
 
 
-def _opener(url: str) -> Callable[..., Volume]:
+def _opener(url: str) -> Callable[..., Any]:
     if plugin := _plugin("voxweft.volumes", url):
         return plugin  # type: ignore[no-any-return]
     if not is_remote(url) and "://" in url and not url.startswith("file://"):
@@ -189,7 +202,7 @@ def _opener(url: str) -> Callable[..., Volume]:
     raise VolumeError(f"{url} is no volume that voxweft knows: use zarr, OME-Zarr, TIFF (file or folder) or HDF5")
 
 
-def _load(place: str) -> Callable[..., Volume]:
+def _load(place: str) -> Callable[..., Any]:
     module, _, name = place.partition(":")
     return getattr(import_module(module), name)  # type: ignore[no-any-return]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ class Hdf5Volume:
     """
 
     def __init__(self, url: str, select: Select | None = None) -> None:
+        for variable in ("HDF5_EXTFILE_PREFIX", "HDF5_VDS_PREFIX"):  # HDF5 reads them as it is loaded
+            os.environ.setdefault(variable, "${ORIGIN}")  # names in a file are meant from its folder
         try:
             import h5py
         except ImportError as error:

@@ -3,51 +3,27 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import ReadError, VolumeError
-from voxweft.geometry.box import Box, Zyx
+from voxweft.geometry.box import Box
+from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
+from voxweft.image.units import voxel_size
 from voxweft.remote import is_remote
 from voxweft.stores.attributes import direction_of, stamp_of
+from voxweft.stores.mended import MendedStore
+from voxweft.stores.multiscales import Image, image_of
 from voxweft.stores.url import first_line, local_path, unreadable, zarr_store
 
 if TYPE_CHECKING:
     import zarr
     from zarr.abc.store import Store
-
-
-@dataclass(frozen=True, slots=True)
-class _Layout:
-    """How the stored axes map to [C, Z, Y, X]: their position, or None."""
-
-    c: int | None
-    z: int
-    y: int
-    x: int
-    t: int | None = None
-
-    @classmethod
-    def of(cls, ndim: int, names: tuple[str, ...], url: str) -> _Layout:
-        if not names:
-            if ndim not in (3, 4):
-                raise VolumeError(f"{url} has {ndim} dimensions; a volume has 3 (z, y, x) or 4 (c, z, y, x)")
-            names = ("c", "z", "y", "x")[4 - ndim :]
-        place = {name.lower(): i for i, name in enumerate(names)}
-        unknown = [n for n in place if n not in ("t", "c", "z", "y", "x")]
-        if len(names) != ndim or unknown or not {"z", "y", "x"} <= place.keys():
-            raise VolumeError(
-                f"{url} has the axes {', '.join(names)}; voxweft needs z, y, x, and at most c and t beside"
-            )
-        return cls(place.get("c"), place["z"], place["y"], place["x"], place.get("t"))
-
-    def pick(self, shape: tuple[int, ...]) -> Zyx:
-        return shape[self.z], shape[self.y], shape[self.x]
 
 
 class ZarrVolume:
@@ -61,6 +37,8 @@ class ZarrVolume:
         Resolution level of a group, 0 the finest.
     cache
         Folder and most bytes of a cache on disk for what is read.
+    select
+        Which time point, channel or image of several.
 
     Raises
     ------
@@ -68,48 +46,53 @@ class ZarrVolume:
         If there is none, or it is of a kind that voxweft refuses; the message says why.
     """
 
-    def __init__(self, source: str | Store, *, level: int = 0, cache: tuple[str, int] | None = None) -> None:
-        self._url = source if isinstance(source, str) else str(source)
+    def __init__(
+        self,
+        source: str | Store,
+        *,
+        level: int = 0,
+        cache: tuple[str, int] | None = None,
+        select: Select | None = None,
+    ) -> None:
+        self._url, select = source if isinstance(source, str) else str(source), select or Select()
         store = zarr_store(source, read_only=True) if isinstance(source, str) else source
         if cache:
             from voxweft.stores.cache import CachedStore, DiskCache
 
             store = CachedStore(store, self._url, DiskCache(*cache))
-        node = _open_node(store, self._url)
-        meta: dict[str, Any] = {}
-        levels: list[str] = []
+        local = isinstance(source, str) and not is_remote(source)
+        self._store = MendedStore(store, self._url, local_path(self._url) if local else None)
+        node = _open_node(self._store, self._url)
+        image, path, arrays = None, "", [node]
         if not _is_array(node):
-            node, meta, levels = _choose(node, self._url, level)
-        elif level:
+            image, path, arrays = _choose(self._store, node, (self._url, level, select.series))
+        elif level or select.series:
             raise VolumeError(f"{self._url} is a single array; --level {level} needs a multi-scale group")
-        self._array: zarr.Array[Any] = node
-        names = tuple(a["name"] if isinstance(a, dict) else str(a) for a in meta.get("axes", ()))
-        self._layout = _Layout.of(self._array.ndim, names, self._url)
-        self.info = self._describe(meta, levels, level)
+        self._array: zarr.Array[Any] = arrays[level]
+        self._axes = Axes.of(_names(self._array, image), self._array.shape, self._url, select)
+        self.info = self._describe(image, path, arrays, level)
 
-    def _describe(self, meta: dict[str, Any], levels: list[str], level: int) -> VolumeInfo:
-        array, layout = self._array, self._layout
+    def _describe(self, image: Image | None, path: str, arrays: list[Any], level: int) -> VolumeInfo:
+        array, axes = self._array, self._axes
         if array.dtype.kind not in "uifb":
             raise VolumeError(f"{self._url} holds {array.dtype} values; an image has integers or floats")
-        if layout.t is not None and array.shape[layout.t] != 1:
-            raise VolumeError(f"{self._url} has {array.shape[layout.t]} time points; give one with one")
-        shapes = meta.get("shapes") or [array.shape]
-        version = f"OME-Zarr {meta['version']}" if meta.get("version") else f"zarr v{array.metadata.zarr_format}"
         shards = getattr(array, "shards", None)
+        geometry, note = _geometry(image, level, axes, self._url)
         return VolumeInfo(
             url=self._url,
-            format=version,
-            shape_zyx=layout.pick(array.shape),
+            format=f"OME-Zarr {image.version}" if image else f"zarr v{array.metadata.zarr_format}",
+            shape_zyx=axes.pick(array.shape),
             dtype=array.dtype.name,
-            n_channels=1 if layout.c is None else array.shape[layout.c],
-            chunk_zyx=layout.pick(array.chunks),
-            geometry=_geometry(meta, levels[level] if levels else "", layout),
-            levels=tuple(layout.pick(s) for s in shapes),
+            n_channels=axes.n_channels(array.shape),
+            chunk_zyx=axes.pick(array.chunks),
+            geometry=geometry,
+            levels=tuple(axes.pick(a.shape) for a in arrays),
             level=level,
-            is_label=bool(meta.get("is_label")),
-            stored_bytes=None if is_remote(self._url) else _stored_bytes(array, self._url, levels, level),
-            stamp=stamp_of(meta.get("voxweft")),
-            details={"shard_zyx": layout.pick(shards)} if shards else {},
+            is_label=bool(image and image.is_label),
+            stored_bytes=None if is_remote(self._url) else _stored_bytes(self._url, path),
+            stamp=stamp_of(image.attributes.get("voxweft") if image else None),
+            notes=(*dict.fromkeys(self._store.notes), *([note] if note else [])),
+            details={"shard_zyx": axes.pick(shards)} if shards else {},
         )
 
     def read(self, box: Box) -> NDArray[Any]:
@@ -123,19 +106,7 @@ class ZarrVolume:
             ) from error
 
     def _read(self, box: Box) -> NDArray[Any]:
-        layout = self._layout
-        index: list[Any] = [slice(None)] * self._array.ndim
-        for axis, where in zip((layout.z, layout.y, layout.x), box.slices, strict=True):
-            index[axis] = where
-        if layout.t is not None:
-            index[layout.t] = slice(0, 1)
-        values = np.asarray(self._array[tuple(index)])
-        order = [a for a in (layout.t, layout.c, layout.z, layout.y, layout.x) if a is not None]
-        values = values.transpose(order)
-        if layout.t is not None:
-            values = values[0]
-        values = values if layout.c is not None else values[np.newaxis]
-        return values.astype(np.uint8) if values.dtype.kind == "b" else values
+        return self._axes.arranged(np.asarray(self._array[self._axes.index(box)]))
 
     def _culprit(self, box: Box) -> str:
         """The first chunk of a box that cannot be read, by its index and voxels."""
@@ -171,65 +142,83 @@ def _open_node(store: Any, url: str) -> Any:
         raise VolumeError(f"{url} cannot be opened as zarr: {first_line(error)}") from error
 
 
-def _choose(group: Any, url: str, level: int) -> tuple[Any, dict[str, Any], list[str]]:
-    """The array of a group at a level, with the metadata that matters, and the paths of all levels."""
-    import zarr
+def _choose(store: MendedStore, group: Any, asked: tuple[str, int, int | None]) -> tuple[Image | None, str, list[Any]]:
+    """Of a group the image that is meant: its metadata, the path of the level, and the arrays of all levels.
 
-    attributes = dict(group.attrs)
-    ome = attributes.get("ome") or attributes
-    scales = ome.get("multiscales") or []
-    if not scales:
+    Each array is opened by its own metadata: those that are consolidated in the group may be of an earlier day.
+    """
+    (url, level, series), attributes = asked, dict(group.attrs)
+    if "bioformats2raw.layout" in attributes and "multiscales" not in attributes:
+        images = sorted((name for name, _ in group.groups() if name.isdecimal()), key=int)
+        if series is None and len(images) != 1:
+            text = f"{url} holds {len(images)} images of bioformats2raw"
+            raise VolumeError(f"{text}; choose one with --series, or give {url}/0")
+        name = images[0] if series is None else str(series)
+        if name not in images:
+            raise VolumeError(f"--series {series}: {url} holds the images {', '.join(images[:10])}")
+        image, path, arrays = _choose(store, group[name], (f"{url}/{name}", level, None))
+        return image, f"{name}/{path}", arrays
+    if series:
+        raise VolumeError(f"--series {series}: {url} is one image")
+    image = image_of(attributes, url)
+    if image is None:
         arrays = sorted(name for name, _ in group.arrays())
-        if len(arrays) == 1:
-            return group[arrays[0]], {}, []
+        if len(arrays) == 1 and not level:
+            return None, arrays[0], [group[arrays[0]]]
         inside = f"it holds the arrays {', '.join(arrays[:10])}; give {url}/NAME" if arrays else "it holds no array"
         raise VolumeError(f"{url} is a zarr group without multi-scale metadata: {inside}")
-    version = str(ome.get("version") or scales[0].get("version") or "0.4")
-    if version.startswith("0.6") or "coordinateSystems" in scales[0]:
-        raise VolumeError(
-            f"{url} is OME-Zarr {version}, whose coordinate systems voxweft does not read; give the path of its array"
-        )
-    paths = [d["path"] for d in scales[0].get("datasets", [])]
+    paths = [d.path for d in image.scales.datasets]
     if not 0 <= level < len(paths):
         raise VolumeError(f"{url} has {len(paths)} resolution levels; --level {level} must be 0 to {len(paths) - 1}")
+    levels = [_level(store, group, path, url) for path in paths]
+    remembered = getattr(group.metadata.consolidated_metadata, "metadata", {})
+    for path, found in zip(paths, levels, strict=True):
+        if getattr(remembered.get(path), "shape", found.shape) != found.shape:
+            store.notes.append(f"{url}/{path} is {found.shape}; the metadata that the group remembers are of earlier")
+    return image, paths[level], levels
+
+
+def _level(store: Any, group: Any, path: str, url: str) -> Any:
+    import zarr
+
+    parts = path.strip("/").split("/")
+    if "" in parts or ".." in parts:
+        raise VolumeError(f"{url}: its metadata names the level {path!r}, which is no path below it")
     try:
-        nodes = [group[path] for path in paths]
-    except KeyError as error:
-        raise VolumeError(f"{url}: its metadata names the level {error}, which is not there") from error
-    if not all(isinstance(n, zarr.Array) for n in nodes):
-        raise VolumeError(f"{url}: a level of its metadata is not an array")
-    meta = {
-        "version": version,
-        "axes": scales[0].get("axes", ()),
-        "shapes": [n.shape for n in nodes],
-        "multiscale": scales[0],
-        "is_label": "image-label" in ome,
-        "voxweft": attributes.get("voxweft"),
-    }
-    return nodes[level], meta, paths
+        return zarr.open_array(store, path="/".join(p for p in (group.path, *parts) if p), mode="r")
+    except (FileNotFoundError, KeyError) as error:
+        raise VolumeError(f"{url}: its metadata names the level {path!r}, which is not there") from error
+    except unreadable() as error:
+        raise VolumeError(f"{url}: the level {path!r} cannot be opened as an array: {first_line(error)}") from error
 
 
-def _geometry(meta: dict[str, Any], path: str, layout: _Layout) -> Geometry:
-    scales = meta.get("multiscale")
-    if not scales:
-        return Geometry()
-    n = len(meta["axes"]) or 3
-    size, origin = np.ones(n), np.zeros(n)
-    dataset = next(d for d in scales["datasets"] if d["path"] == path)
-    for step in [*dataset.get("coordinateTransformations", []), *scales.get("coordinateTransformations", [])]:
-        if step.get("type") == "scale" and "scale" in step:
-            size, origin = size * step["scale"], origin * step["scale"]
-        elif step.get("type") == "translation" and "translation" in step:
-            origin = origin + step["translation"]
-    axis = meta["axes"][layout.z] if meta["axes"] else {}
-    unit = axis.get("unit", "") if isinstance(axis, dict) else ""
-    z, y, x = (float(v) for v in layout.pick(tuple(size)))
-    a, b, c = (float(v) for v in layout.pick(tuple(origin)))
-    return Geometry((z, y, x), unit or "", (a, b, c), direction_of(meta.get("voxweft")))
+def _names(array: Any, image: Image | None) -> list[str | None]:
+    """The names of the axes: of OME-Zarr, of zarr v3, of xarray; none where nobody names them."""
+    if image and image.scales.axes:
+        return [axis.name for axis in image.scales.axes]
+    named = getattr(array.metadata, "dimension_names", None) or array.attrs.get("_ARRAY_DIMENSIONS")
+    return [n if isinstance(n, str) else None for n in named] if isinstance(named, (list, tuple)) else []
 
 
-def _stored_bytes(array: Any, url: str, levels: list[str], level: int) -> int | None:
-    folder = local_path(url) / (levels[level] if levels else array.path)
+def _geometry(image: Image | None, level: int, axes: Axes, url: str) -> tuple[Geometry, str]:
+    if image is None:
+        return Geometry(), ""
+    try:
+        size, origin = image.placed(level, len(axes.letters))
+    except VolumeError as error:
+        raise VolumeError(f"{url}: {error}") from error
+    units = [axis.unit for axis in image.scales.axes] or [None] * len(axes.letters)
+    zyx, unit, note = voxel_size(axes.pick(size), axes.pick(units))
+    start = axes.pick(origin)
+    if note or not all(map(math.isfinite, start)):
+        return Geometry(zyx, unit), note
+    if axes.pick(size) != zyx:  # in the unit of x
+        start = tuple(o / s * new for o, s, new in zip(start, axes.pick(size), zyx, strict=True))  # type: ignore[assignment]
+    return Geometry(zyx, unit, start, direction_of(image.attributes.get("voxweft"))), note
+
+
+def _stored_bytes(url: str, path: str) -> int | None:
+    folder = local_path(url) / path
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None
 
 

@@ -171,7 +171,7 @@ def test_side_files_that_cannot_be(tmp_path: Path) -> None:
     for said, says in [
         ({"heads": [{"name": "a"}]}, r"heads\.0\.channels: Field required"),
         ({"heads": [{**HEADS[0], "of": 1}]}, r"heads\.0\.of"),
-        ({"heads": HEADS, "num_classes": 4}, "have 3 channels, the model has 4"),
+        ({"heads": HEADS, "num_classes": 4}, "num_classes 4 is not the sum"),
         ({"patch_size": [8, 8]}, "two numbers"),
         ({"dimensions": 4}, "dimensions"),
         ({"dimensions": 2, "num_classes": 2}, "is a network for 3-D images"),

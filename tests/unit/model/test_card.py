@@ -42,9 +42,12 @@ FULL = ModelCard(
     heads=HEADS,
     fixed_patch=True,
     targets=((0, 2), (2, 3)),
+    ends_in="softmax",
+    label_ids=(1, 2, 4),
     intensity=(Intensity(1.0, 2.0, 0.5, 3.0),),
     divisor=200.0,
     normalization_note="a note",
+    notes=("another",),
     attributes={"of": {"parts": [1, [2, 3]]}},
     details={"sizes": [1, 2], "names": {"x": ["y"]}},
 )

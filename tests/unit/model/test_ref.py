@@ -38,6 +38,8 @@ CHANGES = {
     "heads": (Head("all", 3, "softmax"),),
     "fixed_patch": True,
     "targets": ((0, 3),),
+    "ends_in": "softmax",
+    "label_ids": (1, 2, 3),
     "intensity": (Intensity(1.0, 2.0),),
     "divisor": 200.0,
 }
@@ -56,7 +58,7 @@ def test_every_field_that_decides_is_compared(name: Any) -> None:
 
 def test_what_is_told_of_a_model_is_not_held_against_it() -> None:
     assert set(CHANGES) | {*NOT_COMPARED} == {f.name for f in fields(ModelCard)}
-    told = replace(MODEL.card, normalization_note="n", attributes={"a": 1}, details={"b": 2})
+    told = replace(MODEL.card, normalization_note="n", notes=("m",), attributes={"a": 1}, details={"b": 2})
     assert reload(ModelRef(told)).card == MODEL.card
 
 

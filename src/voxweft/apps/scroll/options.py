@@ -36,6 +36,9 @@ class SourceOptions:
     resolution: str = option("", "Voxel size in micrometres, with --input-format volume; default: the first listed.")
     volumes: str = option("", "Table of volumes (TOML) in place of the one that voxweft brings.")
     level: int = like(RunOptions, "level")
+    channel: int = like(RunOptions, "channel")
+    time: int = like(RunOptions, "time")
+    series: int = like(RunOptions, "series")
     cache_dir: str = option("", "Keep what is read from s3:// or http:// here; for volumes that do not change.")
     cache_size: str = option("10GB", "Most that the cache holds, over all processes that use it.")
 

@@ -8,6 +8,7 @@ from voxweft.apps.scroll.options import SourceOptions
 from voxweft.engine.events import Emit, Event
 from voxweft.engine.fields import parse_bytes
 from voxweft.errors import ModelError, RequestError
+from voxweft.image.axes import Select
 from voxweft.image.protocols import Volume
 from voxweft.model.card import Intensity, ModelCard, Normalization
 from voxweft.runner.tables import read_toml
@@ -27,7 +28,9 @@ def open_source(url: Any, options: SourceOptions) -> Volume:
     elif url is None or (isinstance(url, str) and not url):
         raise RequestError("the input is missing: give --input-dir, or --input-format volume with --scroll-id")
     size = parse_bytes(options.cache_size) or 0
-    return open_volume(url, level=options.level, cache=(options.cache_dir, size) if options.cache_dir else None)
+    cache = (options.cache_dir, size) if options.cache_dir else None
+    select = Select.of(options.channel, options.time, options.series)
+    return open_volume(url, level=options.level, cache=cache, select=select)
 
 
 def find_volume(options: SourceOptions) -> str:
