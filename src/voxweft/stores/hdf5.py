@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -44,8 +43,6 @@ class Hdf5Volume:
     """
 
     def __init__(self, url: str, select: Select | None = None) -> None:
-        for variable in ("HDF5_EXTFILE_PREFIX", "HDF5_VDS_PREFIX"):  # HDF5 reads them as it is loaded
-            os.environ.setdefault(variable, "${ORIGIN}")  # names in a file are meant from its folder
         try:
             import h5py
         except ImportError as error:
@@ -58,7 +55,7 @@ class Hdf5Volume:
         self._lock = threading.Lock()
         self._url = url
         try:
-            self._data = self._choose(h5py, inner)
+            self._data = _from_its_folder(h5py, self._file, self._choose(h5py, inner))
             _require_near(h5py, self._data, local_path(name))
         except (OSError, RuntimeError, KeyError) as error:
             raise VolumeError(f"{url} cannot be read as HDF5: {first_line(error)}") from error
@@ -91,7 +88,8 @@ class Hdf5Volume:
             raise ReadError(f"{self._url}: the box {box} cannot be read ({first_line(error)})") from error
         return self._axes.arranged(values)
 
-    def _choose(self, h5py: Any, inner: str) -> Any:
+    def _choose(self, h5py: Any, inner: str) -> str:
+        """The name of the dataset that is meant; none is left open."""
         found: list[Any] = []
         self._file.visititems(
             lambda _, item: found.append(item) if isinstance(item, h5py.Dataset) and item.ndim in (3, 4, 5) else None
@@ -106,10 +104,18 @@ class Hdf5Volume:
             item = self._file.get(inner)
             if not isinstance(item, h5py.Dataset) or item.ndim not in (3, 4, 5):
                 raise VolumeError(f"{self._url}: {inner} is no dataset of 3 or 4 dimensions; there are {names}")
-            return item
+            return str(item.name)
         if len(found) != 1:
             raise VolumeError(f"{self._url}: which dataset? Give {self._url}::NAME; there are {names}")
-        return found[0]
+        return str(found[0].name)
+
+
+def _from_its_folder(h5py: Any, file: Any, name: str) -> Any:
+    """A dataset, where names of other files are meant from the folder of its own, and not from where we are."""
+    access = h5py.h5p.create(h5py.h5p.DATASET_ACCESS)
+    access.set_efile_prefix(b"${ORIGIN}")
+    access.set_virtual_prefix(b"${ORIGIN}")
+    return h5py.Dataset(h5py.h5d.open(file.id, name.encode(), access))
 
 
 def _require_near(h5py: Any, data: Any, file: Path, depth: int = 0) -> None:
