@@ -243,7 +243,7 @@ def test_many_classes_have_room() -> None:
     logits[299] = 9
     for output in ("labels", "probability_and_label"):
         values = Finish("multiclass", output, 300)(logits[1:] - logits[:1])
-        assert (values.dtype, values[-1, 0, 0, 0]) == (np.uint16, 299)
+        assert (values.dtype.name, int(values[-1, 0, 0, 0])) == ("uint16", 299)
     with pytest.raises(RequestError, match=r"--threshold 0\.9 has no meaning"):
         Finish("multiclass", "mask", 3, threshold=0.9)
 
