@@ -22,27 +22,29 @@ from collections.abc import Sequence
 class VoxweftError(Exception):
     """Base of all; ``exit_code`` is what the command line returns.
 
+    Parameters
+    ----------
+    *lines
+        One sentence each.
+
     >>> RequestError("INPUT is missing", "OUTPUT is missing").exit_code, RunError("no answer").exit_code
     (2, 1)
     """
 
     exit_code = 1
 
+    def __init__(self, *lines: str) -> None:
+        super().__init__(*lines)
+        self.lines: Sequence[str] = lines
+
+    def __str__(self) -> str:
+        return "\n".join(self.lines)
+
 
 class RequestError(VoxweftError):
-    """The request was wrong and nothing was written.
-
-    Parameters
-    ----------
-    *problems
-        One sentence each; all problems of a request are reported at once.
-    """
+    """The request was wrong and nothing was written; all problems of a request are reported at once."""
 
     exit_code = 2
-
-    def __init__(self, *problems: str) -> None:
-        super().__init__("\n".join(problems))
-        self.problems: Sequence[str] = problems
 
 
 class GridError(RequestError):

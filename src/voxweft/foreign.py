@@ -25,6 +25,20 @@ SHOWN = 4  # problems, and characters of a value are cut too
 SHOWN_CHARACTERS = 60
 
 
+def local(text: str) -> Path:
+    """A local path as a person writes it: ``file://`` or plain, ``~`` for a home.
+
+    Raises
+    ------
+    RequestError
+        If it is the home of nobody.
+    """
+    try:
+        return Path(text.removeprefix("file://")).expanduser()
+    except RuntimeError as error:
+        raise RequestError(f"{text}: there is no such user here, so no home") from error
+
+
 def small_file(path: Path, error: type[RequestError], largest: int = LARGEST_BYTES) -> bytes:
     """The bytes of a file of metadata; pipes, devices and what is too large to be metadata are refused unread.
 

@@ -11,6 +11,7 @@ from typing import Any
 from voxweft.backends.hub import SCHEMES, fetch
 from voxweft.backends.loaded import LoadedModel
 from voxweft.errors import ModelError, RequestError
+from voxweft.foreign import local
 from voxweft.model.protocols import Model
 from voxweft.model.ref import ModelRef, card_differences
 from voxweft.plugins import find_plugin
@@ -102,7 +103,7 @@ def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
         return _loaded(_read("fake", url))
     if url.startswith(SCHEMES):
         return _load(str(fetch(url, token)), "", arguments).at(url)
-    path = BUILT_IN.get(url) or Path(url).expanduser()  # a folder of that name does not hide a bundled model
+    path = BUILT_IN.get(url) or local(url)  # a folder of that name does not hide a bundled model
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
     backend = _format_of(path, url)
     needed = arguments if backend == "ink" else {}
@@ -115,7 +116,7 @@ def _loaded(model: Model, arguments: Mapping[str, Any] | None = None) -> LoadedM
 
 def looks_like_a_model(url: str) -> bool:
     """Whether an URL names a model and not a volume; nothing is read."""
-    path = Path(url).expanduser()
+    path = local(url)
     if url in BUILT_IN or url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
         return True
     return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from contextlib import suppress
@@ -12,6 +13,9 @@ TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline", "in
 def main() -> None:
     """Entry point of the ``voxweft`` command."""
     _tune_allocator()
+    for stream in (sys.stdout, sys.stderr):  # a terminal of ASCII shows what it cannot as \\xe4
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from voxweft.cli.app import execute
 
     _leave(execute(sys.argv[1:]))

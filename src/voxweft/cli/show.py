@@ -6,7 +6,6 @@ import math
 import re
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +15,7 @@ from rich.table import Table
 from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.errors import RequestError
+from voxweft.foreign import local
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
@@ -32,7 +32,7 @@ Estimate = Annotated[
 
 def check_page(path: str) -> None:
     """Refuse a place for report.html that cannot be, before the run and not after it."""
-    if path and not Path(path).expanduser().absolute().parent.is_dir():
+    if path and not local(path).absolute().parent.is_dir():
         raise RequestError(f"--report {path}: the folder is not there")
 
 

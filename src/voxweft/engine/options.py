@@ -13,6 +13,7 @@ with another default by :func:`~voxweft.engine.fields.like`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -45,8 +46,8 @@ class TilingOptions(Options):
         problems = unknown(self, window=tuple(WINDOWS), fit=FITS)
         if not 0 <= self.overlap < 1:
             problems.append(f"--overlap {self.overlap} is not a fraction; use 0 <= overlap < 1, for example 0.5")
-        if not self.sigma_scale > 0:
-            problems.append(f"--sigma-scale {self.sigma_scale} is not positive; 8 is usual")
+        if not 0 < self.sigma_scale < math.inf:
+            problems.append(f"--sigma-scale {self.sigma_scale} is no positive number; 8 is usual")
         return problems + size_problems("patch_size", self.patch_size)
 
 

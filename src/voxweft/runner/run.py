@@ -19,7 +19,7 @@ from voxweft.engine.totals import Totals
 from voxweft.errors import RequestError, RunError
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
-from voxweft.runner.parts import Crew, Outcome, share_out
+from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
 from voxweft.runner.place import IN_MEMORY, Place
 from voxweft.runner.planning import follow
 from voxweft.runner.records import provenance, require_apart
@@ -35,6 +35,7 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
         If parts failed; the others are complete, and the report names those that are not.
     """
     started = time.perf_counter()
+    opened = opened.with_plan(with_absolute_paths(opened.plan))  # a plan is followed from any folder
     urls = [_url(one.ref) for one in opened.plan.inputs]
     if workers.kind != "serial" and IN_MEMORY in (place.url, *urls):
         raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import tomllib
 from importlib.resources import files
-from pathlib import Path
 from typing import Any
 
 from voxweft.errors import RequestError
+from voxweft.foreign import local
 
 
 def read_toml(flag: str, path: str, own: str) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def read_toml(flag: str, path: str, own: str) -> dict[str, Any]:
     """
     package, _, name = own.partition("/")
     try:
-        place = Path(path).expanduser() if path else files(package) / name
+        place = local(path) if path else files(package) / name
         return tomllib.loads(place.read_text(encoding="utf-8"))
     except OSError as error:
         raise RequestError(f"{flag} {path}: {error.strerror}") from error

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from zarr.storage import WrapperStore
 
+from voxweft.foreign import local
 from voxweft.stores.url import write_error
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ class DiskCache:
     """
 
     def __init__(self, folder: str | Path, bound_bytes: int) -> None:
-        self._folder, self._bound = Path(folder).expanduser(), bound_bytes
+        self._folder, self._bound = local(str(folder)), bound_bytes
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:

@@ -24,6 +24,8 @@ from zarr.storage import WrapperStore
 
 from voxweft.errors import VolumeError
 from voxweft.foreign import small_file
+from voxweft.remote import remote_errors
+from voxweft.stores.url import first_line
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
@@ -64,12 +66,15 @@ class MendedStore(WrapperStore["Store"]):
     ----------
     notes
         What was mended.
+    forbidden
+        What a server said that did not let us read something; "" for nothing.
     """
 
     def __init__(self, store: Store, url: str, folder: Path | None) -> None:
         super().__init__(store)
         self._url, self._folder = url, folder
         self.notes: list[str] = []
+        self.forbidden = ""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
         """The bytes of a key, of metadata mended.
@@ -81,15 +86,27 @@ class MendedStore(WrapperStore["Store"]):
         """
         name = key.rpartition("/")[2]
         if name not in METADATA:
-            return await super().get(key, prototype, byte_range)
+            return await self._allowed(key, prototype, byte_range)
         if self._folder is None:
-            value = await super().get(key, prototype)
+            value = await self._allowed(key, prototype, None)
             data = None if value is None else value.to_bytes()
+            if data is not None and not _is_json(data):
+                return None  # many servers answer every address with their front page
         else:
             data = await asyncio.to_thread(_read, self._folder / key)
         if data is not None and name in (".zarray", "zarr.json"):
             data = self._mended(key, data)
         return None if data is None else prototype.buffer.from_bytes(data)
+
+    async def _allowed(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None) -> Buffer | None:
+        """The bytes of a key; None where a server forbids it, as those do that will not say what is not there."""
+        try:
+            return await super().get(key, prototype, byte_range)
+        except remote_errors() as error:
+            if type(error).__name__ != "PermissionDeniedError":
+                raise
+            self.forbidden = first_line(error)
+            return None
 
     def _mended(self, key: str, data: bytes) -> bytes:
         try:
@@ -134,6 +151,14 @@ class MendedStore(WrapperStore["Store"]):
                 f"{folder} holds chunks called {' and '.join(sorted(found))}, its metadata says {wanted}: none of them "
                 "would be found, and all be read as empty"
             )
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _object(value: Any) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxweft.errors import WriteError
+from voxweft.errors import ReadError, WriteError
+from voxweft.foreign import local
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.stores.durable import sync, sync_folders
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 def local_path(url: str) -> Path:
     """The path of a local URL, ``file://`` or plain."""
-    return Path(url.removeprefix("file://")).expanduser()
+    return local(url)
 
 
 def absolute(url: str) -> str:
@@ -195,13 +196,29 @@ def remove(url: str) -> None:
     else:
         import shutil
 
-        shutil.rmtree(local_path(url), ignore_errors=True)
+        path = local_path(url)
+        try:
+            if path.is_symlink():  # what it points to is emptied, and the link stays
+                target = path.resolve()
+                shutil.rmtree(target)
+                target.mkdir()
+            elif path.exists():
+                shutil.rmtree(path)
+        except OSError as error:
+            raise write_error(url, error) from error
 
 
 def remove_if_empty(url: str) -> None:
     """Delete a local folder with nothing in it; on s3:// there are none."""
     if not is_remote(url) and local_path(url).is_dir() and not children(url):
         local_path(url).rmdir()
+
+
+def read_error(what: str, error: Exception) -> ReadError:
+    """Data that cannot be read, in words: a missing right is no damage."""
+    if isinstance(error, PermissionError):
+        return ReadError(f"{what} may not be read: {error.strerror or 'permission denied'}. Ask for the permission.")
+    return ReadError(f"{what} cannot be read ({first_line(error)}). The file is damaged or was not fetched whole.")
 
 
 def write_error(what: str, error: OSError) -> WriteError:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+import warnings
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, VolumeError
+from voxweft.errors import VolumeError
 from voxweft.geometry.box import Box
 from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
@@ -19,7 +20,7 @@ from voxweft.remote import is_remote
 from voxweft.stores.attributes import direction_of, stamp_of
 from voxweft.stores.mended import MendedStore
 from voxweft.stores.multiscales import Image, image_of
-from voxweft.stores.url import first_line, local_path, unreadable, zarr_store
+from voxweft.stores.url import first_line, local_path, read_error, unreadable, zarr_store
 
 if TYPE_CHECKING:
     import zarr
@@ -100,10 +101,7 @@ class ZarrVolume:
         try:
             return self._read(box)
         except unreadable() as error:
-            raise ReadError(
-                f"{self._url}: {self._culprit(box)} cannot be read ({first_line(error)}). "
-                "The file is damaged or was not fetched whole."
-            ) from error
+            raise read_error(f"{self._url}: {self._culprit(box)}", error) from error
 
     def _read(self, box: Box) -> NDArray[Any]:
         return self._axes.arranged(np.asarray(self._array[self._axes.index(box)]))
@@ -129,14 +127,18 @@ def _is_array(node: Any) -> bool:
     return isinstance(node, zarr.Array)
 
 
-def _open_node(store: Any, url: str) -> Any:
+def _open_node(store: MendedStore, url: str) -> Any:
     import zarr
     from zarr.errors import GroupNotFoundError, NodeTypeValidationError
 
     missing = (FileNotFoundError, NodeTypeValidationError, GroupNotFoundError)
     try:
-        return zarr.open(store, mode="r")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of metadata of both formats: the newer one counts
+            return zarr.open(store, mode="r")
     except missing as error:
+        if store.forbidden:
+            raise VolumeError(f"{url} cannot be opened, the server forbids it: {store.forbidden}") from error
         raise VolumeError(f"{url} is no zarr array or group: no zarr.json, .zarray or .zgroup lies there") from error
     except unreadable() as error:
         raise VolumeError(f"{url} cannot be opened as zarr: {first_line(error)}") from error
