@@ -166,7 +166,7 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
             os.killpg(run.pid, signal.SIGINT)
             time.sleep(0.3)
     _, err = run.communicate(timeout=60)
-    assert run.returncode == 1
+    assert run.returncode == 130
     assert "Run the same command again" in err
     assert "Traceback" not in err
     assert psutil.wait_procs(children, timeout=5)[1] == []

@@ -136,7 +136,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, image: NDArray[Any]) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "interrupted. Run the same command again" in told
 
 
@@ -179,3 +179,19 @@ def test_a_forecast_for_a_small_box_is_small(voxweft: Voxweft, volume: Any) -> N
         for flags in ([], ["--bbox", "0:4,0:4,0:4"])
     )
     assert box <= whole + 1.0
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0])
+def test_ctrl_c_at_any_moment_is_quiet_and_quick(tmp_path: Path, image: NDArray[Any], delay: float) -> None:
+    zarr.create_array(str(tmp_path / "in.zarr"), data=np.tile(image, (4, 2, 2)), chunks=(16, 64, 64))
+    words = ["run", "in.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16&delay=20", "--tta", "mirroring"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "voxweft", *words], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    time.sleep(delay)
+    begun = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=60)
+    assert time.monotonic() - begun < 2.5
+    assert process.returncode == 130
+    assert "Traceback" not in told

@@ -197,7 +197,7 @@ def test_a_wrong_command_ends_before_its_parts_and_an_interrupted_wait_leaves_th
     process, jobs = begin("--", "run", volume, "o.zarr", *FLAGS)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=30)
-    assert process.returncode == 1
+    assert process.returncode == 130
     assert "the jobs go on" in err
     assert state(slurm, jobs["reduce"]) == "PENDING"
     ask(slurm, *re.search(r"scancel [\d ]+", err)[0].split())

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
+import threading
 import traceback
 from typing import Annotated, Any
 
 import typer
 
-from voxweft.cli import submit
+from voxweft.cli import INTERRUPTED, submit
 from voxweft.cli.command import belong_to
 from voxweft.cli.front_ends import front_ends, words_to_read
 from voxweft.cli.show import (
@@ -35,29 +37,58 @@ app = typer.Typer(
 
 # typer may bring a click of its own, so the class is looked up
 USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
-INTERRUPTED = 130  # what typer makes of Ctrl-C
+GRACE_S = 1.5  # to leave the work in order
 AGAIN = "Run the same command again to continue: finished slabs are kept."
 
 
 def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # schedulers ask so before they kill
+    interrupts = Interrupts()
     try:
         code = app(words_to_read([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
     except typer.Exit as error:
         code = error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
+        if interrupts.seen and not isinstance(error, VoxweftError):  # whatever a library made of it
+            return interrupts.end()
         message, code = _explain(error)
+        code = INTERRUPTED if interrupts.seen else code
         if message:
             print(f"voxweft: {message}", file=sys.stderr)
         if "--verbose" in arguments:
             traceback.print_exc()
         return code
-    if code == INTERRUPTED:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would only spoil the end
-        print(f"voxweft: interrupted. {AGAIN}", file=sys.stderr)
-        return 1
-    return code
+    return interrupts.end() if interrupts.seen or code == INTERRUPTED else code
+
+
+class Interrupts:
+    """Ends a command at Ctrl-C, or as schedulers ask before they kill: in order where that is quick, else at once."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as jobs in the background have it
+            signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGTERM, self._interrupt)
+
+    def end(self) -> int:
+        """Say so; the exit code."""
+        for one in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(one, signal.SIG_IGN)  # a second Ctrl-C would only spoil the end
+        print(f"voxweft: interrupted. {AGAIN}", file=sys.stderr, flush=True)
+        return INTERRUPTED
+
+    def _interrupt(self, *_: object) -> None:
+        if not self.seen:
+            self.seen = True
+            last = threading.Timer(GRACE_S, self._leave)
+            last.daemon = True
+            last.start()
+        raise KeyboardInterrupt
+
+    @staticmethod
+    def _leave() -> None:
+        os.write(2, f"voxweft: interrupted. {AGAIN}\n".encode())
+        os._exit(INTERRUPTED)
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -66,7 +97,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         case VoxweftError():
             return str(error), error.exit_code
         case KeyboardInterrupt() | typer.Abort():
-            return f"interrupted. {AGAIN}", 1
+            return f"interrupted. {AGAIN}", INTERRUPTED
         case MemoryError():
             return "out of memory. Run the same command with --overwrite and a smaller --memory.", 1
         case Exception() if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):

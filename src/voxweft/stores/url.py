@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,7 @@ from typing import TYPE_CHECKING
 from voxweft.errors import ReadError, WriteError
 from voxweft.foreign import local
 from voxweft.remote import is_remote, object_store, remote_errors
-from voxweft.stores.durable import sync, sync_folders
+from voxweft.stores.durable import create_once, replace, sync_folders
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -64,15 +63,11 @@ class LocalRecords:
 
     def put(self, key: str, data: bytes) -> None:
         """Write to a temporary name and rename."""
-        self._place(key, data, lambda temporary, target: temporary.replace(target))
+        self._place(key, lambda target: replace(target, data))
 
     def create(self, key: str, data: bytes) -> bool:
-        """Write to a temporary name and link: only one can be first, and nobody sees half a record."""
-        try:
-            self._place(key, data, lambda temporary, target: target.hardlink_to(temporary))
-        except FileExistsError:
-            return False
-        return True
+        """Only one can be first, and nobody sees half a record."""
+        return self._place(key, lambda target: create_once(target, data))
 
     def keys(self, prefix: str = "") -> list[str]:
         """Keys with the prefix, sorted."""
@@ -92,22 +87,15 @@ class LocalRecords:
 
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def _place(self, key: str, data: bytes, move: Callable[[Path, Path], object]) -> None:
+    def _place(self, key: str, write: Callable[[Path], bool]) -> bool:
         target = self._folder / key
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            temporary = target.with_name(f"{uuid.uuid4().hex}.tmp")
-            try:
-                temporary.write_bytes(data)
-                sync(temporary)
-                move(temporary, target)
-                sync_folders(target, self._folder.parent)
-            finally:
-                temporary.unlink(missing_ok=True)
-        except FileExistsError:
-            raise
+            first = write(target)
+            sync_folders(target, self._folder.parent)
         except OSError as error:
             raise write_error(str(target), error) from error
+        return first
 
 
 class ObjectRecords:
