@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 from typing import Annotated, Any
 
 import typer
@@ -20,7 +21,7 @@ from voxweft.errors import IncompleteError, RequestError, RunError, VoxweftError
 from voxweft.launch import slurm as slurm_jobs
 from voxweft.launch.argo import NUM_PARTS, Flow, Parameter, taken, workflow_template
 from voxweft.launch.kubernetes import JobOptions, indexed_job
-from voxweft.launch.pods import PodOptions, apply, as_yaml
+from voxweft.launch.pods import PodOptions, apply, as_yaml, literal
 from voxweft.launch.slurm import SlurmOptions
 from voxweft.launch.steps import Step
 from voxweft.remote import is_remote
@@ -130,7 +131,7 @@ def kubernetes(
 
 
 def _noted(when: str, steps: Iterable[Step]) -> list[str]:
-    return [f"{when}: {step.shell()}".replace("\n", " ") for step in steps]
+    return [" ".join(f"{when}: {step.shell()}".splitlines()) for step in steps]
 
 
 @app.command("argo", context_settings=SETTINGS)
@@ -146,6 +147,8 @@ def argo(
     command, n_parts, division = ready(read(words), podoptions.num_parts, divisions())
     if braces := [g.value for g in command.given.values() if "{{" in g.value]:
         raise RequestError(f"COMMAND: {braces[0]!r} would be read as a variable by Argo")
+    if braces := [value for value in map(str, astuple(podoptions)) if "{{" in value]:
+        raise RequestError(f"{braces[0]!r} would be read as a variable by Argo")
     _warn(command, podoptions)
     flow = _flow(_name(command, podoptions), (command, division), n_parts)
     note = f"Start it with: argo submit --from workflowtemplate/{flow.name}"
@@ -158,7 +161,7 @@ def _flow(name: str, what: tuple[Command, Division], n_parts: int) -> Flow:
     given = command.given
     names = {n: (g.flag.removeprefix("--") or n).replace("_", "-") for n, g in given.items() if g.value}
     names = {n: label for n, label in names.items() if n not in HERE}
-    parameters = [Parameter(label, given[n].value, given[n].help) for n, label in names.items()]
+    parameters = [Parameter(label, literal(given[n].value), given[n].help) for n, label in names.items()]
     least = division.fewest_parts
     parameters.append(Parameter(NUM_PARTS, str(n_parts), f"Parts that the work is divided into, {least} or more."))
     inserted = command.with_values({n: taken(label) for n, label in names.items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -51,7 +52,8 @@ class Ledger:
 
     def mark(self, stage: str, unit: int, record: Mapping[str, Any]) -> None:
         """Declare a unit complete."""
-        self._records.put(_key("done", stage, unit), json.dumps(record).encode())
+        checked = {**record, "check": _check(record)}
+        self._records.put(_key("done", stage, unit), json.dumps(checked).encode())
 
     def done(self, stage: str) -> set[int]:
         """The complete units of a stage."""
@@ -59,8 +61,9 @@ class Ledger:
         return {int(key.removeprefix(prefix).removesuffix(".json")) for key in self._records.keys(prefix)}
 
     def record(self, stage: str, unit: int) -> dict[str, Any]:
-        """What was recorded of a complete unit; empty where there is nothing."""
-        return _load(self._records.get(_key("done", stage, unit)))
+        """What was recorded of a complete unit; empty where there is nothing, or the record was damaged."""
+        found = _load(self._records.get(_key("done", stage, unit)))
+        return found if found.pop("check", None) == _check(found) else {}
 
     def records(self, stage: str) -> dict[int, dict[str, Any]]:
         """What was recorded of all complete units of a stage."""
@@ -122,6 +125,11 @@ class Ledger:
 
 def _key(kind: str, stage: str, unit: int) -> str:
     return f"{kind}/{stage}/{unit:06d}.json"
+
+
+def _check(record: Mapping[str, Any]) -> int:
+    """crc32 of a record, so that a damaged one is not believed."""
+    return zlib.crc32(json.dumps(record, sort_keys=True).encode())
 
 
 def _load(data: bytes | None) -> dict[str, Any]:

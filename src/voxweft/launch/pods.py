@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from voxweft.engine.fields import option
 from voxweft.errors import RequestError
-from voxweft.launch.steps import PART, call
+from voxweft.launch.steps import PartNumber, call, unprintable
 
 QUANTITY = re.compile(r"\d+(\.\d+)?([kMGTP]i?|m)?")
 NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?")
@@ -53,6 +53,7 @@ class PodOptions:
             pairs = [v.partition("=") for v in getattr(self, flag)]
             wrong = [f"{k}{e}{v}" for k, e, v in pairs if not (k and e) or (flag == "claim" and v[:1] != "/")]
             problems += [f"--{flag.replace('_', '-')} {one!r}: write {form}" for one in wrong[:1]]
+        problems += unprintable(self)
         if problems:
             raise RequestError(*problems[:3])
 
@@ -84,7 +85,7 @@ def container(
     return {
         "image": options.image,
         "command": ["voxweft"],
-        "args": [part if word == PART else literal(word) for word in arguments],
+        "args": [part if isinstance(word, PartNumber) else literal(word) for word in arguments],
         **environment(options, variables or {}),
         "resources": _resources(options),
         "volumeMounts": [SHM, *({"name": n, "mountPath": m} for n, m in _pairs(options.claim).items())],
@@ -131,7 +132,8 @@ def as_yaml(manifest: Mapping[str, Any]) -> str:
     import yaml
 
     apart = json.loads(json.dumps(manifest))  # what occurs twice is written twice, not referred to
-    return str(yaml.safe_dump(apart, sort_keys=False, width=110, allow_unicode=True))
+    # escaped: YAML takes more characters than one for the end of a line
+    return str(yaml.safe_dump(apart, sort_keys=False, width=110, allow_unicode=False))
 
 
 def apply(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import shlex
 import time
@@ -12,7 +13,7 @@ from typing import ClassVar
 
 from voxweft.engine.fields import option
 from voxweft.errors import RequestError, RunError, VoxweftError
-from voxweft.launch.steps import Step, call, require
+from voxweft.launch.steps import Step, call, require, unprintable
 
 COMPLETED, PENDING, CANCELLED = "COMPLETED", "PENDING", "CANCELLED"
 UNKNOWN = "UNKNOWN"  # SLURM has forgotten the job
@@ -51,12 +52,15 @@ class SlurmOptions:
             problems.append(f"--name {self.name!r} is no name for a job; use letters, digits, - and _")
         if not self.log_dir:
             problems.append("--log-dir is empty; give a folder")
+        problems += [p for p in unprintable(self) if not p.startswith("--setup ")]
         if problems:
             raise RequestError(*problems)
 
 
 def script(step: Step, options: SlurmOptions, folder: str, program: Sequence[str]) -> str:
     """The batch script of a step; voxweft replaces the shell, so that it gets the signals itself."""
+    if not folder.isprintable():
+        raise RequestError(f"the folder {folder!r} holds a line break or control character, which SLURM cannot be told")
     limit = f"%{options.at_once}" if options.at_once else ""
     wanted = {
         "job-name": f"{options.name}-{step.name}",
@@ -83,7 +87,8 @@ def printed(steps: Sequence[Step], scripts: Sequence[str], log_dir: str) -> str:
     before = ""
     for step, one in zip(steps, scripts, strict=True):
         after = AFTER.format(f"${{{before}%%;*}}") + " " if before else ""
-        text += f"{step.name}=$(sbatch --parsable {after}<<'END_OF_SCRIPT'\n{one}END_OF_SCRIPT\n)\n"
+        end = next(e for n in itertools.count() if (e := f"END_OF_SCRIPT{n or ''}") not in one)
+        text += f"{step.name}=$(sbatch --parsable {after}<<'{end}'\n{one}{end}\n)\n"
         before = step.name
     return text + "".join(f'echo "{step.name}: job ${step.name}"\n' for step in steps)
 

@@ -6,11 +6,18 @@ import shlex
 import shutil
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from voxweft.errors import RequestError, RunError
 
-PART = "{part}"
+
+class PartNumber(str):
+    """Where a step takes the number of its part; no word of a user is one, whatever it says."""
+
+    __slots__ = ()
+
+
+PART = PartNumber("{part}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +49,18 @@ class Step:
         >>> print(Step("parts", ("run", "a b.zarr", "--part-id", PART), 2).shell('"$I"'))
         voxweft run 'a b.zarr' --part-id "$I"
         """
-        return " ".join(part if w == PART else shlex.quote(w) for w in (*program, *self.arguments))
+        return " ".join(part if isinstance(w, PartNumber) else shlex.quote(w) for w in (*program, *self.arguments))
+
+
+def unprintable(options: object) -> list[str]:
+    """Options whose values hold line breaks or other control characters, which no directive or manifest can hold."""
+    found = []
+    for one in fields(options):  # type: ignore[arg-type]
+        values = getattr(options, one.name)
+        for value in values if isinstance(values, tuple) else (values,):
+            if isinstance(value, str) and not value.isprintable():
+                found.append(f"--{one.name.replace('_', '-')} {value!r} holds a line break or control character")
+    return found
 
 
 def require(program: str) -> None:

@@ -68,15 +68,23 @@ class OmeZarrSink:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
             raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
+        except (ValueError, KeyError, TypeError) as error:
+            raise _damaged(f"{self.url}: zarr.json, or the one of a level,", error) from error
 
     def open(self) -> OutputSpec:
         """Open what is there."""
         group = self._group()
         if group is None:
             raise VolumeError(f"{self.url}: no OME-Zarr lies there")
+        try:
+            return self._opened(group)
+        except (KeyError, ValueError, TypeError, IndexError, AttributeError) as error:
+            raise _damaged(f"{self.url}/zarr.json", error) from error
+
+    def _opened(self, group: Any) -> OutputSpec:
         ome = group.attrs["ome"]
         scales = ome["multiscales"][0]
-        self._levels = [group[d["path"]] for d in scales["datasets"]]
+        self._levels = [_stored(group, d["path"], self.url) for d in scales["datasets"]]
         base, channels = self._levels[0], self._levels[0].ndim == 4
         kind = scales.get("type", "")
         first = scales["datasets"][0]["coordinateTransformations"]
@@ -127,7 +135,10 @@ class OmeZarrSink:
         """Merge attributes of the group; those of "voxweft" are merged themselves, the direction may be there."""
         import zarr
 
-        group = zarr.open_group(self._store, mode="r+", zarr_format=3)
+        try:
+            group = zarr.open_group(self._store, mode="r+", zarr_format=3)
+        except (FileNotFoundError, ValueError) as error:
+            raise _damaged(f"{self.url}/zarr.json", error) from error
         there = group.attrs.get("voxweft")
         new = dict(attributes)
         if isinstance(there, dict) and isinstance(new.get("voxweft"), dict):
@@ -172,6 +183,17 @@ class OmeZarrSink:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
             raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
+
+
+def _damaged(what: str, error: Exception) -> VolumeError:
+    return VolumeError(f"{what} is missing or damaged ({first_line(error)}).", "Compute it anew with --overwrite.")
+
+
+def _stored(group: Any, path: str, url: str) -> Any:
+    try:
+        return group[path]
+    except (KeyError, ValueError, TypeError) as error:
+        raise _damaged(f"{url}/{path}/zarr.json", error) from error
 
 
 CREATOR = {"name": "voxweft"}

@@ -152,4 +152,4 @@ def test_the_command_needs_no_dashes_before_it(capsys: pytest.CaptureFixture[str
 def test_all_reasons_are_named_at_once() -> None:
     with pytest.raises(RequestError) as caught:
         ready(read(["run", "in.zarr", "--executor", "serial"]), 2, divisions())
-    assert len(caught.value.problems) == 3
+    assert len(caught.value.lines) == 3
