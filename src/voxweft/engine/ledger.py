@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import uuid
 import zlib
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -13,10 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.op import Table
-from voxweft.errors import PlanMismatchError
+from voxweft.errors import PlanMismatchError, RunError
 from voxweft.image.protocols import Records
 
 READ_AT_ONCE = 16  # records, since each may be a request
+HEAD = b'{"generation":"'
 PLAN_KEY, REPORT_KEY = "plan.json", "report.json"
 
 
@@ -32,26 +34,53 @@ class Ledger:
         report.json                  report of the whole run
 
     A worker that is killed leaves a unit without a record; it is computed again.
+
+    Who overwrites an output removes plan.json first and stores one of another generation: whoever still works for the
+    earlier generation is refused at its next unit.
+
+    Parameters
+    ----------
+    records
+        Where they lie.
+    generation
+        That of the plan that is followed; "" for one who only looks.
     """
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, generation: str = "") -> None:
+        self._records, self.generation = records, generation
 
-    def store_or_follow(self, plan: bytes) -> bytes:
-        """Store the plan, or get the one that somebody stored before; decided atomically."""
-        if self._records.create(PLAN_KEY, plan):
-            return plan
-        stored = self._records.get(PLAN_KEY)
+    def store_or_follow(self, plan: bytes) -> tuple[bytes, bool]:
+        """Store the plan, or get the one that somebody stored before, and whether it was stored now.
+
+        Decided atomically; from then on this ledger belongs to the generation of the plan.
+        """
+        mine = uuid.uuid4().hex
+        if self._records.create(PLAN_KEY, HEAD + mine.encode() + b'",' + plan[1:]):
+            self.generation = mine
+            return plan, True
+        stored, self.generation = parted(self._records.get(PLAN_KEY))
         if stored is None:
             raise PlanMismatchError("the stored plan was removed while this run began; run the command again")
-        return stored
+        return stored, False
+
+    def require_mine(self) -> None:
+        """Refuse to go on where another run has taken the output.
+
+        Raises
+        ------
+        RunError
+            If the stored plan is of another generation, or gone.
+        """
+        if self.generation and parted(self._records.get(PLAN_KEY))[1] != self.generation:
+            raise RunError("another run has taken this output (--overwrite), or its records were removed")
 
     def plan(self) -> bytes | None:
         """The stored plan, or None."""
-        return self._records.get(PLAN_KEY)
+        return parted(self._records.get(PLAN_KEY))[0]
 
     def mark(self, stage: str, unit: int, record: Mapping[str, Any]) -> None:
         """Declare a unit complete."""
+        self.require_mine()
         checked = {**record, "check": _check(record)}
         self._records.put(_key("done", stage, unit), json.dumps(checked).encode())
 
@@ -121,6 +150,18 @@ class Ledger:
     def part_reports(self) -> list[dict[str, Any]]:
         """The reports of all parts that ended."""
         return [_load(self._records.get(key)) for key in self._records.keys("parts/")]
+
+
+def parted(stored: bytes | None) -> tuple[bytes | None, str]:
+    """A stored plan and its generation.
+
+    >>> parted(b'{"generation":"7f","request":{}}')
+    (b'{"request":{}}', '7f')
+    """
+    if stored is None or not stored.startswith(HEAD):
+        return stored, ""
+    generation, _, rest = stored.removeprefix(HEAD).partition(b'",')
+    return b"{" + rest, generation.decode("ascii", "replace")
 
 
 def _key(kind: str, stage: str, unit: int) -> str:

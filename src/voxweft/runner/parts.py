@@ -49,6 +49,7 @@ class PartTask:
     devices: tuple[str, ...]
     n_sharing: int
     operations: tuple[Callable[..., Any], ...] = ()
+    generation: str = ""
     version: str = __version__
 
 
@@ -157,6 +158,7 @@ class SharedParts:
     def __init__(self, plan: Plan, stage: Stage, place: Place, workers: Workers, emit: Emit) -> None:
         self._plan, self._stage, self._ledger = with_absolute_paths(plan), stage, Ledger(place.records)
         self._output, self._files = place.absolute()
+        self._generation = place.generation
         self._workers, self._call, self._emit = workers, uuid.uuid4().hex[:12], emit
         self._units: list[range] = []
         stages = (s for s in plan.stages if not isinstance(s, Sweep))
@@ -173,6 +175,7 @@ class SharedParts:
             self._workers.devices,
             self._workers.n_sharing,
             self._operations,
+            self._generation,
         )
 
     def split(self, running: Collection[PartTask]) -> PartTask | None:
@@ -238,7 +241,7 @@ def run_part(task: PartTask) -> PartRecord:
         raise RequestError(f"the worker has voxweft {__version__}, the run is of {task.version}; install the same")
     with _one_at_a_time:
         plan, device = task.plan, task.devices[worker_number() % len(task.devices)]
-        place = Place.at(task.output, plan, task.files)
+        place = replace(Place.at(task.output, plan, task.files), generation=task.generation)
         ledger, lanes = Ledger(place.records), worker_threads() or lanes_for(device, task.n_sharing)
 
         def goes_on(unit: int) -> bool:
@@ -269,7 +272,10 @@ def compute_part(
 
     ``device``: its name, and how many forward passes it runs at once.
     """
-    ledger = Ledger(place.records)
+    ledger = Ledger(place.records, place.generation)
+    guarded: list[Any] = [sink for sink in place.sinks_of(stage) if hasattr(sink, "guard")]
+    for sink in guarded:
+        sink.guard = ledger.require_mine
     with attempt(ledger, Attempt.at(part), emit) as counting:
         made = opened if isinstance(opened, Opened) else opened()
         commit = Commit(stage, place.sinks_of(stage), ledger, counting)

@@ -30,6 +30,8 @@ class Place:
         Places of files by the names of the outputs; a file without one is not written.
     store_of
         Opens where the patches of a part are kept.
+    generation
+        Of the plan whose outputs they are, as its ledger knows it; "" where nobody writes.
     """
 
     url: str
@@ -37,6 +39,7 @@ class Place:
     sink: Sink | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     store_of: Callable[[int], PatchLogits] | None = None
+    generation: str = ""
     _beside: dict[str, Sink] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from voxweft.engine.ledger import Ledger
+from voxweft.engine.ledger import Ledger, parted
 from voxweft.engine.part import State
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
@@ -41,7 +41,7 @@ def read_plan(source: str) -> Plan:
     """The plan inside an output that voxweft wrote, or in a JSON file."""
     if source.endswith(".json"):
         try:
-            return Plan.from_json(Path(source).read_bytes())
+            return Plan.from_json(parted(Path(source).read_bytes())[0] or b"")
         except OSError as error:
             raise RequestError(f"--plan {source}: {error.strerror}") from error
     return plan_of(open_sink(source))[0]

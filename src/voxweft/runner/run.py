@@ -43,11 +43,13 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
         require_apart(url, place.url)
     if execution.overwrite:
         place.remove(opened.plan)
-    opened, first = store_or_follow(opened, place, workers.devices[0], emit)
-    plan, ledger = opened.plan, Ledger(place.records)
+    opened, ledger, first = store_or_follow(opened, place, workers.devices[0], emit)
+    plan, place = opened.plan, replace(place, generation=ledger.generation)
     place.create(plan, provenance(plan, execution.command) if first else None)
     stages = [stage for stage in plan.stages if place.wants(stage)]
     outcome = Outcome() if execution.prepare else _compute(opened, place, stages, workers, execution, emit)
+    if not outcome.failures:
+        ledger.require_mine()
     report = _report(plan, place, outcome, stages, time.perf_counter() - started)
     report = replace(report, environment=environment(workers.devices[0]), command=execution.command)
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
@@ -63,17 +65,17 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     return report
 
 
-def store_or_follow(opened: Opened, place: Place, device: str, emit: Emit) -> tuple[Opened, bool]:
-    """Store the plan, or follow the one that is stored; whether this was the first."""
-    own, ledger = opened.plan.to_json(), Ledger(place.records)
-    stored = ledger.store_or_follow(own)
-    if stored != own and Plan.from_json(stored) != opened.plan:
+def store_or_follow(opened: Opened, place: Place, device: str, emit: Emit) -> tuple[Opened, Ledger, bool]:
+    """Store the plan, or follow the one that is stored; its ledger, and whether this was the first."""
+    ledger = Ledger(place.records)
+    stored, first = ledger.store_or_follow(opened.plan.to_json())
+    if not first and Plan.from_json(stored) != opened.plan:
         opened = follow(Plan.from_json(stored), opened, device)
     plan = opened.plan
     emit(Event("plan", _in_words(plan), {"digest": plan.digest}))
     for note in plan.notes:
         emit(Event("note", note))
-    return opened, stored == own
+    return opened, ledger, first
 
 
 def _in_words(plan: Plan) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -48,6 +48,7 @@ class OmeZarrSink:
         beside = f"{self.url}.voxweft"
         self.records: Records = records if records is not None else records_at(beside)
         self._levels: list[Any] = []
+        self.guard: Callable[[], None] = lambda: None  # raises where this output is another run's by now
 
     def exists(self) -> bool:
         """Whether anything lies at the URL."""
@@ -154,6 +155,7 @@ class OmeZarrSink:
         ours = self.records.get("plan.json") is not None or (group is not None and "voxweft" in group.attrs)
         if not ours and (group is None or group.attrs.get("ome", {}).get("_creator") != CREATOR):
             raise RequestError(f"{self.url} was not written by voxweft and is not deleted; remove it yourself")
+        self.records.remove("plan.json")  # from here on those who still write are refused
         remove(self.url)
         self.records.clear()
         self._levels = []
@@ -174,6 +176,7 @@ class OmeZarrSink:
                 values = array[(slice(None), *shard.shift(box.start, -1).slices)]
                 for channel, plane in enumerate(values):
                     place = shard.slices if target.ndim == 3 else (channel, *shard.slices)
+                    self.guard()
                     try:
                         target[place] = plane
                     except (ValueError, RuntimeError):  # zarr looks into the old shard first, and that one is damaged

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,18 @@ class PermutedSink:
         check_order(order)
         self._inner, self._order, self._back = inner, order, inverse(order)
         self.url, self.records = inner.url, inner.records
+
+    @property
+    def guard(self) -> Callable[[], None]:
+        """Called before each write; raises where this output is another run's by now."""
+        found: Callable[[], None] = getattr(self._inner, "guard", lambda: None)
+        return found
+
+    @guard.setter
+    def guard(self, guard: Callable[[], None]) -> None:
+        inner: Any = self._inner
+        if hasattr(inner, "guard"):
+            inner.guard = guard
 
     def exists(self) -> bool:
         """Whether anything lies there."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -25,6 +25,7 @@ class Zarr2Sink:
         self.url = url.rstrip("/")
         self.records = records_at(f"{self.url}.voxweft")
         self._array: Any = None
+        self.guard: Callable[[], None] = lambda: None  # raises where this output is another run's by now
 
     def exists(self) -> bool:
         """Whether an array lies there."""
@@ -77,6 +78,7 @@ class Zarr2Sink:
             raise RequestError(f"{self.url} has one resolution; level {level} cannot be written")
         try:
             for channel, values in enumerate(array):
+                self.guard()
                 self._array[(channel, *box.slices)] = values
         except OSError as error:
             raise write_error(self.url, error) from error
@@ -110,6 +112,7 @@ class Zarr2Sink:
         if self.exists():
             if self.records.get("plan.json") is None:
                 raise RequestError(f"{self.url} was not written by voxweft and is not deleted; remove it yourself")
+            self.records.remove("plan.json")  # from here on those who still write are refused
             remove(self.url)
         self.records.clear()
 

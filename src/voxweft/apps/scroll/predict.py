@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -88,9 +89,10 @@ def predict(
     opened = _opened(source, model, options, part, output_dir, emit)
     if part.overwrite:
         remove_parts(output_dir)
-    device, ledger = devices_of(network.device)[0], Ledger(records)
+    device = devices_of(network.device)[0]
     place = Place(output_dir, records, store_of=lambda index: _part_store(output_dir, opened.plan, index, network))
-    opened, _ = store_or_follow(opened, place, device, emit)
+    opened, ledger, _ = store_or_follow(opened, place, device, emit)
+    place = replace(place, generation=ledger.generation)
     stage = opened.plan.sweep
     own = Part(stage.name, part.part_id, part.num_parts, stage.share(part.part_id, part.num_parts))
     if part.prepare:
