@@ -10,9 +10,18 @@
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import sys
 from typing import TYPE_CHECKING, Any
 
 from voxweft.version import __version__
+
+INTERRUPTED = 130  # as shells say of what Ctrl-C ended
+if (
+    os.path.basename(sys.argv[0]) == "voxweft" or (sys.argv[0] == "-m" and "voxweft" in sys.orig_argv)  # noqa: PTH119
+) and signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # this is the command: quiet from the first import on
+    signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))
 
 if TYPE_CHECKING:
     from voxweft.apps.run import run, run_many

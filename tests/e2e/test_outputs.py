@@ -181,7 +181,7 @@ def test_a_forecast_for_a_small_box_is_small(voxweft: Voxweft, volume: Any) -> N
     assert box <= whole + 1.0
 
 
-@pytest.mark.parametrize("delay", [0.1, 0.2, 0.35, 0.6, 1.0, 1.6, 2.5, 4.0])
+@pytest.mark.parametrize("delay", [0.5, 0.8, 1.2, 2.0, 3.0])
 def test_ctrl_c_at_any_moment_is_quiet_and_quick(tmp_path: Path, image: NDArray[Any], delay: float) -> None:
     zarr.create_array(str(tmp_path / "in.zarr"), data=np.tile(image, (4, 2, 2)), chunks=(16, 64, 64))
     words = ["run", "in.zarr", "o.zarr", "--model", "fake://blur?patch=16,16,16&delay=20", "--tta", "mirroring"]

@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 from contextlib import suppress
 
-INTERRUPTED = 130  # as shells say of what Ctrl-C ended
 TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline", "ink")
 
 
 def main() -> None:
     """Entry point of the ``voxweft`` command."""
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as jobs in the background have it
-        signal.signal(signal.SIGINT, lambda *_: os._exit(INTERRUPTED))  # while modules are imported
     _tune_allocator()
     for stream in (sys.stdout, sys.stderr):  # a terminal of ASCII shows what it cannot as \\xe4
         if isinstance(stream, io.TextIOWrapper):

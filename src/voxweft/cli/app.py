@@ -12,7 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.cli import INTERRUPTED, submit
+from voxweft import INTERRUPTED
+from voxweft.cli import submit
 from voxweft.cli.command import belong_to
 from voxweft.cli.front_ends import front_ends, words_to_read
 from voxweft.cli.show import (

@@ -24,7 +24,8 @@ def local_path(url: str) -> Path:
 
 def absolute(url: str) -> str:
     """A local path from the root; an URL as it is."""
-    return url if is_remote(url) else str(local_path(url).resolve())
+    has_scheme = "://" in url and not url.startswith("file://")
+    return url if has_scheme else str(local_path(url).resolve())
 
 
 def zarr_store(url: str, *, read_only: bool) -> Store:
