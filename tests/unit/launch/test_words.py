@@ -78,7 +78,7 @@ def test_what_dry_run_prints_holds_its_scripts(tmp_path: Path) -> None:
 @pytest.mark.parametrize("value", ["a\nb", "a\rb", "a\x85b", "gpu\n#"])
 def test_no_option_of_slurm_has_two_lines(name: str, value: str) -> None:
     with pytest.raises(RequestError, match="line break or control character"):
-        SlurmOptions(**{name: value})  # type: ignore[arg-type]
+        SlurmOptions(**{name: value})
 
 
 def expanded(word: str) -> str:
@@ -109,14 +109,14 @@ def test_hostile_words_through_argo() -> None:
         spec = yaml.safe_load(as_yaml(workflow_template(flow, PodOptions(image="voxweft"), "amd64")))["spec"]
         values = {p["name"]: p["value"] for p in spec["arguments"]["parameters"]}
         (container,) = (t["container"] for t in spec["templates"] if t["name"] == "parts")
-        arguments = [values[re.fullmatch(r"\{\{inputs\.parameters\.(p\d+)\}\}", a)[1]] for a in container["args"][:-1]]  # type: ignore[index]
+        arguments = [values[re.fullmatch(r"\{\{inputs\.parameters\.(p\d+)\}\}", a)[1]] for a in container["args"][:-1]]
         assert [expanded(a) for a in arguments] == words
 
 
 @pytest.mark.parametrize("field", ["image", "namespace", "service_account"])
 def test_no_option_of_a_pod_has_two_lines(field: str) -> None:
     with pytest.raises(RequestError, match="line break"):
-        PodOptions(**{"image": "voxweft", field: "a\nb"})  # type: ignore[arg-type]
+        PodOptions(**{"image": "voxweft", field: "a\nb"})
 
 
 def test_a_word_that_looks_like_the_number_of_a_part_is_a_word() -> None:
