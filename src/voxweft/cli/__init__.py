@@ -15,7 +15,8 @@ def main() -> None:
     _tune_allocator()
     for stream in (sys.stdout, sys.stderr):  # a terminal of ASCII shows what it cannot as \\xe4
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+            with suppress(OSError):
+                stream.reconfigure(errors="backslashreplace")
     from voxweft.cli.app import execute
 
     _leave(execute(sys.argv[1:]))
