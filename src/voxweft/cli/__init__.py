@@ -7,6 +7,8 @@ import os
 import sys
 from contextlib import suppress
 
+from voxweft import INTERRUPTED
+
 TUNED = ("run", "demo", "plan", "predict", "pipeline", "inference_pipeline", "ink")
 
 
@@ -23,8 +25,9 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
-    """End the process; where the S3 client was used, without the interpreter's own end, in which its threads crash."""
-    if "obstore" not in sys.modules:
+    """End the process; after Ctrl-C or S3, whose threads may still work, without the interpreter's own end: they crash
+    in it."""
+    if code != INTERRUPTED and "obstore" not in sys.modules:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):
