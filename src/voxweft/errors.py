@@ -18,6 +18,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+LONGEST_LINE = 200  # characters of what a library says
+
 
 class VoxweftError(Exception):
     """Base of all; ``exit_code`` is what the command line returns.
@@ -77,3 +79,24 @@ class WriteError(RunError):
 
 class IncompleteError(RunError):
     """Slabs or parts are missing; the message names them."""
+
+
+def first_line(error: BaseException) -> str:
+    r"""What an error of a library says, cut to a line; its name where it says nothing.
+
+    >>> first_line(ValueError("bad header\nat 7\n")), first_line(EOFError())
+    ('bad header', 'EOFError')
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return lines[0] if isinstance(error, VoxweftError) else lines[0][:LONGEST_LINE]
+
+
+def plain(text: str) -> str:
+    r"""Text of files and names for a terminal: what would move its cursor, ring or colour is spelled out.
+
+    >>> plain("slab 1, \x1b[31mred")
+    'slab 1, \\x1b[31mred'
+    """
+    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from voxweft.errors import RequestError
+from voxweft.errors import RequestError, first_line
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 OWN = (
@@ -88,7 +88,7 @@ def _provider() -> Any:
     except ImportError as error:
         raise RequestError("credentials from ~/.aws need the extra 's3': pip install 'voxweft[s3]'") from error
     except Exception as error:  # botocore's have no common base that it tells
-        raise RequestError(f"the credentials of AWS cannot be read: {str(error)[:160]}") from error
+        raise RequestError(f"the credentials of AWS cannot be read: {first_line(error)}") from error
 
 
 def remote_errors() -> tuple[type[Exception], ...]:

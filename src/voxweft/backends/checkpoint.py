@@ -21,7 +21,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 
 LEFT = (  # modules whose objects are not needed for a prediction: what a checkpoint has of them stays empty
     "argparse", "batchgenerators", "batchgeneratorsv2", "lightning", "lightning_fabric", "lightning_utilities", "monai",
@@ -98,11 +98,6 @@ def _may_be_left(module: str) -> bool:
 def weight_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor of any dtype, for its digest."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error, or its name."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]
 
 
 def _named(thing: Any, name: str) -> Any:

@@ -17,7 +17,7 @@ from voxweft.backends.ending import ending_of_program
 from voxweft.backends.heads import Cast
 from voxweft.backends.runtime import TorchModel
 from voxweft.backends.sidecar import Sidecar
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 CODE = ("custom_obj", "opaque_obj")  # archive members that hold pickled objects of any class
@@ -38,9 +38,8 @@ def load(path: Path) -> TorchModel:
             program = torch.export.load(path)
     except UnpicklingError as error:
         raise ModelError(f"{path} wants to run code when loaded and was refused; nothing was executed.") from error
-    except (RuntimeError, ValueError, AssertionError, KeyError, OSError) as error:
-        lines = str(error).splitlines() or [type(error).__name__]
-        raise ModelError(f"{path} cannot be read as a torch.export program: {lines[0][:200]}") from error
+    except Exception as error:  # of a damaged one torch raises whatever it meets
+        raise ModelError(f"{path} cannot be read as a torch.export program: {first_line(error)}") from error
     (given, dtype), (result, _) = (_shape(program, side) for side in ("input", "output"))
     sidecar = Sidecar.beside(path)
     if len(given) != sidecar.n_axes or len(result) != sidecar.n_axes:
@@ -65,7 +64,7 @@ def _refuse_code(path: Path) -> None:
     try:
         names = zipfile.ZipFile(path).namelist()
     except (zipfile.BadZipFile, OSError) as error:
-        raise ModelError(f"{path} cannot be read as a torch.export program: {error}") from error
+        raise ModelError(f"{path} cannot be read as a torch.export program: {first_line(error)}") from error
     if bad := [n for n in names if Path(n).name.startswith(CODE)]:
         raise ModelError(f"{path} holds pickled objects ({bad[0]}), which would run code when loaded; it was refused")
 

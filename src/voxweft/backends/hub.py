@@ -8,7 +8,7 @@ import sys
 import uuid
 from pathlib import Path, PurePosixPath
 
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 from voxweft.remote import object_store, remote_errors
 
 SCHEMES = ("hf://", "s3://")
@@ -51,7 +51,7 @@ def _from_hub(url: str, token: str) -> Path:
     except (HfHubHTTPError, HFValidationError) as error:
         status = getattr(getattr(error, "response", None), "status_code", None)
         reason = {401: "private or missing; give --hf-token", 403: "not open to you; give --hf-token", 404: "missing"}
-        raise ModelError(f"{url}: {reason.get(status or 0, str(error).splitlines()[0][:200])}") from error
+        raise ModelError(f"{url}: {reason.get(status or 0, first_line(error))}") from error
     return Path(root) / folder
 
 
@@ -91,7 +91,7 @@ def _from_bucket(url: str) -> Path:
     except FileNotFoundError as error:
         raise ModelError(f"{url}: nothing lies there") from error
     except remote_errors() as error:
-        raise ModelError(f"{url} cannot be fetched: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"{url} cannot be fetched: {first_line(error)}") from error
     return folder / prefix if prefix else folder
 
 

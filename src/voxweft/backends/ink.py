@@ -18,9 +18,9 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-from voxweft.backends.checkpoint import first_line, read_checkpoint
+from voxweft.backends.checkpoint import read_checkpoint
 from voxweft.backends.runtime import TorchModel
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.nets.resnet3d import BLOCKS, InkResNet3d, ResNet3dSize
 from voxweft.nets.timesformer import TimeSformer, TimeSformerSize
@@ -274,7 +274,7 @@ def _safetensors(path: Path) -> State:
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0][:160]}") from error
+        raise ModelError(f"{path} cannot be read: {first_line(error)}") from error
 
 
 def _number(hyper: Mapping[str, Any], name: str) -> float:

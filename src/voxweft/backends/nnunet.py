@@ -18,9 +18,10 @@ import torch
 from voxweft.backends.checkpoint import read_checkpoint, weight_bytes
 from voxweft.backends.plans import Configuration, Foreground, configuration_of, read_plans
 from voxweft.backends.runtime import TorchModel
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 from voxweft.model.card import Intensity, ModelCard, Normalization
 
+LARGEST, MOST_LAYERS = 1 << 16, 64
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
 SAFE_MODULES = ("torch.nn.", "dynamic_network_architectures.")
 SCHEMES = {
@@ -57,7 +58,8 @@ def load(path: Path) -> TorchModel:
         raise ModelError(f"{root}: its plans exchange axes {plans.transpose_forward}, which is not supported")
     modules = []
     for checkpoint, state in zip(checkpoints, states, strict=True):
-        module = build(configuration, dataset.n_inputs, len(names), root)
+        with torch.device("meta"):  # shapes alone, until the weights are known to fit them
+            module = build(configuration, dataset.n_inputs, len(names), root)
         _fill(module, state.get("network_weights"), checkpoint)
         modules.append(module.eval().requires_grad_(False))
     mirror = first.get("inference_allowed_mirroring_axes")
@@ -127,13 +129,26 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 def build(configuration: Configuration, n_inputs: int, n_classes: int, root: Path) -> torch.nn.Module:
     """The network of a configuration of plans.json, with random weights."""
     name, arguments = _architecture(configuration, root)
+    _require_buildable(arguments, root)
     try:
         module = _resolve(name, root)(
             input_channels=n_inputs, num_classes=n_classes, deep_supervision=True, **arguments
         )
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{root}: its network {name} cannot be built: {str(error).splitlines()[0][:160]}") from error
+    except Exception as error:  # whatever wrong arguments lead to
+        raise ModelError(f"{root}: its network {name} cannot be built: {first_line(error)}") from error
     return module  # type: ignore[no-any-return]
+
+
+def _require_buildable(arguments: Any, root: Path, key: str = "") -> None:
+    """Refuse numbers that no network has, before anything is built with so many layers or channels."""
+    if isinstance(arguments, (dict, list, tuple)):
+        items = arguments.items() if isinstance(arguments, dict) else ((key, value) for value in arguments)
+        for name, value in items:
+            _require_buildable(value, root, str(name))
+    elif isinstance(arguments, (int, float)) and not 0 <= arguments <= (
+        MOST_LAYERS if key.startswith("n_") else LARGEST
+    ):
+        raise ModelError(f"{root}: its plans have {key} {arguments!r:.40}, which no network has")
 
 
 def _architecture(configuration: Configuration, root: Path) -> tuple[str, dict[str, Any]]:
@@ -188,7 +203,7 @@ def _fill(module: torch.nn.Module, weights: Any, checkpoint: Path) -> None:
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         raise ModelError(f"{checkpoint} does not fit its plans: {', '.join(bad[:3])}{more} missing, extra or misshapen")
-    module.load_state_dict(clean)
+    module.load_state_dict({k: v.to(wanted[k].dtype, copy=True) for k, v in clean.items()}, assign=True)
     if hasattr(module, "decoder"):
         module.decoder.deep_supervision = False  # type: ignore[union-attr]
 

@@ -15,7 +15,7 @@ from voxweft.backends.heads import network_input, one_tensor
 from voxweft.backends.onnx_file import read_onnx
 from voxweft.backends.runtime import OpenVino, check_shape, compile_openvino
 from voxweft.backends.sidecar import Sidecar
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting, Predictor
@@ -114,7 +114,7 @@ class _Onnx:
         try:
             found = self._session.run(self._outputs, {self._input: voxels})
         except Exception as error:  # as in _session
-            raise RuntimeError(str(error).splitlines()[0]) from error
+            raise RuntimeError(first_line(error)) from error
         maps = [torch.from_numpy(out).float() for out in found]
         z, y, x = batch.shape[2:]
         return one_tensor(maps[0] if len(maps) == 1 else maps, self._card, (z, y, x)).to(self._device)
@@ -147,7 +147,7 @@ def _session(path: str) -> Any:
     try:
         return onnxruntime.InferenceSession(path, options, providers=wanted)
     except Exception as error:  # onnxruntime's exceptions share no base class that it exports
-        raise ModelError(f"{path} cannot be read as ONNX: {str(error).splitlines()[0][:200]}") from error
+        raise ModelError(f"{path} cannot be read as ONNX: {first_line(error)}") from error
 
 
 def _dtype(node: Any) -> str | None:
@@ -175,7 +175,7 @@ def _window(meta: dict[str, str], path: Path) -> tuple[Normalization, ...] | Non
     try:
         level, width = float(meta["window_level"]), float(meta["window_width"])
     except ValueError as error:
-        raise ModelError(f"{path}: its window_level and window_width are no numbers: {error}") from error
+        raise ModelError(f"{path}: its window_level and window_width are no numbers: {first_line(error)}") from error
     low = level - width / 2
     return (Normalization("ct", mean=low, std=width, lower=low, upper=low + width),)
 

@@ -42,7 +42,7 @@ def read_onnx(path: Path) -> OnnxFile:
     try:
         with path.open("rb") as file:  # the map ends with the last view of it
             return _read(memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)), path)
-    except (ValueError, IndexError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, LookupError, RecursionError) as error:
         raise ModelError(f"{path} cannot be read as ONNX: it is damaged") from error
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -10,7 +10,7 @@ import torch
 from voxweft.backends.ending import ending_of_script
 from voxweft.backends.runtime import TorchModel
 from voxweft.backends.sidecar import Sidecar
-from voxweft.errors import ModelError
+from voxweft.errors import ModelError, first_line
 
 PROBE = 32
 
@@ -31,8 +31,8 @@ def load(path: Path) -> TorchModel:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces the end of TorchScript
             module = torch.jit.load(str(path), map_location="cpu").eval()  # type: ignore[no-untyped-call]
-    except (RuntimeError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read as TorchScript: {str(error).splitlines()[0][:200]}") from error
+    except Exception as error:  # of a damaged one torch raises whatever it meets
+        raise ModelError(f"{path} cannot be read as TorchScript: {first_line(error)}") from error
     if any(p.is_floating_point() and p.dtype != torch.float32 for p in module.parameters()):
         module = module.float()  # weights saved in 16 bit are weights
     weight = next((p for p in module.parameters() if p.ndim >= 4), None)
@@ -58,8 +58,8 @@ def _count_classes(module: torch.nn.Module, n_inputs: int, sidecar: Sidecar, pat
     with torch.inference_mode():
         try:
             result = module(torch.zeros((1, n_inputs, *patch)))
-        except RuntimeError as error:
-            line = str(error).strip().splitlines()[-1][:160]
+        except Exception as error:
+            line = first_line(RuntimeError(str(error).strip().rpartition("\n")[2]))
             raise ModelError(f"{path} refuses zeros: {line}. Give its patch_size in {path.stem}.json.") from error
     first = result[0] if isinstance(result, (list, tuple)) else result
     if not isinstance(first, torch.Tensor):

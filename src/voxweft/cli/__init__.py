@@ -25,8 +25,7 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
-    """End the process; after Ctrl-C or S3, whose threads may still work, without the interpreter's own end: they crash
-    in it."""
+    """End the process; after Ctrl-C or S3 without the interpreter's own end, in which threads that still work crash."""
     if code != INTERRUPTED and "obstore" not in sys.modules:
         sys.exit(code)
     for stream in (sys.stdout, sys.stderr):

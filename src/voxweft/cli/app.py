@@ -20,11 +20,11 @@ from voxweft.cli.show import (
     AsJson,
     Quiet,
     Verbose,
+    say,
     show_status,
     table,
 )
-from voxweft.errors import RequestError, VoxweftError
-from voxweft.stores.url import first_line
+from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.version import __version__
 
 app = typer.Typer(
@@ -55,7 +55,7 @@ def execute(arguments: list[str]) -> int:
         message, code = _explain(error)
         code = INTERRUPTED if interrupts.seen else code
         if message:
-            print(f"voxweft: {message}", file=sys.stderr)
+            say(f"voxweft: {message}", file=sys.stderr)
         if "--verbose" in arguments:
             traceback.print_exc()
         return code
@@ -106,7 +106,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
         case _ if isinstance(error, USAGE):
             text = error.format_message()
             return text and f"{text} See voxweft --help, or voxweft COMMAND --help.", 2
-    return f"internal error, {type(error).__name__}: {error}\nRun with --verbose for the traceback.", 1
+    return f"internal error, {type(error).__name__}: {first_line(error)}\nRun with --verbose for the traceback.", 1
 
 
 def _hyphens(argument: str) -> str:
@@ -184,7 +184,7 @@ def verify(
         if as_json:
             print(json.dumps(parts))
         elif not quiet:
-            print(f"complete: {parts['n_parts']} parts, {parts['n_patches']} patches")
+            say(f"complete: {parts['n_parts']} parts, {parts['n_patches']} patches")
         return
     with Listener(quiet) as listen:
         found = check(output, emit=listen)
@@ -192,7 +192,7 @@ def verify(
         print(json.dumps(found))
     elif not quiet:
         counts = f"{found['n_units']} {found['noun']}, {found['n_levels']} levels"
-        print(f"complete: {counts}, plan {found['plan_digest'][:12]}")
+        say(f"complete: {counts}, plan {found['plan_digest'][:12]}")
 
 
 @app.command("status")
@@ -220,7 +220,7 @@ def report(
     """Write report.html: pictures, histogram, seam check, times, origin."""
     from voxweft.viewer.page import save_report
 
-    print(save_report(output, to))
+    say(save_report(output, to))
 
 
 @app.command("demo")
@@ -238,7 +238,7 @@ def demo(
 
     with Listener(quiet) as listen:
         lines = run_ink_demo(folder, seed, listen) if ink else run_demo(folder, size, seed, listen)
-    print("\n".join(lines))
+    say("\n".join(lines))
 
 
 for front_end in front_ends():

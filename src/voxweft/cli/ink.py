@@ -26,6 +26,7 @@ from voxweft.cli.show import (
     Verbose,
     check_page,
     command_line,
+    say,
     show_forecast,
     summary,
 )
@@ -83,7 +84,7 @@ def prepare(
     with Listener(quiet, log_json) as listen:
         url = ink.prepare(layers, inkpartoptions, pictureoptions, emit=listen)
     if not quiet:
-        print(f"surface volume: {url}")
+        say(f"surface volume: {url}")
 
 
 @app.command("infer")
@@ -159,7 +160,7 @@ def _tell(result: Any, report_to: str, quiet: bool) -> None:
         page = re.sub(r"\.\w+$", "", result.picture) + "_report.html"
         page = save_report(result.zarr, report_to or page)
         if not quiet:
-            print(f"report: {page}")
+            say(f"report: {page}")
 
 
 def _in_rows(plan: Any, cost: Any) -> dict[str, str]:

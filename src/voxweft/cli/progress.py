@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from voxweft.engine.events import Event
-from voxweft.errors import RequestError
+from voxweft.errors import RequestError, plain
 
 EVERY_S = 30.0
 
@@ -65,7 +65,9 @@ class Listener:
                 self._log.flush()
             match event.kind:
                 case "note" | "warning":
-                    self._console.print(f"{event.kind}: {event.text}", highlight=False, markup=False, soft_wrap=True)
+                    self._console.print(
+                        plain(f"{event.kind}: {event.text}"), highlight=False, markup=False, soft_wrap=True
+                    )
                 case "begin":
                     self._counts |= {"done": event.data["n_done"], "total": event.data["n_units"], "voxels": 0}
                     self._begun = time.monotonic()
@@ -92,4 +94,4 @@ class Listener:
         now = time.monotonic()
         if self._bar.disable and now - self._last >= EVERY_S:
             self._last = now
-            self._console.print(f"{text}: {done} of {total} {rate}", highlight=False)
+            self._console.print(f"{plain(text)}: {done} of {total} {rate}", highlight=False)

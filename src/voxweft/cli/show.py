@@ -6,7 +6,7 @@ import math
 import re
 import shlex
 import sys
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -14,7 +14,7 @@ from rich.table import Table
 
 from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN
-from voxweft.errors import RequestError
+from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
@@ -28,6 +28,11 @@ Estimate = Annotated[
         "--estimate", help="Say what it will cost and stop; nothing is written.", rich_help_panel="What to show"
     ),
 ]
+
+
+def say(text: str, file: IO[str] | None = None) -> None:
+    """A line, or some, on standard output or another stream, without what a terminal would obey."""
+    print(plain(text), file=file)
 
 
 def check_page(path: str) -> None:
@@ -46,19 +51,19 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
     minutes, seconds = divmod(result.elapsed_s, 60)
     took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
     for warning in result.warnings:
-        print(f"warning: {warning}", file=sys.stderr)
+        say(f"warning: {warning}", file=sys.stderr)
     for line in result.redone[:REDONE_SHOWN]:
-        print(f"redone: {line}", file=sys.stderr)
+        say(f"redone: {line}", file=sys.stderr)
     if len(result.redone) > REDONE_SHOWN:
-        print(f"redone: {len(result.redone) - REDONE_SHOWN} more parts, see the report", file=sys.stderr)
+        say(f"redone: {len(result.redone) - REDONE_SHOWN} more parts, see the report", file=sys.stderr)
     speed = f", {result.voxels_per_s / 1e6:.2f} Mvoxel/s" if result.voxels_per_s else ""
-    print(
+    say(
         f"{result.status}: {result.n_units_done} of {result.n_units} {unit}, {took}{speed}, "
         f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
     )
-    print(f"result: {result.output}")
+    say(f"result: {result.output}")
     if page:
-        print(f"report: {page}")
+        say(f"report: {page}")
 
 
 def command_line() -> str:
@@ -126,10 +131,10 @@ def show_status(found: Any) -> None:
         facts.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
     if found.seconds_left is not None and found.n_running:
         facts.append(f"{_duration(found.seconds_left)} left")
-    print(", ".join(facts))
+    say(", ".join(facts))
     counts = [f"{n} {state}" for state in STATES if (n := found.n_parts(state))]
     if len(found.parts) > 1:
-        print(f"parts: {', '.join(counts)}")
+        say(f"parts: {', '.join(counts)}")
     rows = [p for p in found.parts if p.state not in (State.DONE, State.WAITING)]
     table(
         {p.name: f"{p.state}, {p.n_units_done} of {p.n_units}, {p.worker}" + (p.error and f": {p.error}") for p in rows}
@@ -142,7 +147,7 @@ def table(rows: dict[str, str]) -> None:
     grid.add_column(style="bold", no_wrap=True)
     grid.add_column(overflow="fold")
     for name, value in rows.items():
-        grid.add_row(name, value)
+        grid.add_row(plain(name), plain(value))
     Console(highlight=False, markup=False).print(grid)
 
 

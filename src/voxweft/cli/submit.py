@@ -15,7 +15,7 @@ from voxweft.cli.command import Command, read
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, Workflow, first_and_after, ready
 from voxweft.cli.front_ends import divisions
-from voxweft.cli.show import Quiet, Verbose
+from voxweft.cli.show import Quiet, Verbose, say
 from voxweft.engine.events import Emit, Event
 from voxweft.errors import IncompleteError, RequestError, RunError, VoxweftError
 from voxweft.launch import slurm as slurm_jobs
@@ -98,7 +98,7 @@ def _follow(what: tuple[Command, Division], jobs: Mapping[str, Step], options: S
         )
     if division.reduces and not whole:
         raise IncompleteError(f"{output}: {done} of {total} slabs are there, although all tasks completed")
-    print(f"complete: {output or f'{len(states)} tasks'}")
+    say(f"complete: {output or f'{len(states)} tasks'}")
 
 
 def _slabs(output: str) -> tuple[int, int]:
@@ -191,7 +191,7 @@ def _warn(command: Command, options: PodOptions) -> None:
         place = given.value
         kept = any(f"{place}/".startswith(f"{m.rstrip('/')}/") for m in options.mounts)
         if not is_remote(place) and not kept:
-            print(
+            say(
                 f"warning: {given.flag or 'OUTPUT'} {shlex.quote(place)} is on the disk of each pod and lost with it; "
                 "give s3://, or a path below a --claim",
                 file=sys.stderr,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from voxweft.engine.forward import one_core_each
 from voxweft.engine.options import RunOptions
 from voxweft.engine.totals import lanes_for
-from voxweft.errors import ModelError, VoxweftError
+from voxweft.errors import ModelError, VoxweftError, first_line
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.protocols import Volume
 from voxweft.model.card import ModelCard, Normalization
@@ -144,7 +144,7 @@ class _Contest:
             VoxweftError,
             RuntimeError,
         ) as error:  # RuntimeError: out of memory, or an operator that a runtime lacks
-            self.trials.append(replace(trial, remark=(str(error).splitlines() or ["?"])[0][:200]))
+            self.trials.append(replace(trial, remark=first_line(error)))
             return
         difference = float((result - self._reference).abs().max())
         agrees = difference <= AGREE

@@ -50,14 +50,16 @@ class Commit:
     ) -> None:
         """Write the arrays [C, Z, Y, X] of a unit, one an output, and declare it complete."""
         stage, box = self.stage, self.stage.box(unit)
+        n_files: list[int | None] = []
         levels = (output.level for output in stage.outputs if output.spec)
         if box is not None and arrays:
-            for sink, level, array in zip(self._sinks, levels, arrays, strict=True):
-                sink.write(box, array, level)
+            together = zip(self._sinks, levels, arrays, strict=True)
+            n_files = [sink.write(box, array, level) for sink, level, array in together]
         if table:
             self.ledger.put_table(stage.name, unit, table)
         who = {"host": platform.node(), "pid": os.getpid(), "at": time.time()}
-        record_of_unit = {**({"crc32": checksums(arrays)} if arrays else {}), **(record or {}), **who}
+        written = {"crc32": checksums(arrays), "n_files": n_files} if arrays else {}
+        record_of_unit = {**written, **(record or {}), **who}
         self.ledger.mark(stage.name, unit, record_of_unit)
         n_voxels = wanted_voxels(stage, box) if arrays else 0
         with self._lock:

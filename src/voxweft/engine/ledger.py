@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 import uuid
 import zlib
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from voxweft.errors import PlanMismatchError, RunError
 from voxweft.image.protocols import Records
 
 READ_AT_ONCE = 16  # records, since each may be a request
+ASKING_COSTS = 50  # times as long as it takes to ask whose an output is nobody asks again
 HEAD = b'{"generation":"'
 PLAN_KEY, REPORT_KEY = "plan.json", "report.json"
 
@@ -48,6 +50,7 @@ class Ledger:
 
     def __init__(self, records: Records, generation: str = "") -> None:
         self._records, self.generation = records, generation
+        self._asked_at, self._asking_s = 0.0, 0.0
 
     def store_or_follow(self, plan: bytes) -> tuple[bytes, bool]:
         """Store the plan, or get the one that somebody stored before, and whether it was stored now.
@@ -73,6 +76,13 @@ class Ledger:
         """
         if self.generation and parted(self._records.get(PLAN_KEY))[1] != self.generation:
             raise RunError("another run has taken this output (--overwrite), or its records were removed")
+
+    def require_mine_still(self) -> None:
+        """The same before each file that is written; not asked again so soon that asking would cost much."""
+        now = time.monotonic()
+        if now - self._asked_at > ASKING_COSTS * self._asking_s:
+            self.require_mine()
+            self._asked_at, self._asking_s = now, time.monotonic() - now
 
     def plan(self) -> bytes | None:
         """The stored plan, or None."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from voxweft.engine.stage import Blocks, Gather, Pass, Stage, Sweep
-from voxweft.errors import PlanMismatchError, RequestError
+from voxweft.errors import PlanMismatchError, RequestError, first_line
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.ref import VolumeRef
@@ -153,7 +153,7 @@ class Plan:
                 raise RequestError(f"the plan has version {version}; this voxweft reads version {VERSION}")
             return _adapter().validate_json(data)
         except (ValidationError, json.JSONDecodeError, AttributeError) as error:
-            raise RequestError(f"this is no plan: {str(error).splitlines()[0]}") from error
+            raise RequestError(f"this is no plan: {first_line(error)}") from error
 
     @property
     def digest(self) -> str:

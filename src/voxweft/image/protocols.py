@@ -92,11 +92,16 @@ class Sink(Protocol):
     def open(self) -> OutputSpec:
         """Open an existing output; its spec as read from the store (fields the store does not keep get defaults)."""
 
-    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> int | None:
         """Write [C, Z, Y, X] at ``box``, in voxels of a resolution level; durable when it returns.
 
         The box begins on shard borders and ends on them or at the array's end, so that each stored chunk is written
         once and wholly.
+
+        Returns
+        -------
+        int or None
+            How many files hold it now, as :meth:`n_files` will count them; None from a sink that cannot count.
 
         Raises
         ------
@@ -114,6 +119,9 @@ class Sink(Protocol):
 
     def n_levels(self) -> int:
         """How many resolution levels ``create`` made."""
+
+    def n_files(self, level: int = 0) -> int | None:
+        """How many files hold a level, by a listing of what is there; None from a sink that cannot tell."""
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge plain JSON values into the root attributes (provenance); atomic."""

@@ -10,7 +10,7 @@ from concurrent.futures import Executor
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
-from voxweft.errors import RequestError, RunError
+from voxweft.errors import RequestError, RunError, first_line
 from voxweft.launch.processes import ALLOCATOR, TRIES, undisturbed
 
 CONNECT_S = 10
@@ -83,7 +83,9 @@ def _client(scheduler: str) -> Iterator[Any]:
     try:
         client = distributed.Client(scheduler, timeout=CONNECT_S)
     except (OSError, ValueError, ImportError) as error:
-        raise RequestError(f"--scheduler {scheduler} does not answer as a Dask scheduler: {error}") from error
+        raise RequestError(
+            f"--scheduler {scheduler} does not answer as a Dask scheduler: {first_line(error)}"
+        ) from error
     with client:
         yield client
 

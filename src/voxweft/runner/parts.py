@@ -60,6 +60,10 @@ class Outcome:
     records: list[PartRecord] = field(default_factory=list)
     failures: dict[str, Exception] = field(default_factory=dict)
 
+    def with_more(self, other: Outcome) -> Outcome:
+        """Those of two together."""
+        return Outcome([*self.records, *other.records], self.failures | other.failures)
+
 
 class Crew:
     """Workers at work on the stages of one plan, one stage after the other.
@@ -275,7 +279,7 @@ def compute_part(
     ledger = Ledger(place.records, place.generation)
     guarded: list[Any] = [sink for sink in place.sinks_of(stage) if hasattr(sink, "guard")]
     for sink in guarded:
-        sink.guard = ledger.require_mine
+        sink.guard = ledger.require_mine_still
     with attempt(ledger, Attempt.at(part), emit) as counting:
         made = opened if isinstance(opened, Opened) else opened()
         commit = Commit(stage, place.sinks_of(stage), ledger, counting)

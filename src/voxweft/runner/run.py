@@ -16,13 +16,14 @@ from voxweft.engine.plan import PatchesRef, Plan
 from voxweft.engine.report import Report, environment, peak_memory_bytes
 from voxweft.engine.stage import Stage, Sweep, consecutive
 from voxweft.engine.totals import Totals
-from voxweft.errors import RequestError, RunError
+from voxweft.errors import IncompleteError, RequestError, RunError, VolumeError, first_line
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
 from voxweft.runner.place import IN_MEMORY, Place
 from voxweft.runner.planning import follow
 from voxweft.runner.records import provenance, require_apart
+from voxweft.runner.verify import strike_lost
 from voxweft.runner.workers import Workers
 
 
@@ -48,6 +49,13 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     place.create(plan, provenance(plan, execution.command) if first else None)
     stages = [stage for stage in plan.stages if place.wants(stage)]
     outcome = Outcome() if execution.prepare else _compute(opened, place, stages, workers, execution, emit)
+    if not outcome.failures and _is_complete(stages, ledger):
+        about = provenance(plan, execution.command)
+        if lost := _struck(plan, ledger, stages, place, about, emit):
+            emit(Event("warning", f"files of finished units are gone, which are computed again: {'; '.join(lost[:3])}"))
+            outcome = outcome.with_more(_compute(opened, place, stages, workers, execution, emit))
+            if not outcome.failures and (lost := _struck(plan, ledger, stages, place, about, emit)):
+                raise IncompleteError(f"{place.url}: files are removed while they are written: {'; '.join(lost[:3])}")
     if not outcome.failures:
         ledger.require_mine()
     report = _report(plan, place, outcome, stages, time.perf_counter() - started)
@@ -92,7 +100,7 @@ def _compute(
 ) -> Outcome:
     """All stages one after the other; of one part of several, what can be done before the other parts end."""
     ledger, share = Ledger(place.records), (execution.num_parts, execution.part_id)
-    if all(len(ledger.done(stage.name)) == stage.n_units for stage in stages):
+    if _is_complete(stages, ledger):
         return Outcome()
     with ExitStack() as stack:
         executor = stack.enter_context(workers.open())
@@ -106,6 +114,21 @@ def _compute(
             if crew.outcome.failures:
                 break
         return crew.outcome
+
+
+def _is_complete(stages: Sequence[Stage], ledger: Ledger) -> bool:
+    return all(len(ledger.done(stage.name)) == stage.n_units for stage in stages)
+
+
+def _struck(
+    plan: Plan, ledger: Ledger, stages: Sequence[Stage], place: Place, about: Mapping[str, Any], emit: Emit
+) -> list[str]:
+    """The units whose files are gone, in words; they are struck from the ledger, and metadata are made again."""
+    try:
+        return strike_lost(plan, ledger, stages, place, emit)
+    except VolumeError:
+        place.create(plan, about)
+        return strike_lost(plan, ledger, stages, place, emit)
 
 
 def _parts_of_one(plan: Plan, stage: Stage, share: tuple[int, int], workers: Workers, ledger: Ledger) -> Sequence[Part]:
@@ -135,7 +158,7 @@ def _report(plan: Plan, place: Place, outcome: Outcome, stages: Sequence[Stage],
     """What this call did."""
     ledger = Ledger(place.records)
     done = {stage.name: len(ledger.done(stage.name)) for stage in stages}
-    whole = all(done[stage.name] == stage.n_units for stage in stages)
+    whole = _is_complete(stages, ledger)
     status = State.FAILED if outcome.failures else State.COMPLETE if whole else State.PARTIAL
     total = Totals.sum_of(record.totals for record in outcome.records)
     return Report(
@@ -182,7 +205,7 @@ def _failure(failures: Mapping[str, Exception], n_complete: int) -> RunError:
     """An error that names the parts that failed."""
     reasons: dict[str, list[str]] = {}
     for name, error in sorted(failures.items()):
-        reasons.setdefault(str(error).splitlines()[0] if str(error) else type(error).__name__, []).append(name)
+        reasons.setdefault(first_line(error), []).append(name)
     lines = [f"part {', '.join(names)}: {reason}" for reason, names in [*reasons.items()][:2]]
     others = "The others are complete. " if n_complete else ""
     return RunError(

@@ -6,7 +6,7 @@ import tomllib
 from importlib.resources import files
 from typing import Any
 
-from voxweft.errors import RequestError
+from voxweft.errors import RequestError, first_line
 from voxweft.foreign import local
 
 
@@ -25,4 +25,4 @@ def read_toml(flag: str, path: str, own: str) -> dict[str, Any]:
     except OSError as error:
         raise RequestError(f"{flag} {path}: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
-        raise RequestError(f"{flag} {path} is no TOML: {error}") from error
+        raise RequestError(f"{flag} {path} is no TOML: {first_line(error)}") from error

@@ -62,6 +62,31 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     }
 
 
+def strike_lost(plan: Plan, ledger: Ledger, stages: Sequence[Stage], place: Place, emit: Emit) -> list[str]:
+    """Strike the units of finished stages whose files are not there any more; what is wrong with them, in words.
+
+    The files of each array are listed and their number compared with the ledger's; only where they differ the array is
+    read.
+
+    Raises
+    ------
+    VolumeError
+        If the metadata of an array are not there.
+    """
+    place.open(plan)
+    short = [stage for stage in stages if not _has_all_files(stage, place, ledger)]
+    return _problems(plan, ledger, short, place, emit)
+
+
+def _has_all_files(stage: Stage, place: Place, ledger: Ledger) -> bool:
+    outputs = [output for output in stage.outputs if output.spec]
+    counts = [record.get("n_files") or [None] * len(outputs) for record in ledger.records(stage.name).values()]
+    for output, wanted in zip(outputs, zip(*counts, strict=True), strict=False):
+        if None not in wanted and place.sink_of(output).n_files(output.level) != sum(wanted):
+            return False
+    return True
+
+
 def _problems(plan: Plan, ledger: Ledger, stages: Sequence[Stage], place: Place, emit: Emit) -> list[str]:
     """What is missing or not what was written, in words; the latter is struck from the ledger."""
     n_all, n_seen, problems = sum(stage.n_units for stage in stages), 0, list[str]()

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
+
+from voxweft.errors import VolumeError
 from voxweft.image.place import IDENTITY, Matrix
 
 
@@ -12,12 +15,20 @@ def direction_of(attribute: Any) -> Matrix:
 
     >>> direction_of({"direction_zyx": [[0, 0, 1], [0, 1, 0], [1, 0, 0]]})[0]
     (0.0, 0.0, 1.0)
+
+    Raises
+    ------
+    VolumeError
+        If it is none.
     """
     rows = attribute.get("direction_zyx") if isinstance(attribute, dict) else None
-    if rows is None:
-        return IDENTITY
-    z, y, x = ((float(a), float(b), float(c)) for a, b, c in rows)
-    return z, y, x
+    try:
+        matrix = np.array(IDENTITY if rows is None else rows, float)
+    except (TypeError, ValueError):
+        matrix = np.empty(0)
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+        raise VolumeError(f"the direction_zyx {str(rows)[:60]} in its metadata is no matrix of 3 x 3 numbers")
+    return tuple(map(tuple, matrix.tolist()))  # type: ignore[return-value]
 
 
 def stamp_of(attribute: Any) -> str:

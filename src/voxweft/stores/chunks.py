@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from voxweft.errors import ReadError
+from voxweft.errors import ReadError, first_line
 from voxweft.remote import is_remote, object_store
-from voxweft.stores.url import first_line, local_path, unreadable
+from voxweft.stores.url import local_path, unreadable
 
 Index = tuple[int, ...]
 CHUNK = re.compile(r"(?:c/)?(\d+(?:[./]\d+)*)$")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, VolumeError
+from voxweft.errors import ReadError, VolumeError, first_line
 from voxweft.geometry.box import Box
 from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
-from voxweft.stores.url import first_line, local_path
+from voxweft.stores.url import local_path
 
 DEEPEST = 8  # virtual sets of virtual sets
 LARGEST_TAGS = 1 << 16  # characters

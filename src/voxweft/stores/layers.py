@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, VolumeError
+from voxweft.errors import ReadError, VolumeError, first_line
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.ref import VolumeRef
 from voxweft.image.views import eight_bit
 from voxweft.remote import is_remote, object_store, remote_errors
-from voxweft.stores.url import children, first_line, local_path
+from voxweft.stores.url import children, local_path
 
 TIFF, PICTURES = (".tif", ".tiff"), (".png", ".jpg", ".jpeg")
 SUFFIXES = (*TIFF, *PICTURES)

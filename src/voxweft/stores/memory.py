@@ -138,6 +138,9 @@ class MemorySink:
         self.open()
         return len(self._levels)
 
+    def n_files(self, _level: int = 0) -> None:
+        """There are none."""
+
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes."""
         self.attributes |= attributes

@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from zarr.storage import WrapperStore
 
-from voxweft.errors import VolumeError
+from voxweft.errors import VolumeError, first_line
 from voxweft.foreign import small_file
 from voxweft.remote import remote_errors
-from voxweft.stores.url import first_line
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store

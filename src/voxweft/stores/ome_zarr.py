@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, RequestError, VolumeError, WriteError
+from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY, Geometry
 from voxweft.image.protocols import Records
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
-from voxweft.stores.url import first_line, local_path, records_at, remove, unreadable, write_error, zarr_store
+from voxweft.stores.chunks import ChunkFiles
+from voxweft.stores.url import local_path, records_at, remove, unreadable, write_error, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -44,6 +45,7 @@ class OmeZarrSink:
 
     def __init__(self, url: str, *, store: Store | None = None, records: Records | None = None) -> None:
         self.url = url.rstrip("/")
+        self._is_elsewhere = store is not None
         self._store = store if store is not None else zarr_store(self.url, read_only=False)
         beside = f"{self.url}.voxweft"
         self.records: Records = records if records is not None else records_at(beside)
@@ -107,11 +109,11 @@ class OmeZarrSink:
             is_label="image-label" in ome,
         )
 
-    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> int:
         """Write [C, Z, Y, X] at a shard-aligned box of a level."""
         if not level < len(self._levels):
             raise RequestError(f"{self.url} has {len(self._levels)} resolution levels; there is no level {level}")
-        self._put(self._levels[level], box, array)
+        return self._put(self._levels[level], box, array)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Read back [C, Z, Y, X]."""
@@ -131,6 +133,12 @@ class OmeZarrSink:
     def n_levels(self) -> int:
         """Number of levels."""
         return len(self._levels)
+
+    def n_files(self, level: int = 0) -> int | None:
+        """How many shards of a level are stored."""
+        if self._is_elsewhere:
+            return None
+        return len(ChunkFiles(f"{self.url}/{self._levels[level].path}").keys)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the group; those of "voxweft" are merged themselves, the direction may be there."""
@@ -168,8 +176,9 @@ class OmeZarrSink:
         except (FileNotFoundError, ValueError, OSError):
             return None
 
-    def _put(self, target: Any, box: Box, array: NDArray[Any]) -> None:
-        """Write shard by shard: what is being compressed is then one shard, not the whole box."""
+    def _put(self, target: Any, box: Box, array: NDArray[Any]) -> int:
+        """Write shard by shard: what is being compressed is then one shard, not the whole box. How many are stored."""
+        n_files = 0
         try:
             for cell in box.cells((target.shards or target.chunks)[-3:]):
                 shard = cell & box
@@ -182,10 +191,12 @@ class OmeZarrSink:
                     except (ValueError, RuntimeError):  # zarr looks into the old shard first, and that one is damaged
                         _erase(target, place)
                         target[place] = plane
+                    n_files += bool(plane.any())  # what is empty is not stored
         except OSError as error:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
             raise WriteError(f"{self.url} cannot be written: {first_line(error)}") from error
+        return n_files
 
 
 def _damaged(what: str, error: Exception) -> VolumeError:

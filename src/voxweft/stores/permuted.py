@@ -63,9 +63,9 @@ class PermutedSink:
         """Open what is there."""
         return replace(self._inner.open().permuted(self._back), order=self._order)
 
-    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> int | None:
         """Write [C, Z, Y, X] of the result at a box of a level."""
-        self._inner.write(permute_box(box, self._order), _turned(array, self._order), level)
+        return self._inner.write(permute_box(box, self._order), _turned(array, self._order), level)
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Read back [C, Z, Y, X] of the result."""
@@ -78,6 +78,10 @@ class PermutedSink:
     def n_levels(self) -> int:
         """How many resolution levels there are."""
         return self._inner.n_levels()
+
+    def n_files(self, level: int = 0) -> int | None:
+        """How many files hold a level."""
+        return self._inner.n_files(level)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes."""

@@ -23,7 +23,7 @@ from xml.etree import ElementTree
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, VolumeError
+from voxweft.errors import ReadError, VolumeError, first_line
 from voxweft.geometry.box import Box
 from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
@@ -106,7 +106,7 @@ class TiffVolume:
                 page = self._pages.page(c, plane)
             except (OSError, ValueError, RuntimeError, IndexError) as error:
                 raise ReadError(
-                    f"{self._url}: page {plane} cannot be read ({error}). The file is damaged or cut."
+                    f"{self._url}: page {plane} cannot be read ({first_line(error)}). The file is damaged or cut."
                 ) from error
             page = page if page.ndim == 3 else page[..., np.newaxis]
             if page.shape != (*self.info.shape_zyx[1:], samples) or page.dtype != out.dtype:
@@ -137,7 +137,7 @@ class _File:
                 count = len(self._file.pages)
                 series = self._file.series
         except (tifffile.TiffFileError, OSError, ValueError, TypeError, KeyError, ElementTree.ParseError) as error:
-            raise VolumeError(f"{path} is no readable TIFF: {str(error)[:200]}") from error
+            raise VolumeError(f"{path} is no readable TIFF: {first_line(error)}") from error
         if missing := next((c for c in complaints if "failed to read" in c), ""):
             raise VolumeError(f"{path} has a part in another file, which is not there: {missing[:200]}")
         if complaints:
@@ -263,7 +263,7 @@ def _only_page(path: Path) -> _Page:
                 raise VolumeError(f"{path} has {len(file.pages)} pages; a file of a folder is one plane")
             return _Page.of(file.pages[0])
     except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
-        raise VolumeError(f"{path} is no readable TIFF: {str(error)[:200]}") from error
+        raise VolumeError(f"{path} is no readable TIFF: {first_line(error)}") from error
 
 
 def _numbered(path: Path) -> list[Path]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxweft.errors import ReadError, WriteError
+from voxweft.errors import ReadError, WriteError, first_line
 from voxweft.foreign import local
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.stores.durable import create_once, replace, sync_folders
@@ -41,12 +42,8 @@ def zarr_store(url: str, *, read_only: bool) -> Store:
 
 def unreadable() -> tuple[type[Exception], ...]:
     """What codecs and stores raise on damaged or missing data."""
-    return (OSError, RuntimeError, ValueError, TypeError, KeyError, *remote_errors())
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an error's text."""
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+    wrong = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
+    return (OSError, EOFError, zlib.error, *wrong, *remote_errors())
 
 
 class LocalRecords:

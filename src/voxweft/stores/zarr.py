@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import VolumeError
+from voxweft.errors import VolumeError, first_line
 from voxweft.geometry.box import Box
 from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
@@ -20,7 +20,7 @@ from voxweft.remote import is_remote
 from voxweft.stores.attributes import direction_of, stamp_of
 from voxweft.stores.mended import MendedStore
 from voxweft.stores.multiscales import Image, image_of
-from voxweft.stores.url import first_line, local_path, read_error, unreadable, zarr_store
+from voxweft.stores.url import local_path, read_error, unreadable, zarr_store
 
 if TYPE_CHECKING:
     import zarr

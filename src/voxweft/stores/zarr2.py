@@ -8,11 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, RequestError, VolumeError, WriteError
+from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.remote import remote_errors
-from voxweft.stores.url import first_line, records_at, remove, unreadable, write_error, zarr_store
+from voxweft.stores.chunks import ChunkFiles
+from voxweft.stores.url import records_at, remove, unreadable, write_error, zarr_store
 
 
 class Zarr2Sink:
@@ -72,7 +73,7 @@ class Zarr2Sink:
             layout="vesuvius",
         )
 
-    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> None:
+    def write(self, box: Box, array: NDArray[Any], level: int = 0) -> int:
         """Write [C, Z, Y, X] at a box that begins and ends with chunks, or with the array; there is only level 0."""
         if level:
             raise RequestError(f"{self.url} has one resolution; level {level} cannot be written")
@@ -80,6 +81,8 @@ class Zarr2Sink:
             for channel, values in enumerate(array):
                 self.guard()
                 self._array[(channel, *box.slices)] = values
+            cells = [(cell & box).shift(box.start, -1).slices for cell in box.cells(self._array.chunks[1:])]
+            return sum(bool(values[cell].any()) for values in array for cell in cells)
         except OSError as error:
             raise write_error(self.url, error) from error
         except remote_errors() as error:
@@ -100,6 +103,10 @@ class Zarr2Sink:
     def n_levels(self) -> int:
         """One."""
         return 1
+
+    def n_files(self, _level: int = 0) -> int:
+        """How many chunks are stored."""
+        return len(ChunkFiles(self.url).keys)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the array."""

@@ -9,7 +9,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -82,3 +83,54 @@ def _turned(angles: tuple[float, float, float]) -> Matrix:
         turn[[a, a, b, b], [a, b, a, b]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
         matrix = turn @ matrix
     return tuple(map(tuple, matrix.tolist()))  # type: ignore[return-value]
+
+
+ODD = (
+    None, True, False, 0, -1, 1, 7, 1 << 31, (1 << 63) - 1, 10**30, -0.5, 1e308, float("nan"), float("inf"),
+    "", "z", "0", "../..", "/dev/zero", "\x1b[31mred\r\x85\n", "€" * 500, "float64", "nested", [], {}, [None], [[[]]],
+    [1 << 62] * 3, {"a": 1}, {"name": []},
+)  # fmt: skip
+
+
+@st.composite
+def mutated(draw: st.DrawFn, document: Any, most: int = 3) -> Any:
+    """A JSON document in which one to ``most`` values were replaced, left out, doubled or wrapped in a list."""
+    document = copy.deepcopy(document)
+    for _ in range(draw(st.integers(1, most))):
+        places = [*_places(document)]
+        if not places:
+            break
+        inside, key = draw(st.sampled_from(places))
+        change = draw(st.sampled_from(("replace", "leave out", "double", "wrap")))
+        match change:
+            case "replace":
+                inside[key] = copy.deepcopy(draw(st.sampled_from(ODD)))
+            case "leave out":
+                del inside[key]
+            case "double" if isinstance(inside, list):
+                inside.insert(key, copy.deepcopy(inside[key]))
+            case _:
+                inside[key] = [inside[key]]
+    return document
+
+
+def _places(document: Any) -> Iterator[tuple[Any, Any]]:
+    """Every value of a document, as what it lies in and its key there."""
+    items = document.items() if isinstance(document, dict) else enumerate(document)
+    for key, value in list(items):
+        yield document, key
+        if isinstance(value, (dict, list)):
+            yield from _places(value)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, data: bytes) -> bytes:
+    """Bytes that were cut, that have something behind them, or that differ in one byte."""
+    at = draw(st.integers(0, max(0, len(data) - 1)))
+    match draw(st.sampled_from(("cut", "append", "flip"))):
+        case "cut":
+            return data[:at]
+        case "append":
+            return data + draw(st.binary(min_size=1, max_size=16))
+        case _:
+            return data[:at] + bytes([data[at] ^ draw(st.integers(1, 255))]) + data[at + 1 :] if data else b"\0"

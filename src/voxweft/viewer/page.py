@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.engine.stage import Sweep
-from voxweft.errors import IncompleteError, RequestError, VoxweftError
+from voxweft.errors import IncompleteError, RequestError, VoxweftError, first_line
 from voxweft.geometry.box import Box
 from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
@@ -175,7 +175,7 @@ def _look(sink: Sink, subject: Subject) -> _Seen:
             raise RequestError("what it was made from is no image")
         image = voxels.mean(axis=0) if subject.spec.words.is_picture else voxels[0]
     except VoxweftError as error:
-        missing = str(error).splitlines()[0]
+        missing = first_line(error)
     grid = subject.sweep.grid if subject.sweep else None
     seams = check_seams(pictures.foreground(values, subject.finish), window, grid) if grid else None
     return _Seen(window, values, image, seams, missing)

@@ -17,10 +17,10 @@ from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Made, Op, gather_op
 from voxweft.engine.opened import Readable
 from voxweft.engine.stage import Gather, Output
-from voxweft.errors import RequestError, WriteError
+from voxweft.errors import RequestError, WriteError, first_line
 from voxweft.geometry.box import Box
 from voxweft.remote import is_remote, object_store, remote_errors
-from voxweft.stores.url import first_line, local_path, write_error
+from voxweft.stores.url import local_path, write_error
 
 PICTURE = "picture"  # name of the stage, and of its output
 RESULT_NOTE = "result_s3_url.txt"
