@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,24 @@ NULL = "fake://null?patch=16,16,16"
 def volume(tmp_path: Path, image: np.ndarray) -> Path:
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
     return tmp_path / "in.zarr"
+
+
+def test_chunks_under_other_names_on_s3_are_no_zeros(voxweft: Voxweft, s3: Any, tmp_path: Path) -> None:
+    zarr.create_array(
+        str(tmp_path / "a.zarr"),
+        data=np.ones((8, 8, 8), "uint8"),
+        chunks=(4, 4, 4),
+        zarr_format=2,
+        chunk_key_encoding={"name": "v2", "separator": "/"},
+    )
+    upload(s3, tmp_path / "a.zarr", "a.zarr")
+    metadata = json.loads((tmp_path / "a.zarr/.zarray").read_text())
+    for said, code in (({}, 0), ({"dimension_separator": "."}, 2), ({"dimension_separator": None}, 0)):
+        changed = {k: v for k, v in (metadata | said).items() if v is not None}
+        s3["client"].put_object(Bucket="bucket", Key="a.zarr/.zarray", Body=json.dumps(changed).encode())
+        told = voxweft("info", "s3://bucket/a.zarr", code=code, **environment(s3))
+        assert ("none of them would be found" in told.stderr) == bool(code)
+    assert "does not say" in " ".join(told.stdout.split())
 
 
 def test_s3_in_and_out_in_parts_gives_the_bytes_of_a_local_run(

@@ -179,7 +179,7 @@ def look(path: Path) -> None:
         with contextlib.suppress(VoxweftError):
             volume = voxweft.open_volume(path)
             stop = tuple(min(n, 8) for n in volume.info.shape_zyx)
-            assert volume.read(voxweft.Box((0, 0, 0), stop)).shape[1:] == stop  # type: ignore[arg-type]
+            assert volume.read(voxweft.Box((0, 0, 0), stop)).shape[1:] == stop
 
 
 def written(draw: Any, place: Path, document: Any) -> None:

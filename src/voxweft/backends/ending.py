@@ -8,6 +8,7 @@ network would have given without it.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -16,10 +17,15 @@ CLASSES = 1  # the axis of the classes in [B, C, Z, Y, X]
 LEAST = 1e-30  # probability, so that its logarithm stays finite
 PASSED = ("to", "_to_copy", "float", "contiguous", "clone", "detach", "alias")  # operations that change no value
 SOFTMAX, SIGMOID = ("softmax", "_softmax"), ("sigmoid", "sigmoid_")
+LOGITS = (  # operations behind which there is no activation
+    "add", "add_", "batch_norm", "conv2d", "conv3d", "convolution", "_convolution", "instance_norm", "linear",
+    "Add", "Conv", "ConvTranspose", "Gemm", "InstanceNormalization", "MatMul",
+)  # fmt: skip
+NEAR = 1e-3  # of a sum of probabilities in 16 bit
 
 
-def ending_of_script(module: Any) -> str:
-    """Whether a TorchScript module in evaluation mode ends in "softmax" or "sigmoid"; else ""."""
+def ending_of_script(module: Any) -> str | None:
+    """Whether a TorchScript module in evaluation mode ends in "softmax", "sigmoid" or neither, ""; None: who knows."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch announces the end of TorchScript
@@ -30,12 +36,12 @@ def ending_of_script(module: Any) -> str:
         name = _name(node.kind())
         if name in SOFTMAX:
             return "softmax" if [*node.inputs()][1].toIValue() in (CLASSES, None) else ""
-    except (RuntimeError, StopIteration, AttributeError):  # of what a graph cannot tell
-        return ""
-    return "sigmoid" if name in SIGMOID else ""
+    except (RuntimeError, StopIteration, AttributeError):
+        return None
+    return _of(name)
 
 
-def ending_of_program(program: Any) -> str:
+def ending_of_program(program: Any) -> str | None:
     """The same of an exported program, of its first output."""
     wanted = program.graph_signature.user_outputs[0]
     node = next(n for n in program.graph.nodes if n.name == wanted)
@@ -45,15 +51,35 @@ def ending_of_program(program: Any) -> str:
     if name in SOFTMAX:
         n_axes = len(node.meta["val"].shape)
         return "softmax" if node.args[1] % n_axes == CLASSES else ""
-    return "sigmoid" if name in SIGMOID else ""
+    return _of(name)
 
 
-def ending_of_onnx(ending: tuple[str, int | None], n_axes: int) -> str:
+def ending_of_onnx(ending: tuple[str, int | None], n_axes: int) -> str | None:
     """The same of the operation of an ONNX graph and its axis."""
     operation, axis = ending
     if operation == "Softmax":
         return "softmax" if (-1 if axis is None else axis) % n_axes == CLASSES else ""
-    return "sigmoid" if operation == "Sigmoid" else ""
+    return _of(operation.lower() if operation == "Sigmoid" else operation)
+
+
+def probed(network: Callable[[torch.Tensor], Any], shape: Sequence[int]) -> str:
+    """Where a graph cannot tell: "softmax" if noise [B, C, ...] comes out in [0, 1] with channels that sum to one.
+
+    A sigmoid cannot be told so from logits that happen to be small.
+    """
+    try:
+        with torch.inference_mode():
+            values = network(torch.rand(tuple(shape), generator=torch.Generator().manual_seed(0)) * 4 - 2)
+    except Exception:  # noqa: BLE001 - it may refuse noise; then nothing is known
+        return ""
+    if not isinstance(values, torch.Tensor) or values.ndim < 3 or values.shape[CLASSES] < 2:
+        return ""
+    are_shares = bool((values >= 0).all() and (values <= 1).all())
+    return "softmax" if are_shares and bool(((values.sum(CLASSES) - 1).abs() < NEAR).all()) else ""
+
+
+def _of(operation: str) -> str | None:
+    return "sigmoid" if operation in SIGMOID else "" if operation in LOGITS else None
 
 
 def undone(values: torch.Tensor, ending: str) -> torch.Tensor:

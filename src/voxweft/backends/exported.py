@@ -13,13 +13,14 @@ from typing import Any
 
 import torch
 
-from voxweft.backends.ending import ending_of_program
+from voxweft.backends.ending import ending_of_program, probed
 from voxweft.backends.heads import Cast
 from voxweft.backends.runtime import TorchModel
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError, first_line
 
 FORCE = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+PROBE = 32  # voxels of a side where the network leaves it open
 CODE = ("custom_obj", "opaque_obj")  # archive members that hold pickled objects of any class
 
 
@@ -45,18 +46,20 @@ def load(path: Path) -> TorchModel:
     if len(given) != sidecar.n_axes or len(result) != sidecar.n_axes:
         flat = f'; for 2-D images say "dimensions": 2 in {path.stem}.json' if len(given) == 4 else ""
         raise ModelError(f"{path} takes {given} and gives {result}; voxweft run needs {sidecar.axes} for both{flat}")
+    module, ending = program.module(), ending_of_program(program)
+    if ending is None and not sidecar.heads:
+        ending = probed(module, [n or PROBE for n in given])
     patch = tuple(([1] * (3 - sidecar.dimensions)) + given[2:]) if all(given[2:]) else None
     card = sidecar.card(
         path,
         "torch.export",
-        ends_in=ending_of_program(program),
+        ends_in=ending or "",
         n_inputs=given[1],
         n_classes=result[1],
         patch_zyx=patch,
         batch_size=given[0] or None,
         fixed_patch=patch is not None,
     )
-    module = program.module()
     return TorchModel(card, [module if dtype == torch.float32 else Cast(module, dtype)], ("torch", "openvino"))
 
 

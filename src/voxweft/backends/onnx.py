@@ -10,15 +10,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from voxweft.backends.ending import ending_of_onnx
+from voxweft.backends.ending import ending_of_onnx, probed
 from voxweft.backends.heads import network_input, one_tensor
-from voxweft.backends.onnx_file import read_onnx
+from voxweft.backends.onnx_file import OnnxFile, read_onnx
 from voxweft.backends.runtime import OpenVino, check_shape, compile_openvino
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError, first_line
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting, Predictor
+
+PROBE = 32  # voxels of a side where the network leaves it open
 
 
 def load(path: Path) -> OnnxModel:
@@ -49,10 +51,11 @@ def load(path: Path) -> OnnxModel:
     meta = session.get_modelmeta().custom_metadata_map
     heads = None if len(outputs) == 1 else tuple(_head(name, out, sizes) for name, out in outputs.items())
     patch = tuple([1] * (5 - n_axes) + sizes[2:])
+    ending = _ending(file, session, sizes) if len(outputs) == 1 and not sidecar.heads else ""
     card = sidecar.card(
         path,
         "ONNX",
-        ends_in=ending_of_onnx(file.endings.get(next(iter(outputs)), ("", None)), n_axes) if len(outputs) == 1 else "",
+        ends_in=ending,
         digest=file.digest,
         n_inputs=sizes[1],
         n_classes=sum(h.n_channels for h in heads) if heads else used[0][1],
@@ -167,6 +170,19 @@ def _head(name: str, out: list[int], given: list[int]) -> Head:
     scale = [max(1, a // b) if a and b else 1 for a, b in zip(given[2:], out[2:], strict=True)]
     z, y, x = [1] * (5 - len(out)) + scale
     return Head(name, out[1], "sigmoid" if out[1] == 1 else "softmax", (z, y, x))
+
+
+def _ending(file: OnnxFile, session: Any, sizes: list[int]) -> str:
+    """The activation that the only output ends in, or ""."""
+    given, name = session.get_inputs()[0], session.get_outputs()[0].name
+    dtype = np.dtype(_dtype(given) or "float32")
+
+    def run(noise: torch.Tensor) -> torch.Tensor:
+        values = noise.numpy() if dtype.kind == "f" else noise.numpy().clip(0) * 60
+        return torch.from_numpy(session.run([name], {given.name: values.astype(dtype)})[0]).float()
+
+    found = ending_of_onnx(file.endings.get(name, ("", None)), len(sizes))
+    return probed(run, [n or PROBE for n in sizes]) if found is None else found
 
 
 def _window(meta: dict[str, str], path: Path) -> tuple[Normalization, ...] | None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from voxweft.backends.ending import ending_of_script
+from voxweft.backends.ending import ending_of_script, probed
 from voxweft.backends.runtime import TorchModel
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError, first_line
@@ -42,19 +42,26 @@ def load(path: Path) -> TorchModel:
             if sidecar.dimensions == 2
             else f'{path} is a network for 2-D images; with "dimensions": 2 in {path.stem}.json it runs slice by slice'
         )
+    ending = ending_of_script(module)
     n_inputs = sidecar.in_channels or (int(weight.shape[1]) if weight is not None else 1)
+    if ending is None and not sidecar.heads:
+        ending = probed(module, (1, n_inputs, *_some_patch(sidecar)))
     card = sidecar.card(
         path,
         "TorchScript",
-        ends_in=ending_of_script(module),
+        ends_in=ending or "",
         n_inputs=n_inputs,
         n_classes=sidecar.n_classes or _count_classes(module, n_inputs, sidecar, path),
     )
     return TorchModel(card, [module], ("torch",))
 
 
+def _some_patch(sidecar: Sidecar) -> tuple[int, ...]:
+    return (sidecar.patch_zyx or (PROBE,) * 3)[3 - sidecar.dimensions :]
+
+
 def _count_classes(module: torch.nn.Module, n_inputs: int, sidecar: Sidecar, path: Path) -> int:
-    patch = (sidecar.patch_zyx or (PROBE,) * 3)[3 - sidecar.dimensions :]
+    patch = _some_patch(sidecar)
     with torch.inference_mode():
         try:
             result = module(torch.zeros((1, n_inputs, *patch)))

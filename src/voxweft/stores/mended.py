@@ -24,7 +24,8 @@ from zarr.storage import WrapperStore
 
 from voxweft.errors import VolumeError, first_line
 from voxweft.foreign import small_file
-from voxweft.remote import remote_errors
+from voxweft.remote import object_store, remote_errors
+from voxweft.stores.claims import claimed_bytes
 
 if TYPE_CHECKING:
     from zarr.abc.store import ByteRequest, Store
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 
 METADATA = (".zarray", ".zattrs", ".zgroup", ".zmetadata", "zarr.json")
 LARGEST_BYTES = 1 << 26
+HEAD, MOST_TIMES = 32, 16  # bytes of a chunk; more than its array's dtype and filters explain
 LOOKED_AT = 1000  # names of a folder
 CODEC_KEYS = {
     "blosc": {"id", "cname", "clevel", "shuffle", "blocksize", "typesize"},
@@ -73,6 +75,7 @@ class MendedStore(WrapperStore["Store"]):
         super().__init__(store)
         self._url, self._folder = url, folder
         self.notes: list[str] = []
+        self._packed: dict[str, tuple[str, int]] = {}  # codec and bytes of a chunk, by array
         self.forbidden = ""
 
     async def get(self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None) -> Buffer | None:
@@ -85,7 +88,10 @@ class MendedStore(WrapperStore["Store"]):
         """
         name = key.rpartition("/")[2]
         if name not in METADATA:
-            return await self._allowed(key, prototype, byte_range)
+            value = await self._allowed(key, prototype, byte_range)
+            if value is not None and byte_range is None:
+                self._require_sane(key, value)
+            return value
         if self._folder is None:
             value = await self._allowed(key, prototype, None)
             data = None if value is None else value.to_bytes()
@@ -126,17 +132,32 @@ class MendedStore(WrapperStore["Store"]):
             if known and isinstance(settings, dict):
                 for extra in settings.keys() - known:
                     del settings[extra]
+        if dtype is not None and (codecs := [*_codecs(content)]):
+            name = codecs[-1 if new else 0].get("name" if new else "id")
+            self._packed[key.rpartition("/")[0]] = str(name), math.prod(chunks or ()) * dtype.itemsize
         if dtype is not None and not _holds(dtype, content.get("fill_value")):
             value = str(content.get("fill_value"))[:40]
             self.notes.append(f"{place}: fill_value {value} is no {dtype}; it was taken for 0")
             content["fill_value"] = 0
-        if self._folder is not None and len(content["shape"]) > 1:
-            self._check_names(content, (self._folder / key).parent, new)
+        if len(content["shape"]) > 1:
+            self._check_names(content, key.rpartition("/")[0], new)
         return json.dumps(content).encode()
 
-    def _check_names(self, content: dict[str, Any], folder: Path, new: bool) -> None:
+    def _require_sane(self, key: str, value: Buffer) -> None:
+        """Refuse a chunk that claims to unpack to far more than a chunk of its array is."""
+        places = (key[:n] for n in range(len(key), -1, -1) if n == 0 or key[n : n + 1] == "/")
+        codec, wanted = next((self._packed[p] for p in places if p in self._packed), ("", 0))
+        if codec:
+            stored = value.as_numpy_array()
+            claimed = claimed_bytes(codec, stored[:HEAD].tobytes() + stored[-4:].tobytes())
+            if claimed > MOST_TIMES * wanted + (1 << 16):
+                raise ValueError(f"it claims to unpack to {claimed} bytes, and a chunk has {wanted}")
+
+    def _check_names(self, content: dict[str, Any], array: str, new: bool) -> None:
         """Find out how the chunks are called; refuse an array of which none would be found."""
-        found = _styles(folder)
+        folder = f"{self._url}/{array}".rstrip("/")
+        names = _local_names(self._folder / array) if self._folder is not None else _remote_names(folder)
+        found = {style for style, pattern in STYLES.items() if any(map(pattern.match, names))}
         if not new and "dimension_separator" not in content and found == {"0/0/0"}:
             content["dimension_separator"] = "/"
             self.notes.append(f"{folder}: its chunks are called 0/0/0, which its metadata does not say")
@@ -180,13 +201,23 @@ def _codecs(content: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
     return (codec for codec in listed if isinstance(codec, dict)) if isinstance(listed, list) else ()
 
 
-def _styles(folder: Path) -> set[str]:
+def _local_names(folder: Path) -> list[str]:
+    """Some names in a folder."""
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in islice(entries, LOOKED_AT)]
+            return [entry.name for entry in islice(entries, LOOKED_AT)]
     except OSError:
-        return set()
-    return {style for style, pattern in STYLES.items() if any(pattern.match(name) for name in names)}
+        return []
+
+
+def _remote_names(url: str) -> list[str]:
+    """The same of an s3:// URL; other servers cannot be asked, and not all may be."""
+    if not url.startswith("s3://"):
+        return []
+    try:
+        return [item["path"].partition("/")[0] for item in next(iter(object_store(url).list(chunk_size=LOOKED_AT)), [])]
+    except remote_errors():
+        return []
 
 
 def _dtype(name: Any) -> np.dtype[Any] | None:

@@ -85,7 +85,7 @@ def _turned(angles: tuple[float, float, float]) -> Matrix:
     return tuple(map(tuple, matrix.tolist()))  # type: ignore[return-value]
 
 
-ODD = (
+ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 1, 7, 1 << 31, (1 << 63) - 1, 10**30, -0.5, 1e308, float("nan"), float("inf"),
     "", "z", "0", "../..", "/dev/zero", "\x1b[31mred\r\x85\n", "€" * 500, "float64", "nested", [], {}, [None], [[[]]],
     [1 << 62] * 3, {"a": 1}, {"name": []},

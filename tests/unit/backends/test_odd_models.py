@@ -99,6 +99,31 @@ def test_an_activation_inside_the_network_is_not_done_twice(
     assert (outcome(bare) == 224).all()
 
 
+class Shares(Constant):
+    """Ends in a softmax that no graph calls so."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found = self.last(x).exp()
+        return found / found.sum(1, keepdim=True)
+
+
+@pytest.mark.parametrize("kind", ["torchscript", "export", "onnx"])
+def test_an_activation_that_the_graph_hides_is_found_by_probing(tmp_path: Path, kind: str) -> None:
+    match kind:
+        case "torchscript":
+            model = torchscript(tmp_path / "net.pt", Shares((0.0, 2.0)), patch_size=PATCH, normalization="none")
+        case "export":
+            model = exported(tmp_path / "net.pt2", Shares((0.0, 2.0)), PATCH, normalization="none")
+        case _:
+            model = as_onnx(tmp_path / "net.onnx", (0.0, 2.0), "Softmax")
+            content = onnx.load(model)
+            content.graph.node.append(helper.make_node("Identity", ["out"], ["same"]))
+            content.graph.output[0].name = "same"
+            onnx.save(content, model)
+    assert voxweft.load_model(model).card.ends_in == "softmax"
+    assert (outcome(model) == 224).all()
+
+
 def test_a_side_file_that_contradicts_the_graph(tmp_path: Path) -> None:
     model = torchscript(tmp_path / "net.pt", Constant((0.0, 2.0), "softmax"), patch_size=PATCH, activation="sigmoid")
     with pytest.raises(ModelError, match="activation 'sigmoid', but the network ends in a softmax"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -331,3 +332,16 @@ def test_each_axis_has_its_unit(tmp_path: Path) -> None:
     path = image_of(tmp_path / "v.zarr", axes=axes, datasets=[{"path": "0", "coordinateTransformations": steps}])
     assert voxweft.open_volume(path).info.geometry.voxel_size_zyx == (0.04, 0.004, 0.004)
     assert voxel_size((1, 1, 1), ("nm", "pixel", "nm"))[1] == ""
+
+
+@pytest.mark.parametrize("codec", ["gzip", "zstd", "blosc"])
+def test_a_chunk_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path, codec: str) -> None:
+    packers = {"gzip": zarr.codecs.GzipCodec, "zstd": zarr.codecs.ZstdCodec, "blosc": zarr.codecs.BloscCodec}
+    packer, zeros, stored = packers[codec](), np.zeros(1 << 26, np.uint8), {"write_empty_chunks": True}
+    zarr.create_array(str(tmp_path / "a.zarr"), data=VOXELS, chunks=(6, 7, 8), compressors=packer)
+    zarr.create_array(str(tmp_path / "b.zarr"), data=zeros, chunks=zeros.shape, compressors=packer, config=stored)
+    bomb = next(p for p in (tmp_path / "b.zarr").rglob("0") if p.is_file())
+    assert np.array_equal(read(tmp_path / "a.zarr")[0], VOXELS)
+    shutil.copy(bomb, tmp_path / "a.zarr/c/0/0/0")
+    with pytest.raises(ReadError, match=r"chunk 0/0/0 .*claims to unpack to \d{6,} bytes, and a chunk has 672"):
+        read(tmp_path / "a.zarr")
