@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import json
+import logging
+import os
 import threading
 from functools import partial
 from pathlib import Path
@@ -14,9 +16,10 @@ import pytest
 import zarr
 
 from conftest import Voxweft
-from servers import KEYS, environment, upload
+from servers import KEYS, environment, faulty, upload
 from voxweft.testing import RecordsContract, SinkContract
 
+FAULTS = int(os.environ.get("VOXWEFT_FAULTS", "0"))
 NULL = "fake://null?patch=16,16,16"
 
 
@@ -24,6 +27,32 @@ NULL = "fake://null?patch=16,16,16"
 def volume(tmp_path: Path, image: np.ndarray) -> Path:
     zarr.create_array(str(tmp_path / "in.zarr"), shape=image.shape, chunks=(16, 32, 32), dtype="uint8")[:] = image
     return tmp_path / "in.zarr"
+
+
+def test_a_server_that_refuses_and_drops_changes_no_bit(
+    voxweft: Voxweft, s3: Any, volume: Path, tmp_path: Path
+) -> None:
+    """VOXWEFT_FAULTS=10000 goes on until so many requests were refused or dropped."""
+    upload(s3, volume, "faulted.zarr")
+    flags = ["--model", NULL, "--chunk", "8,8,8"]
+    voxweft("run", volume, "local.zarr", *flags)
+    local = {str(p.relative_to(tmp_path / "local.zarr")): p for p in (tmp_path / "local.zarr/0/c").rglob("*")}
+    wanted = {key: p.read_bytes() for key, p in local.items() if p.is_file()}
+    n_runs = 0
+    with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.15, reset=0.05) as (url, seen):
+        env = environment(s3) | {"AWS_ENDPOINT_URL": url}
+        while not n_runs or seen["503"] + seen["reset"] < FAULTS:
+            place = f"s3://bucket/f{n_runs}.zarr"
+            voxweft("run", "s3://bucket/faulted.zarr", place, *flags, **env)
+            voxweft("verify", place, **env)
+            pages = (
+                s3["client"].get_paginator("list_objects_v2").paginate(Bucket="bucket", Prefix=f"f{n_runs}.zarr/0/c/")
+            )
+            keys = [item["Key"] for page in pages for item in page["Contents"]]
+            stored = {key.partition("/")[2]: s3["client"].get_object(Bucket="bucket", Key=key) for key in keys}
+            assert {key: found["Body"].read() for key, found in stored.items()} == wanted
+            n_runs += 1
+    logging.getLogger(__name__).warning("%s runs, %s", n_runs, dict(seen))
 
 
 def test_chunks_under_other_names_on_s3_are_no_zeros(voxweft: Voxweft, s3: Any, tmp_path: Path) -> None:

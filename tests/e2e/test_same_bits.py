@@ -79,8 +79,11 @@ def columns(store: Path) -> list[int]:
     ]
 
 
+KILLS = int(os.environ.get("VOXWEFT_KILLS", "9"))
+
+
 @pytest.mark.slow
-def test_thirty_kills(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image: NDArray[Any]) -> None:
+def test_kills_at_any_moment(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image: NDArray[Any]) -> None:
     """SIGKILL at random moments; each rerun continues, finished slabs stay, the bits are those of a quiet run."""
     deep = np.tile(image, (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
@@ -90,7 +93,7 @@ def test_thirty_kills(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image
     output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.voxweft"
     chance = random.Random(3)
     kills, caught_at_work, kept = 0, 0, dict[str, str]()
-    while kills < 30:
+    while kills < KILLS:
         process = warm.start(["run", "deep.zarr", "killed.zarr", *flags, "--quiet"], tmp_path, os.environ)
         while kills % 3 and process.poll() is None and len(_slabs(records)) == len(kept):
             time.sleep(0.005)  # two of three are killed some time after they finished a slab, however fast they are
@@ -109,7 +112,7 @@ def test_thirty_kills(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image
             shutil.rmtree(output)
             shutil.rmtree(records)
             kept = {}
-    assert caught_at_work >= 5
+    assert caught_at_work >= KILLS // 6
     voxweft("run", "deep.zarr", "killed.zarr", *flags)
     voxweft("verify", "killed.zarr")
     assert digest(output) == whole

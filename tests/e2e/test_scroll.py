@@ -124,16 +124,14 @@ def test_parts_on_s3_through_a_faulty_proxy_give_the_bits_of_one_local_run(
     voxweft("pipeline", "--input", volume, "--output", "local.zarr", "--model", NET, *FAST, "--staged")
     with faulty(s3["AWS_ENDPOINT_URL"], refuse=0.05, reset=0.01) as (url, seen):
         env = environment(s3) | {"AWS_ENDPOINT_URL": url}
-        for part in (2, 0, 3, 1):
-            flags = ["--num_parts", 4, "--part_id", part]
+        for part in (1, 0):
+            flags = ["--num_parts", 2, "--part_id", part]
             where = ["--input_dir", "s3://bucket/in.zarr", "--output_dir", "s3://bucket/parts"]
             voxweft("predict", "--model_path", NET, *where, *FAST, *flags, **env)
-        for part in (1, 0, 2):
-            flags = ["--num_parts", 3, "--part_id", part]
-            voxweft("blend", "s3://bucket/parts", "s3://bucket/merged.zarr", *flags, **env)
         for part in (1, 0):
-            flags = ["--num_parts", 2, "--part_id", part, "--chunk-size", "128,128,128"]
-            voxweft("finalize", "s3://bucket/merged.zarr", "s3://bucket/final.zarr", *flags, **env)
+            flags = ["--num_parts", 2, "--part_id", part]
+            voxweft("blend", "s3://bucket/parts", "s3://bucket/merged.zarr", *flags, **env)
+        voxweft("finalize", "s3://bucket/merged.zarr", "s3://bucket/final.zarr", "--chunk-size", "128,128,128", **env)
         voxweft("verify", "s3://bucket/final.zarr", **env)
         voxweft(
             "pipeline", "--input", "s3://bucket/in.zarr", "--output", "s3://bucket/p.zarr", "--model", NET, *FAST, **env

@@ -20,6 +20,7 @@ import zarr
 from conftest import Voxweft
 from e2e.test_same_bits import digest
 from surfaces import small_checkpoint, waves, write_layers
+from warm import WarmProcess
 
 BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
 IMAGE = ("--image", "place/voxweft:1")
@@ -34,8 +35,11 @@ def volume(tmp_path: Path, image: np.ndarray) -> Path:
 
 
 @pytest.fixture
-def container(tmp_path: Path) -> Any:
-    """Start what a container would run, on this machine: ``voxweft`` is this Python's, /bin/sh is sh."""
+def container(tmp_path: Path, warm: WarmProcess) -> Any:
+    """Start what a container would run, on this machine: ``voxweft`` is this Python's, /bin/sh is sh.
+
+    That of an indexed job may be killed, so it is started as it is; others have their imports done.
+    """
     (tmp_path / "bin").mkdir()
     voxweft = tmp_path / "bin/voxweft"
     voxweft.write_text(f'#!/bin/sh\nexec {sys.executable} -m voxweft "$@"\n')
@@ -47,7 +51,7 @@ def container(tmp_path: Path) -> Any:
         if "source" in spec:
             (tmp_path / "source").write_text(spec["source"])
             words.append(str(tmp_path / "source"))
-        path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+        path = f"{tmp_path / 'bin' if 'JOB_COMPLETION_INDEX' in env else warm.folder}:{os.environ['PATH']}"
         return subprocess.Popen(words, cwd=tmp_path, env={**os.environ, **variables, "PATH": path})
 
     return start

@@ -226,7 +226,7 @@ def report(
 @app.command("demo")
 def demo(
     folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="Where to write.")] = "voxweft-demo",
-    size: Annotated[int, typer.Option(help="Side of the phantom in voxels.")] = 160,
+    size: Annotated[int, typer.Option(help="Side of the phantom in voxels.")] = 128,
     seed: Annotated[int, typer.Option(help="Another phantom for another number.")] = 1,
     ink: Annotated[bool, typer.Option("--ink", help="A surface with text in ink, and the small ink network.")] = False,
     quiet: Quiet = False,

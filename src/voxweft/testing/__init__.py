@@ -1,4 +1,7 @@
-"""For tests of voxweft and of plug-ins: contract suites, phantoms, and Hypothesis strategies in ``strategies``."""
+"""For tests of voxweft and of plug-ins: contract suites, phantoms, and Hypothesis strategies.
+
+Those in ``strategies`` make what stages are made of, those in ``odd`` volumes and models as they should not be.
+"""
 
 from __future__ import annotations
 
