@@ -10,7 +10,7 @@ from typing import Any
 
 from voxweft.backends.hub import SCHEMES, fetch
 from voxweft.backends.loaded import LoadedModel
-from voxweft.errors import ModelError, RequestError
+from voxweft.errors import ModelError, RequestError, VoxweftError, first_line
 from voxweft.foreign import local
 from voxweft.model.protocols import Model
 from voxweft.model.ref import ModelRef, card_differences
@@ -105,9 +105,14 @@ def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
         return _load(str(fetch(url, token)), "", arguments).at(url)
     path = BUILT_IN.get(url) or local(url)  # a folder of that name does not hide a bundled model
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
-    backend = _format_of(path, url)
-    needed = arguments if backend == "ink" else {}
-    return _loaded(_read(backend, path, **needed), needed)
+    try:
+        backend = _format_of(path, url)
+        needed = arguments if backend == "ink" else {}
+        return _loaded(_read(backend, path, **needed), needed)
+    except (VoxweftError, OSError):
+        raise
+    except Exception as error:
+        raise ModelError(f"{url} is damaged or odd: {type(error).__name__}, {first_line(error)}") from error
 
 
 def _loaded(model: Model, arguments: Mapping[str, Any] | None = None) -> LoadedModel:

@@ -36,6 +36,8 @@ def load(path: Path) -> OnnxModel:
         If onnxruntime is not installed, the file is damaged, or the network has other dimensions than it should.
     """
     file, session = read_onnx(path), _session(str(path))
+    if not session.get_inputs() or not session.get_outputs():
+        raise ModelError(f"{path} is a graph without inputs or outputs")
     sidecar, given = Sidecar.beside(path), session.get_inputs()[0]
     sizes, n_axes = _sizes(given), sidecar.n_axes
     outputs = {node.name: _sizes(node) for node in session.get_outputs()}

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from importlib import import_module
 from typing import Any
 
-from voxweft.errors import RequestError, VolumeError
+from voxweft.errors import RequestError, VolumeError, VoxweftError, first_line
 from voxweft.image.axes import Select
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.protocols import Sink, Volume
@@ -80,10 +80,14 @@ def open_volume(
         raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
     if opener.__module__.partition(".")[0] != "voxweft":
         volume = opener(url)  # of a plug-in
-    elif opener.__name__ != "ZarrVolume":
-        volume = opener(url, select)
     else:
-        volume = opener(url, level=level, cache=cache if is_remote(url) else None, select=select)
+        more = {"level": level, "cache": cache if is_remote(url) else None} if opener.__name__ == "ZarrVolume" else {}
+        try:
+            volume = opener(url, select=select, **more)
+        except (VoxweftError, OSError):
+            raise
+        except Exception as error:
+            raise VolumeError(f"{url} is damaged or odd: {type(error).__name__}, {first_line(error)}") from error
     if select != Select():
         volume.ref = VolumeRef(url, level, arguments={k: v for k, v in asdict(select).items() if v is not None})
     return volume  # type: ignore[no-any-return]

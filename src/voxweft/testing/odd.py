@@ -145,7 +145,7 @@ def odd_zarrs(draw: st.DrawFn, folder: Path, versions: tuple[int, ...] = (2, 3))
     """OME-Zarr groups of one level, zarr v2 or v3, odd in the metadata of the group or of the array."""
     import zarr
 
-    version = draw(st.sampled_from(versions))
+    version: Any = draw(st.sampled_from(versions))
     root = folder / f"v{version}.zarr"
     documents: dict[str, Any] = {2: ZARR2, 3: ZARR3}[version]
     shards = (4, 8, 8) if version == 3 else None
