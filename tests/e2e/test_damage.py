@@ -79,16 +79,21 @@ def test_what_is_removed_while_a_run_goes_on_is_made_again(
 ) -> None:
     shutil.copytree(whole / "in.zarr", tmp_path / "in.zarr")
     slow = [word.replace("32,32,32", "32,32,32&delay=60") if "fake" in word else word for word in RUN]
-    process = warm.start(slow, tmp_path, os.environ)
+    err = (tmp_path / "err").open("w+b")
+    process = warm.start(slow, tmp_path, os.environ, err=err.fileno())
     place, records = tmp_path / "o.zarr" / gone, tmp_path / "o.zarr.voxweft/done"
     while process.poll() is None and not (place.exists() and [*records.rglob("*.json")]):
         time.sleep(0.005)
     shutil.rmtree(place) if place.is_dir() else place.unlink()
     code = process.wait(60)
+    err.close()
+    assert "internal error" not in (tmp_path / "err").read_text()
     if code:  # the array was gone while it was written
         code = warm.run(slow, tmp_path, os.environ, timeout_s=100).returncode
     assert code == 0
     assert warm.run(VERIFY, tmp_path, os.environ, timeout_s=100).returncode == 0
+    shutil.rmtree(tmp_path / "o.zarr" / "0/c")
+    assert "were gone, which are computed again" in warm.run(slow, tmp_path, os.environ, timeout_s=100).stderr
     wanted, found = (zarr.open_array(str(folder / "o.zarr/0"), mode="r")[:] for folder in (whole, tmp_path))
     assert np.array_equal(found, wanted)
 

@@ -26,6 +26,8 @@ from voxweft.runner.records import provenance, require_apart
 from voxweft.runner.verify import strike_lost
 from voxweft.runner.workers import Workers
 
+LOST = "files of finished units were gone, which are computed again: {}"
+
 
 def run_plan(opened: Opened, place: Place, workers: Workers, execution: Execution, emit: Emit) -> Report:
     """Store or follow the plan, compute what is missing of every stage that has a place, and report.
@@ -49,17 +51,19 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     place.create(plan, provenance(plan, execution.command) if first else None)
     stages = [stage for stage in plan.stages if place.wants(stage)]
     outcome = Outcome() if execution.prepare else _compute(opened, place, stages, workers, execution, emit)
+    lost: list[str] = []
     if not outcome.failures and _is_complete(stages, ledger):
         about = provenance(plan, execution.command)
         if lost := _struck(plan, ledger, stages, place, about, emit):
-            emit(Event("warning", f"files of finished units are gone, which are computed again: {'; '.join(lost[:3])}"))
+            emit(Event("note", LOST.format("; ".join(lost[:3]))))
             outcome = outcome.with_more(_compute(opened, place, stages, workers, execution, emit))
-            if not outcome.failures and (lost := _struck(plan, ledger, stages, place, about, emit)):
-                raise IncompleteError(f"{place.url}: files are removed while they are written: {'; '.join(lost[:3])}")
+            if not outcome.failures and (again := _struck(plan, ledger, stages, place, about, emit)):
+                raise IncompleteError(f"{place.url}: files are removed while they are written: {'; '.join(again[:3])}")
     if not outcome.failures:
         ledger.require_mine()
     report = _report(plan, place, outcome, stages, time.perf_counter() - started)
-    report = replace(report, environment=environment(workers.devices[0]), command=execution.command)
+    warnings = (*report.warnings, *([LOST.format("; ".join(lost[:3]))] if lost else []))
+    report = replace(report, environment=environment(workers.devices[0]), command=execution.command, warnings=warnings)
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
     if not execution.prepare:
         ledger.put_report(name, report.to_dict())
@@ -125,10 +129,13 @@ def _struck(
 ) -> list[str]:
     """The units whose files are gone, in words; they are struck from the ledger, and metadata are made again."""
     try:
-        return strike_lost(plan, ledger, stages, place, emit)
+        lost = strike_lost(plan, ledger, stages, place, emit)
     except VolumeError:
         place.create(plan, about)
-        return strike_lost(plan, ledger, stages, place, emit)
+        lost = strike_lost(plan, ledger, stages, place, emit)
+    if lost:
+        place.create(plan, None)  # to be written to again
+    return lost
 
 
 def _parts_of_one(plan: Plan, stage: Stage, share: tuple[int, int], workers: Workers, ledger: Ledger) -> Sequence[Part]:
