@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import warnings
 import zipfile
@@ -35,7 +34,7 @@ def load(path: Path) -> TorchModel:
     """
     _refuse_code(path)
     try:
-        with warnings.catch_warnings(), _weights_only(), _silent("torch.export"):
+        with warnings.catch_warnings(), _weights_only():
             warnings.simplefilter("ignore")
             program = torch.export.load(path)
     except UnpicklingError as error:
@@ -82,17 +81,6 @@ def _weights_only() -> Iterator[None]:
         yield
     finally:
         os.environ.pop(FORCE) if before is None else os.environ.update({FORCE: before})
-
-
-@contextmanager
-def _silent(name: str) -> Iterator[None]:
-    """Without the traceback that a library logs before it raises the same."""
-    logger = logging.getLogger(name)
-    before, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = before
 
 
 def _shape(program: Any, side: str) -> tuple[list[int], torch.dtype]:

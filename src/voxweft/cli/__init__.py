@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import sys
+import warnings
 from contextlib import suppress
 
 from voxweft import INTERRUPTED
@@ -19,6 +21,9 @@ def main() -> None:
         if isinstance(stream, io.TextIOWrapper):
             with suppress(OSError):
                 stream.reconfigure(errors="backslashreplace")
+    if "--verbose" not in sys.argv:  # what libraries say of odd files is in our own words, or nobody's matter
+        logging.getLogger().addHandler(logging.NullHandler())
+        warnings.simplefilter("ignore")
     from voxweft.cli.app import execute
 
     _leave(execute(sys.argv[1:]))

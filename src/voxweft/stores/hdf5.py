@@ -16,7 +16,7 @@ from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
-from voxweft.stores.url import local_path
+from voxweft.stores.url import local_path, unreadable
 
 DEEPEST = 8  # virtual sets of virtual sets
 LARGEST_TAGS = 1 << 16  # characters
@@ -57,7 +57,7 @@ class Hdf5Volume:
         try:
             self._data = _from_its_folder(h5py, self._file, self._choose(h5py, inner))
             _require_near(h5py, self._data, local_path(name))
-        except (OSError, RuntimeError, KeyError) as error:
+        except unreadable() as error:
             raise VolumeError(f"{url} cannot be read as HDF5: {first_line(error)}") from error
         shape, dtype = self._data.shape, self._data.dtype
         if dtype.kind not in "uifb":
@@ -84,7 +84,7 @@ class Hdf5Volume:
         try:
             with self._lock:
                 values = np.asarray(self._data[self._axes.index(box)])
-        except (OSError, RuntimeError) as error:
+        except unreadable() as error:
             raise ReadError(f"{self._url}: the box {box} cannot be read ({first_line(error)})") from error
         return self._axes.arranged(values)
 

@@ -107,6 +107,8 @@ class MendedStore(WrapperStore["Store"]):
         """The bytes of a key; None where a server forbids it, as those do that will not say what is not there."""
         try:
             return await super().get(key, prototype, byte_range)
+        except MemoryError as error:
+            raise ValueError("it asks for more bytes than memory holds") from error
         except remote_errors() as error:
             if type(error).__name__ != "PermissionDeniedError":
                 raise

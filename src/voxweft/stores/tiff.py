@@ -29,7 +29,7 @@ from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
-from voxweft.stores.url import local_path
+from voxweft.stores.url import local_path, unreadable
 
 SUFFIXES = (".tif", ".tiff")
 PLANES = ("I", "Q", "P")  # what tifffile calls an axis of pages that nobody named
@@ -104,7 +104,7 @@ class TiffVolume:
             plane = box.start[0] + z
             try:
                 page = self._pages.page(c, plane)
-            except (OSError, ValueError, RuntimeError, IndexError) as error:
+            except unreadable() as error:
                 raise ReadError(
                     f"{self._url}: page {plane} cannot be read ({first_line(error)}). The file is damaged or cut."
                 ) from error
@@ -136,7 +136,7 @@ class _File:
             with _complaints() as complaints:
                 count = len(self._file.pages)
                 series = self._file.series
-        except (tifffile.TiffFileError, OSError, ValueError, TypeError, KeyError, ElementTree.ParseError) as error:
+        except unreadable() as error:
             raise VolumeError(f"{path} is no readable TIFF: {first_line(error)}") from error
         if missing := next((c for c in complaints if "failed to read" in c), ""):
             raise VolumeError(f"{path} has a part in another file, which is not there: {missing[:200]}")
@@ -262,7 +262,7 @@ def _only_page(path: Path) -> _Page:
             if len(file.pages) > 1:
                 raise VolumeError(f"{path} has {len(file.pages)} pages; a file of a folder is one plane")
             return _Page.of(file.pages[0])
-    except (tifffile.TiffFileError, OSError, ValueError, IndexError) as error:
+    except unreadable() as error:
         raise VolumeError(f"{path} is no readable TIFF: {first_line(error)}") from error
 
 

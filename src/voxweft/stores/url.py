@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -41,9 +42,9 @@ def zarr_store(url: str, *, read_only: bool) -> Store:
 
 
 def unreadable() -> tuple[type[Exception], ...]:
-    """What codecs and stores raise on damaged or missing data."""
+    """What codecs, stores and parsers (of XML: a SyntaxError) raise on damaged or missing data."""
     wrong = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
-    return (OSError, EOFError, zlib.error, *wrong, *remote_errors())
+    return (OSError, EOFError, SyntaxError, zlib.error, struct.error, *wrong, *remote_errors())
 
 
 class LocalRecords:
