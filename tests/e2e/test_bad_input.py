@@ -56,6 +56,7 @@ def test_the_input(refused: Any, tmp_path: Path, volume: Any) -> None:
         "text.tif": ["text.tif", "no readable TIFF"],
         "empty": ["empty", "folder without"],
         "gopher://x/y": ["scheme", "s3://"],
+        "no\n\n\nline\x1b.zarr": [r"no\n\n\nline\x1b.zarr", "nothing lies there"],
     }.items():
         refused("run", path, "o.zarr", "--model", NULL, words=words)
     refused(

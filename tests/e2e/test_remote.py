@@ -52,6 +52,7 @@ def test_a_server_that_refuses_and_drops_changes_no_bit(
             stored = {key.partition("/")[2]: s3["client"].get_object(Bucket="bucket", Key=key) for key in keys}
             assert {key: found["Body"].read() for key, found in stored.items()} == wanted
             n_runs += 1
+            logging.getLogger(__name__).info("%s runs, %s", n_runs, dict(seen))
     logging.getLogger(__name__).warning("%s runs, %s", n_runs, dict(seen))
 
 

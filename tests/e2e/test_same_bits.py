@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import random
 import shutil
@@ -103,6 +104,7 @@ def test_kills_at_any_moment(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path
             process.kill()
             process.wait()
             kills += 1
+            logging.getLogger(__name__).info("%s kills", kills)
         slabs = _slabs(records)
         assert kept.items() <= slabs.items(), "a finished slab was computed again"
         caught_at_work += len(kept) < len(slabs) < 25

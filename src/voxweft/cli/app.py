@@ -38,6 +38,7 @@ app = typer.Typer(
 
 # typer may bring a click of its own, so the class is looked up
 USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+MOST_LINES = 3  # of an error
 GRACE_S = 1.5  # to leave the work in order
 AGAIN = "Run the same command again to continue: finished slabs are kept."
 
@@ -96,7 +97,8 @@ def _explain(error: BaseException) -> tuple[str, int]:
     """What to say of an error, and the exit code."""
     match error:
         case VoxweftError():
-            return str(error), error.exit_code
+            few = str(error).count("\n") < MOST_LINES  # more are in the names of files
+            return str(error) if few else "\n".join(x.replace("\n", "\\n") for x in error.lines), error.exit_code
         case KeyboardInterrupt() | typer.Abort():
             return f"interrupted. {AGAIN}", INTERRUPTED
         case MemoryError():
