@@ -17,7 +17,7 @@ from voxweft.image.protocols import Records
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
-from voxweft.stores.url import local_path, records_at, remove, unreadable, write_error, zarr_store
+from voxweft.stores.url import TRIES, local_path, records_at, remove, unreadable, write_error, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -221,7 +221,13 @@ def _create_group(store: Any, attributes: dict[str, Any]) -> None:
 
     metadata = GroupMetadata(attributes=attributes, zarr_format=3)
     for key, data in metadata.to_buffer_dict(default_buffer_prototype()).items():
-        sync(store.set_if_not_exists(key, data))
+        for attempt in range(TRIES):
+            try:
+                sync(store.set_if_not_exists(key, data))
+                break
+            except remote_errors():
+                if attempt == TRIES - 1:
+                    raise
 
 
 def _array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:

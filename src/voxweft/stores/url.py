@@ -47,6 +47,9 @@ def unreadable() -> tuple[type[Exception], ...]:
     return (OSError, EOFError, SyntaxError, zlib.error, struct.error, *wrong, *remote_errors())
 
 
+TRIES = 4  # of a conditional PUT, which its client does not repeat where the connection breaks
+
+
 class LocalRecords:
     """Records as files of a folder."""
 
@@ -124,13 +127,13 @@ class ObjectRecords:
         """A conditional PUT; after a broken connection the object itself tells who was first."""
         from obstore.exceptions import AlreadyExistsError, BaseError
 
-        for attempt in range(4):
+        for attempt in range(TRIES):
             try:
                 self._store.put(key, data, mode="create")
             except AlreadyExistsError:
                 return attempt > 0 and self.get(key) == data
             except BaseError as error:
-                if attempt == 3:
+                if attempt == TRIES - 1:
                     raise WriteError(f"{self._url}/{key} cannot be written: {first_line(error)}") from error
             else:
                 return True
