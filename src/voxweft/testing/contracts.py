@@ -145,8 +145,10 @@ class SinkContract:
         _check(sink.n_levels() in (1, len(self.spec.level_shapes)), f"{sink.n_levels()} levels, not those of the spec")
         for level in range(1, sink.n_levels()):
             values, whole = halve(values, self.spec.pyramid), Box.of(sink.shape(level))
-            for cell in whole.cells(self.spec.shard_zyx):
-                sink.write(cell & whole, values[(slice(None), *(cell & whole).slices)], level)
+            cells = [cell & whole for cell in whole.cells(self.spec.shard_zyx)]
+            n_files = [sink.write(cell, values[(slice(None), *cell.slices)], level) for cell in cells]
+            if None not in n_files:
+                _check(sink.n_files(level) == sum(filter(None, n_files)), f"level {level} has other files than were written")
             _check(np.array_equal(sink.read(whole, level), values), f"level {level} has other voxels")
         try:
             sink.write(Box.of((1, 1, 1)), np.zeros((self.spec.n_channels, 1, 1, 1), self.spec.dtype), sink.n_levels())
