@@ -14,10 +14,10 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY, Geometry
 from voxweft.image.protocols import Records
-from voxweft.remote import is_remote, remote_errors
+from voxweft.remote import TRIES, attempts, is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
-from voxweft.stores.url import TRIES, local_path, records_at, remove, unreadable, write_error, zarr_store
+from voxweft.stores.url import local_path, records_at, remove, unreadable, write_error, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -221,7 +221,7 @@ def _create_group(store: Any, attributes: dict[str, Any]) -> None:
 
     metadata = GroupMetadata(attributes=attributes, zarr_format=3)
     for key, data in metadata.to_buffer_dict(default_buffer_prototype()).items():
-        for attempt in range(TRIES):
+        for attempt in attempts():
             try:
                 sync(store.set_if_not_exists(key, data))
                 break

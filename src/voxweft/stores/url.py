@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from voxweft.errors import ReadError, WriteError, first_line
 from voxweft.foreign import local
-from voxweft.remote import is_remote, object_store, remote_errors
+from voxweft.remote import TRIES, attempts, is_remote, object_store, remote_errors
 from voxweft.stores.durable import create_once, replace, sync_folders
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ def unreadable() -> tuple[type[Exception], ...]:
     """What codecs, stores and parsers (of XML: a SyntaxError) raise on damaged or missing data."""
     wrong = (ValueError, TypeError, LookupError, AttributeError, ArithmeticError, AssertionError, RuntimeError)
     return (OSError, EOFError, SyntaxError, zlib.error, struct.error, *wrong, *remote_errors())
-
-
-TRIES = 4  # of a conditional PUT, which its client does not repeat where the connection breaks
 
 
 class LocalRecords:
@@ -127,7 +124,7 @@ class ObjectRecords:
         """A conditional PUT; after a broken connection the object itself tells who was first."""
         from obstore.exceptions import AlreadyExistsError, BaseError
 
-        for attempt in range(TRIES):
+        for attempt in attempts():
             try:
                 self._store.put(key, data, mode="create")
             except AlreadyExistsError:

@@ -148,7 +148,10 @@ class SinkContract:
             cells = [cell & whole for cell in whole.cells(self.spec.shard_zyx)]
             n_files = [sink.write(cell, values[(slice(None), *cell.slices)], level) for cell in cells]
             if None not in n_files:
-                _check(sink.n_files(level) == sum(filter(None, n_files)), f"level {level} has other files than were written")
+                _check(
+                    sink.n_files(level) == sum(filter(None, n_files)),
+                    f"level {level} has other files than were written",
+                )
             _check(np.array_equal(sink.read(whole, level), values), f"level {level} has other voxels")
         try:
             sink.write(Box.of((1, 1, 1)), np.zeros((self.spec.n_channels, 1, 1, 1), self.spec.dtype), sink.n_levels())
