@@ -6,8 +6,6 @@ import functools
 import os
 import re
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,19 +20,8 @@ OWN = (
 )
 FILES = ("AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
-TRIES, FIRST_WAIT_S = 8, 0.02
+TRIES, FIRST_WAIT_S = 8, 0.02  # of a conditional PUT, which its client does not repeat where the connection breaks
 REMOTE = ("s3://", "http://", "https://")
-
-
-def attempts() -> Iterator[int]:
-    """0 to ``TRIES`` - 1, waiting longer and longer between them.
-
-    For a conditional PUT, which its client does not repeat where the connection breaks.
-    """
-    for attempt in range(TRIES):
-        if attempt:
-            time.sleep(FIRST_WAIT_S * 2**attempt)
-        yield attempt
 
 
 def is_remote(url: str) -> bool:

@@ -14,7 +14,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY, Geometry
 from voxweft.image.protocols import Records
-from voxweft.remote import TRIES, attempts, is_remote, remote_errors
+from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.url import local_path, records_at, remove, unreadable, write_error, zarr_store
@@ -221,13 +221,7 @@ def _create_group(store: Any, attributes: dict[str, Any]) -> None:
 
     metadata = GroupMetadata(attributes=attributes, zarr_format=3)
     for key, data in metadata.to_buffer_dict(default_buffer_prototype()).items():
-        for attempt in attempts():
-            try:
-                sync(store.set_if_not_exists(key, data))
-                break
-            except remote_errors():
-                if attempt == TRIES - 1:
-                    raise
+        sync(store.set_if_not_exists(key, data))
 
 
 def _array(group: Any, name: str, spec: OutputSpec, shape: Zyx) -> Any:

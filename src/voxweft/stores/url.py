@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import struct
+import time
 import zlib
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from voxweft.errors import ReadError, WriteError, first_line
 from voxweft.foreign import local
-from voxweft.remote import TRIES, attempts, is_remote, object_store, remote_errors
+from voxweft.remote import FIRST_WAIT_S, TRIES, is_remote, object_store, remote_errors
 from voxweft.stores.durable import create_once, replace, sync_folders
 
 if TYPE_CHECKING:
@@ -36,9 +38,23 @@ def zarr_store(url: str, *, read_only: bool) -> Store:
         from voxweft.stores.durable import local_store
 
         return local_store(local_path(url), read_only)
+    from zarr.core.buffer import Buffer
     from zarr.storage import ObjectStore
 
-    return ObjectStore(object_store(url), read_only=read_only)
+    class PatientStore(ObjectStore[Any]):
+        """A :class:`zarr.storage.ObjectStore` that tries a conditional PUT again."""
+
+        async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+            for attempt in range(TRIES):
+                try:
+                    await super().set_if_not_exists(key, value)
+                    break
+                except remote_errors():
+                    if attempt == TRIES - 1:
+                        raise
+                    await asyncio.sleep(FIRST_WAIT_S * 2**attempt)
+
+    return (ObjectStore if read_only else PatientStore)(object_store(url), read_only=read_only)
 
 
 def unreadable() -> tuple[type[Exception], ...]:
@@ -124,7 +140,7 @@ class ObjectRecords:
         """A conditional PUT; after a broken connection the object itself tells who was first."""
         from obstore.exceptions import AlreadyExistsError, BaseError
 
-        for attempt in attempts():
+        for attempt in range(TRIES):
             try:
                 self._store.put(key, data, mode="create")
             except AlreadyExistsError:
@@ -132,6 +148,7 @@ class ObjectRecords:
             except BaseError as error:
                 if attempt == TRIES - 1:
                     raise WriteError(f"{self._url}/{key} cannot be written: {first_line(error)}") from error
+                time.sleep(FIRST_WAIT_S * 2**attempt)
             else:
                 return True
         return False
