@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import time
@@ -115,15 +116,16 @@ def test_arrays_of_any_kind_give_the_same_picture(
 ) -> None:
     voxweft("ink", "run", "seg", "out.png", *LAYERS, *NET, *HERE)
     values = {"yxz": np.moveaxis(surface, 0, -1), "16bit": surface.astype(np.uint16) * 256 + 9}.get(stored, surface)
-    place = zarr.open_group(str(tmp_path / "v.zarr"), mode="w") if stored == "ome" else None
-    if place is not None:
+    place = tmp_path / "v.zarr"
+    if stored == "ome":
         axes = [{"name": n, "type": "space"} for n in "zyx"]
         scale = [{"type": "scale", "scale": [1.0, 1.0, 1.0]}]
         image = {"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": scale}], "name": "v"}
-        place.attrs["ome"] = {"version": "0.5", "multiscales": [image]}
-        place.create_array("0", data=values, chunks=(2, 64, 64))
+        ome = {"ome": {"version": "0.5", "multiscales": [image]}}
+        zarr.create_array(str(place / "0"), data=values, chunks=(2, 64, 64))
+        (place / "zarr.json").write_text(json.dumps({"zarr_format": 3, "node_type": "group", "attributes": ome}))
     else:
-        zarr.create_array(str(tmp_path / "v.zarr"), data=values, chunks=tuple(min(64, n) for n in values.shape))
+        zarr.create_array(str(place), data=values, chunks=tuple(min(64, n) for n in values.shape))
     voxweft("ink", "infer", "v.zarr", "other.png", *LAYERS, *NET, *HERE)
     assert np.array_equal(picture(tmp_path / "out.png"), picture(tmp_path / "other.png"))
 

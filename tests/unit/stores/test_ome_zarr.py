@@ -23,12 +23,13 @@ def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(
     voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]
 ) -> None:
     big = np.tile(image, (3, 5, 4))[:140, :300, :280]
-    group = zarr.open_group(str(tmp_path / "in.zarr"), mode="w", zarr_format=2)
-    group.create_array("s0", shape=big.shape, chunks=(32, 64, 64), dtype="uint8")[:] = big
+    zarr.create_array(str(tmp_path / "in.zarr/s0"), data=big, chunks=(32, 64, 64), zarr_format=2)
     axes = [{"name": n, "type": "space", "unit": "nanometer"} for n in "zyx"]
     steps = [{"type": "scale", "scale": [40.0, 8.0, 8.0]}, {"type": "translation", "translation": [400.0, 80.0, 0.0]}]
     level = {"path": "s0", "coordinateTransformations": steps}
-    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+    (tmp_path / "in.zarr/.zgroup").write_text('{"zarr_format": 2}')
+    scales = {"multiscales": [{"version": "0.4", "axes": axes, "datasets": [level]}]}
+    (tmp_path / "in.zarr/.zattrs").write_text(json.dumps(scales))
     voxweft("run", "in.zarr", "o.zarr", "--model", "fake://null?patch=32,32,32&classes=3", "--chunk", "32,64,64")
 
     yaozarrs.validate_zarr_store(str(tmp_path / "o.zarr"))
