@@ -95,7 +95,7 @@ def test_a_killed_worker_costs_nothing_but_time(
 
 
 def test_a_part_that_kills_its_worker_is_set_aside(voxweft: Voxweft, tmp_path: Path, image: NDArray[Any]) -> None:
-    """Three tries; everything else is computed; the report names the part; a rerun after the mending completes it."""
+    """Three tries; the other parts are computed; the report names the part; a rerun after the mending completes it."""
     array = np.minimum(np.tile(image, (8, 1, 1)), 250)
     array[100, 40, 40] = 255
     zarr.create_array(str(tmp_path / "in.zarr"), shape=array.shape, chunks=(16, 61, 72), dtype="uint8")[:] = array
@@ -113,7 +113,7 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft: Voxweft, tmp_path: P
     assert "parts failed and were set aside; part " in broken.stderr
     lines = [line for line in broken.stderr.splitlines() if not line.startswith("slabs: ")]  # one every 30 seconds
     assert len(lines) <= 3 + len(told["failures"])  # a note, a line a part, two lines in the end
-    assert n_slabs(tmp_path / "o.zarr") >= 20  # of 25; those that a patch with the voxel meets are missing
+    assert n_slabs(tmp_path / "o.zarr") >= 13  # of 25: the other part, whole, whether or not this one was split
     voxweft("verify", "o.zarr", code=1)
     kept = {p.name: p.read_text() for p in (tmp_path / "o.zarr.voxweft" / "done" / "sweep").glob("*")}
     (tmp_path / "mended").touch()
