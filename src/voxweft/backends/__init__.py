@@ -22,6 +22,7 @@ KNOWN = (
     "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2), ONNX (.onnx) "
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
 )
+TAKES = {"ink": ("model_type", "n_layers", "tile", "trust_code"), "nnunet": ("folds", "checkpoint")}
 CHECKPOINTS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")  # the first kind that a folder holds is taken
 FILES = (*CHECKPOINTS, ".pt2", ".onnx")
 
@@ -40,7 +41,8 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
         For a private ``hf://`` repository.
     **arguments
         For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
-        :func:`voxweft.backends.ink.load`; other formats need none and ignore them.
+        :func:`voxweft.backends.ink.load`; for an nnU-Net folder ``folds`` and ``checkpoint`` of
+        :func:`voxweft.backends.nnunet.load`. What a format does not know it ignores.
 
     Returns
     -------
@@ -107,7 +109,7 @@ def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
     try:
         backend = _format_of(path, url)
-        needed = arguments if backend == "ink" else {}
+        needed = {k: v for k, v in arguments.items() if k in TAKES.get(backend, ())}
         return _loaded(_read(backend, path, **needed), needed)
     except (VoxweftError, OSError):
         raise

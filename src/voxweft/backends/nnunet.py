@@ -19,7 +19,7 @@ from voxweft.backends.checkpoint import read_checkpoint, weight_bytes
 from voxweft.backends.plans import Configuration, Foreground, configuration_of, read_plans
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError, first_line
-from voxweft.model.card import Intensity, ModelCard, Normalization
+from voxweft.model.card import Intensity, ModelCard, Normalization, Resampling
 
 LARGEST, MOST_LAYERS = 1 << 16, 64
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth")
@@ -36,15 +36,24 @@ ARCHITECTURES = {
 MASKED = "the plans normalise within a mask of non-zero voxels; voxweft takes the statistics of all voxels"
 
 
-def load(path: Path) -> TorchModel:
+def load(path: Path, folds: str = "", checkpoint: str = "") -> TorchModel:
     """Read a model folder, all its folds, or one fold folder alone.
+
+    Parameters
+    ----------
+    path
+        The folder.
+    folds
+        Which of them, for example "0,1" or "all"; "": all that there are.
+    checkpoint
+        Name of the file of a fold; "": ``checkpoint_final.pth``, else ``checkpoint_best.pth``.
 
     Raises
     ------
     ModelError
         If files are missing, unsafe, or do not fit each other.
     """
-    root, checkpoints, notes = _find(path)
+    root, checkpoints, notes = _find(path, folds, checkpoint)
     plans, dataset = read_plans(root)
     states = [_checkpoint(c) for c in checkpoints]
     first = states[0]
@@ -52,15 +61,20 @@ def load(path: Path) -> TorchModel:
     name = str((arguments if isinstance(arguments, dict) else {}).get("configuration") or "3d_fullres")
     configuration = configuration_of(plans, name, root)
     names, patch = dataset.class_names, configuration.patch_size
-    if len(patch) != 3 or len(configuration.spacing) != 3:
-        raise ModelError(f"{root}: configuration {name!r} is {len(patch)}-D; voxweft runs 3-D configurations")
-    if plans.transpose_forward != [0, 1, 2]:
-        raise ModelError(f"{root}: its plans exchange axes {plans.transpose_forward}, which is not supported")
+    if configuration.previous_stage:
+        raise ModelError(
+            f"{root}: configuration {name!r} is the second stage of a cascade, which needs the result of "
+            f"{configuration.previous_stage!r} as further channels; voxweft runs models of one stage"
+        )
+    if len(configuration.spacing) != len(patch) or sorted(plans.transpose_forward) != [0, 1, 2]:
+        wrong = f"patch {patch}, spacing {configuration.spacing}, transpose_forward {plans.transpose_forward}"
+        raise ModelError(f"{root}: the axes of its plans do not fit together: {wrong}")
+    flat = len(patch) == 2
     modules = []
-    for checkpoint, state in zip(checkpoints, states, strict=True):
+    for file, state in zip(checkpoints, states, strict=True):
         with torch.device("meta"):  # shapes alone, until the weights are known to fit them
             module = build(configuration, dataset.n_inputs, len(names), root)
-        _fill(module, state.get("network_weights"), checkpoint)
+        _fill(module, state.get("network_weights"), file)
         modules.append(module.eval().requires_grad_(False))
     mirror = first.get("inference_allowed_mirroring_axes")
     strides, foreground = configuration.strides, plans.foreground_intensity_properties_per_channel
@@ -69,16 +83,20 @@ def load(path: Path) -> TorchModel:
         path=str(path),
         format="nnU-Net v2",
         digest=_digest(states),
-        patch_zyx=(patch[0], patch[1], patch[2]),
+        patch_zyx=(1, patch[0], patch[1]) if flat else (patch[0], patch[1], patch[2]),
+        n_dimensions=len(patch),
         n_inputs=dataset.n_inputs,
         n_classes=len(names),
-        divisor_zyx=tuple(math.prod(s[a] for s in strides) for a in range(3)),  # type: ignore[arg-type]
+        divisor_zyx=tuple([1] * flat + [math.prod(s[a] for s in strides) for a in range(len(patch))]),  # type: ignore[arg-type]
         class_names=names,
         activation="sigmoid" if dataset.is_regions else "softmax",
         label_ids=dataset.label_ids,
         normalization=_normalizations(configuration.normalization_schemes, grey, root),
-        mirror_axes=tuple(mirror) if mirror is not None else (),
-        spacing_zyx=tuple(configuration.spacing),  # type: ignore[arg-type]
+        mirror_axes=tuple(a + flat for a in mirror) if mirror is not None else (),
+        spacing_zyx=None if flat else tuple(configuration.spacing),  # type: ignore[arg-type]
+        resampling=_resampling(configuration, root),
+        transpose=tuple(plans.transpose_forward),  # type: ignore[arg-type]
+        masked=tuple(configuration.use_mask_for_norm) if any(configuration.use_mask_for_norm) else (),
         n_folds=len(modules),
         intensity=tuple(Intensity(**g.model_dump()) for g in grey),
         normalization_note=MASKED if any(configuration.use_mask_for_norm) else "",
@@ -92,7 +110,30 @@ def load(path: Path) -> TorchModel:
     return TorchModel(card, modules)
 
 
-def _find(path: Path) -> tuple[Path, list[Path], list[str]]:
+def _resampling(configuration: Configuration, root: Path) -> Resampling | None:
+    """How its cases are resampled; None where they are not."""
+    orders: list[tuple[int, int, bool | None]] = []
+    for function, kernel in (
+        (configuration.resampling_fn_data, configuration.resampling_fn_data_kwargs),
+        (configuration.resampling_fn_probabilities, configuration.resampling_fn_probabilities_kwargs),
+    ):
+        if function == "no_resampling_data_or_seg_to_shape":
+            return None
+        if function == "resample_torch_fornnunet":
+            orders.append((1, 0, kernel.force_separate_z))
+        elif function != "resample_data_or_seg_to_shape" or {kernel.order, kernel.order_z} - {0, 1, 3}:
+            raise ModelError(f"{root}: its plans resample by {function!r} {kernel!r:.80}, which voxweft cannot")
+        else:
+            orders.append((kernel.order, kernel.order_z, kernel.force_separate_z))
+    (order, apart, separate), (back, back_apart, _) = orders
+    if back > 1:
+        raise ModelError(f"{root}: its plans resample logits by splines of order {back}; voxweft does by 0 or 1")
+    flat = len(configuration.spacing) == 2
+    spacing = (None, *configuration.spacing) if flat else tuple(configuration.spacing)
+    return Resampling(spacing, order, back, apart, back_apart, False if flat else separate)  # type: ignore[arg-type]
+
+
+def _find(path: Path, only: str = "", name: str = "") -> tuple[Path, list[Path], list[str]]:
     """The folder with plans.json, the checkpoints to use, and what to say of them.
 
     ``fold_all`` was trained on everything: it counts where it is asked for or alone. Folds that ended (``_final``) are
@@ -100,10 +141,17 @@ def _find(path: Path) -> tuple[Path, list[Path], list[str]]:
     """
     root = path if (path / "plans.json").exists() else path.parent
     folders = [path] if path != root else [*sorted(root.glob("fold_*")), root]
-    found = [next((f / c for c in CHECKPOINTS if (f / c).exists()), None) for f in folders]
+    if only:
+        folders = [root / f"fold_{n.strip()}" for n in only.split(",")]
+    names = (name,) if name else CHECKPOINTS
+    found = [next((f / c for c in names if (f / c).exists()), None) for f in folders]
+    if only and None in found:
+        raise ModelError(f"{folders[found.index(None)]} has no {' or '.join(names)}")
     checkpoints = [c for c in found if c is not None]
     if not checkpoints:
-        raise ModelError(f"{path} has no fold_*/checkpoint_final.pth")
+        raise ModelError(f"{path} has no fold_*/{names[0]}")
+    if only:
+        return root, checkpoints, []
     folds = [c for c in checkpoints if c.parent != root] or checkpoints
     counted = [c for c in folds if c.parent.name != "fold_all"] or folds
     final = [c for c in counted if c.name == CHECKPOINTS[0]] or counted

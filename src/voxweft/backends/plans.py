@@ -34,6 +34,15 @@ class Architecture(BaseModel):
     needs_import: list[str] = Field(default=[], alias="_kw_requires_import")
 
 
+class Kernel(BaseModel):
+    """How something is resampled."""
+
+    order: Annotated[int, Field(ge=0, le=5)] = 1
+    order_z: Annotated[int, Field(ge=0, le=5)] = 0
+    force_separate_z: bool | None = None
+    mode: str = "linear"
+
+
 class Configuration(BaseModel):
     """A configuration; what another one gives is filled in by :func:`configuration_of`."""
 
@@ -41,6 +50,11 @@ class Configuration(BaseModel):
     spacing: Annotated[list[Length], Field(min_length=2, max_length=3)]
     normalization_schemes: list[str] = ["ZScoreNormalization"]
     use_mask_for_norm: list[bool] = []
+    resampling_fn_data: str = "resample_data_or_seg_to_shape"
+    resampling_fn_data_kwargs: Kernel = Kernel(order=3)
+    resampling_fn_probabilities: str = "resample_data_or_seg_to_shape"
+    resampling_fn_probabilities_kwargs: Kernel = Kernel(order=1)
+    previous_stage: str | None = None
     architecture: Architecture | None = None
     UNet_class_name: str | None = None
     UNet_base_num_features: Side = 32

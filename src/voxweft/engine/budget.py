@@ -12,6 +12,7 @@ import numpy as np
 from voxweft.engine.stage import Pass
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Zyx
+from voxweft.geometry.regrid import Regrid
 from voxweft.image.info import VolumeInfo
 from voxweft.ops.activate import Finish
 
@@ -56,32 +57,41 @@ class Division:
 def buffers_for(
     source: VolumeInfo,
     passes: Sequence[Pass],
-    finish: Finish,
+    finishes: Sequence[Finish],
     division: tuple[tuple[int, int], Zyx, int],
     n_lanes: int = 1,
+    regrid: Regrid | None = None,
 ) -> Buffers:
     """Bytes of the buffers of a column.
 
         accumulator  4 B  x n_accumulated x patch_z                       x column
         input   itemsize  x n_inputs x (patch_z + 2 plane blocks)         x (column + halo)
-        output  itemsize  x n_channels x 2 slabs (one being written)      x column
+        output  itemsize  x n_channels x 2 slabs (one being written)      x column, of all outputs
                 itemsize  x 4 shards (the one being compressed, and its pieces)
         batch        4 B  x (inputs + 2 outputs) x patch x batch size x slots, of all passes
 
-    ``division`` is (column_yx, shard_zyx, plane_block); ``n_lanes`` forward passes run at once, with two slots each.
+    ``division`` is (column_yx, shard_zyx, plane_block), of the outputs; ``regrid`` says how these lie over the source,
+    and needs two planes of logits more. ``n_lanes`` forward passes run at once, with two slots each.
     """
     column_yx, shard, plane_block = division
     pz, py, px = (max(one.grid.patch[a] for one in passes) for a in range(3))
     _, ny, nx = source.shape_zyx
-    cy, cx = min(column_yx[0], ny), min(column_yx[1], nx)
+    _, ny_out, nx_out = regrid.shape_out if regrid else source.shape_zyx
+    area_out = min(column_yx[0], ny_out) * min(column_yx[1], nx_out)
+    cy, cx = (
+        min(-(-column_yx[0] * ny // ny_out) + bool(regrid), ny),
+        min(-(-column_yx[1] * nx // nx_out) + bool(regrid), nx),
+    )
     area, area_in = cy * cx, min(cy + 2 * py, ny) * min(cx + 2 * px, nx)
-    strip = 4 * (3 * finish.n_accumulated + finish.n_channels) * (1 << 18)  # temporaries of finishing
-    itemsize_out = np.dtype(finish.dtype).itemsize
+    finish, depth = finishes[0], pz + 2 * bool(regrid)
+    voxels = min(1 << 18, (1 << 22) // max(1, finish.n_accumulated))
+    strip = 4 * (3 * finish.n_accumulated + sum(f.n_channels for f in finishes)) * voxels  # temporaries of finishing
+    n_bytes = sum(np.dtype(f.dtype).itemsize * f.n_channels for f in finishes)
     slots = sum(math.prod(one.grid.patch) * one.setting.batch_size for one in passes) * 2 * n_lanes
     return Buffers(
-        accumulator_bytes=4 * finish.n_accumulated * pz * area + strip,
+        accumulator_bytes=4 * finish.n_accumulated * depth * area + strip,
         input_bytes=np.dtype(source.dtype).itemsize * source.n_channels * (pz + 2 * plane_block) * area_in,
-        output_bytes=itemsize_out * (2 * finish.n_channels * shard[0] * area + 4 * math.prod(shard)),
+        output_bytes=n_bytes * 2 * shard[0] * area_out + np.dtype(finish.dtype).itemsize * 4 * math.prod(shard),
         batch_bytes=4 * (source.n_channels + 2 * finish.n_classes) * slots,
     )
 
@@ -89,10 +99,11 @@ def buffers_for(
 def choose_column(
     source: VolumeInfo,
     passes: Sequence[Pass],
-    finish: Finish,
+    finishes: Sequence[Finish],
     chunk: Zyx,
     budget: Budget | None,
     n_lanes: int = 1,
+    regrid: Regrid | None = None,
 ) -> Division:
     """The widest column of whole chunks that the budget allows; the whole plane where it fits.
 
@@ -105,13 +116,15 @@ def choose_column(
     plane_block = chunk_z * max(1, round(PLANES / chunk_z))
     allowed = min(budget.host_bytes, budget.device_bytes) if budget else math.inf
     smallest = math.inf
+    shape = regrid.box_out.stop if regrid else source.shape_zyx
     for planes in sorted({plane_block, min(plane_block, PLANES)}, reverse=True):
         fitting = []
-        for column_yx in _cross_sections(source.shape_zyx, chunk):
-            buffers = buffers_for(source, passes, finish, (column_yx, shard_for(column_yx, chunk), planes), n_lanes)
+        for column_yx in _cross_sections(shape, chunk):
+            division = (column_yx, shard_for(column_yx, chunk), planes)
+            buffers = buffers_for(source, passes, finishes, division, n_lanes, regrid)
             smallest = min(smallest, buffers.total_bytes)
             if buffers.total_bytes <= allowed:
-                fitting.append((_waste(source, passes, column_yx), column_yx, buffers))
+                fitting.append((_waste(shape, passes, column_yx), column_yx, buffers))
         if fitting:
             _, column_yx, buffers = min(fitting, key=lambda f: f[0])
             note = f"memory is short: each input chunk is decoded {math.ceil(chunk_z / planes)} times"
@@ -134,10 +147,10 @@ def _cross_sections(shape: Zyx, chunk: Zyx) -> Iterator[tuple[int, int]]:
     return itertools.product(*sides)  # type: ignore[return-value]
 
 
-def _waste(source: VolumeInfo, passes: Sequence[Pass], column_yx: tuple[int, int]) -> float:
+def _waste(shape: Zyx, passes: Sequence[Pass], column_yx: tuple[int, int]) -> float:
     """Patches computed in all columns, roughly: every border adds a patch to the extent of an axis."""
     patch = [max(one.grid.patch[a] for one in passes) for a in range(3)]
-    share = [n + (math.ceil(n / c) - 1) * p for n, c, p in zip(source.shape_zyx[1:], column_yx, patch[1:], strict=True)]
+    share = [n + (math.ceil(n / c) - 1) * p for n, c, p in zip(shape[1:], column_yx, patch[1:], strict=True)]
     return share[0] * share[1]
 
 

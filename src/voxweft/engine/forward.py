@@ -115,6 +115,8 @@ class ForwardQueue:
                 self._totals.n_skipped += 1
                 return
             normalize(patch, pass_.normalization)
+            if pass_.pad_with == "edge" and valid != tile.box:
+                _fill_from_edges(slot, valid.shift(tile.box.start, -1))
         self._entries.append(tile)
         self._n_tiles += 1
         if self._n_tiles == pass_.setting.batch_size:
@@ -187,6 +189,14 @@ def one_core_each(device: str) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def _fill_from_edges(slot: torch.Tensor, valid: Box) -> None:
+    """Give what lies around a box of a patch [C, Z, Y, X] the values of its outermost voxels."""
+    for axis, (lo, hi) in enumerate(zip(valid.start, valid.stop, strict=True), start=1):
+        n = slot.shape[axis]
+        slot.narrow(axis, 0, lo).copy_(slot.narrow(axis, lo, 1).expand_as(slot.narrow(axis, 0, lo)))
+        slot.narrow(axis, hi, n - hi).copy_(slot.narrow(axis, hi - 1, 1).expand_as(slot.narrow(axis, hi, n - hi)))
 
 
 def _constant(patch: torch.Tensor) -> bool:

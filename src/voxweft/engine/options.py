@@ -39,6 +39,7 @@ class TilingOptions(Options):
     sigma_scale: float = option(8.0, "The Gaussian's sigma is patch / this.")
     fit: str = option("spread", "Patch positions: spread (nnU-Net, evenly) or snap (fixed step, last moved in).")
     patch_size: str = option("", "Patch z,y,x in voxels; default: the model's.")
+    patch_stride: str = option("", "Voxels z,y,x between patches, in place of --overlap.")
     skip_empty: bool = option(True, "Skip patches whose voxels are all equal; they become background.")
 
     def problems(self) -> list[str]:
@@ -48,7 +49,8 @@ class TilingOptions(Options):
             problems.append(f"--overlap {self.overlap} is not a fraction; use 0 <= overlap < 1, for example 0.5")
         if not 0 < self.sigma_scale < math.inf:
             problems.append(f"--sigma-scale {self.sigma_scale} is no positive number; 8 is usual")
-        return problems + size_problems("patch_size", self.patch_size)
+        problems += size_problems("patch_size", self.patch_size)
+        return problems + size_problems("patch_stride", self.patch_stride)
 
 
 @dataclass(frozen=True)
@@ -205,6 +207,7 @@ class RunOptions(RuntimeOptions, StorageOptions, ResultOptions, RegionOptions, M
     order: ClassVar[Order] = AS_IT_IS
     words: ClassVar[Words] = Words()
     pad: ClassVar[Literal["both", "after"]] = "both"
+    pad_with: ClassVar[Literal["zeros", "edge"]] = "zeros"
 
     def request(self) -> dict[str, Any]:
         """The values that decide what comes out and are not the default."""

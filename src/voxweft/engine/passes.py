@@ -12,6 +12,7 @@ from voxweft.engine.patch_layers import PatchLayers
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.geometry.columns import Columns
+from voxweft.geometry.regrid import Regrid
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.model.card import Normalization
@@ -40,6 +41,8 @@ class Pass:
         What the views are called.
     weight
         Of this pass among all; they need not sum to one.
+    pad_with
+        What lies around a volume that is smaller than the patch: zeros (after normalisation), or its outermost voxels.
     """
 
     model: int
@@ -49,6 +52,7 @@ class Pass:
     views: tuple[View, ...] = (View(),)
     tta: str = "none"
     weight: float = 1.0
+    pad_with: Literal["zeros", "edge"] = "zeros"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +82,12 @@ class Sweep:
         Blend weights of a patch.
     finish, outputs
         What becomes of the blended logits, and the array they are written to.
+    more
+        Further finishes, of the outputs after the first.
+    regrid
+        How the swept grid is resampled to that of the outputs; None: they are the same.
+    tally
+        "voxels": every slab counts the voxels of each label; "confidence": also how sure they are; "": nothing.
     region
         The box that is wanted.
     columns, plane_block
@@ -105,7 +115,29 @@ class Sweep:
     mask: str = ""
     stores: Stores | None = None
     needs: tuple[str, ...] = ()
+    more: tuple[Finish, ...] = ()
+    regrid: Regrid | None = None
+    tally: Literal["", "voxels", "confidence"] = ""
     kind: Literal["sweep"] = "sweep"
+
+    @property
+    def finishes(self) -> tuple[Finish, ...]:
+        """Of all outputs; where confidence is tallied the last is the uncertainty, whether it is written or not."""
+        return (self.finish, *self.more)
+
+    @property
+    def n_tallied(self) -> int:
+        """Labels that are counted, 0 to the largest."""
+        return self.finish.largest_label + 1 if self.tally else 0
+
+    @property
+    def tallies_confidence(self) -> bool:
+        """Whether the uncertainty of voxels is summed."""
+        return self.tally == "confidence"
+
+    def source_box(self, box: Box) -> Box:
+        """The swept voxels that a box of the outputs is made of."""
+        return self.regrid.reach(box) if self.regrid else box
 
     @property
     def grid(self) -> TileGrid:
@@ -114,8 +146,8 @@ class Sweep:
 
     @property
     def spec(self) -> OutputSpec:
-        """The array that is written."""
-        (output,) = self.outputs
+        """The first array that is written."""
+        output = self.outputs[0]
         if output.spec is None:
             raise RequestError(f"stage {self.name} writes no array")
         return output.spec
@@ -194,11 +226,12 @@ class Sweep:
 
     def n_tiles(self, box: Box) -> int:
         """Patches that a sweep of an output box computes, in all passes."""
-        return sum(math.prod(len(r) for r in one.grid.touching(box)) for one in self.passes)
+        source = self.source_box(box)
+        return sum(math.prod(len(r) for r in one.grid.touching(source)) for one in self.passes)
 
     def reach(self, box: Box) -> Box:
         """All voxels of the source that a sweep of an output box reads."""
-        found = []
+        found, box = [], self.source_box(box)
         for one in self.passes:
             zs, ys, xs = one.grid.touching(box)
             first, last = one.grid.tile((zs[0], ys[0], xs[0])), one.grid.tile((zs[-1], ys[-1], xs[-1]))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from voxweft.engine.budget import Budget, choose_column
 from voxweft.engine.fields import parse_size
@@ -14,19 +14,48 @@ from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
 from voxweft.errors import ModelError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
+from voxweft.geometry.regrid import Regrid
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.order import AS_IT_IS, Order
+from voxweft.image.place import Geometry
 from voxweft.image.ref import VolumeRef
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.protocols import ForwardSetting
 from voxweft.model.ref import ModelRef
 from voxweft.model.spacing import spacing_note
 from voxweft.model.targets import targets_of
-from voxweft.ops.activate import Finish
+from voxweft.ops.activate import KEPT, Finish
 from voxweft.ops.augment import views
 
 Schemes = tuple[Normalization, ...]
 SWEEP = "sweep"  # name of the stage
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Outputs that are more than one array on the grid of what is swept.
+
+    Attributes
+    ----------
+    regrid
+        The swept grid resampled to theirs; its offsets say where in their array it begins. None: one grid.
+    shape_zyx, geometry
+        Of the array of the outputs; what lies outside the maps stays 0.
+    order
+        The stored axes, see :class:`~voxweft.image.OutputSpec`.
+    also
+        Further outputs beside the main one, by their names: "merged", "entropy" or "probability32".
+    tally
+        See :class:`~voxweft.engine.stage.Sweep`.
+    """
+
+    regrid: Regrid | None = None
+    shape_zyx: Zyx | None = None
+    geometry: Geometry | None = None
+    order: Order = AS_IT_IS
+    also: tuple[str, ...] = ()
+    tally: Literal["", "voxels", "confidence"] = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +79,8 @@ class Findings:
         Where patches are kept, for the output "patches".
     app
         Which command plans.
+    target
+        Where the outputs lie, and more of them; default: the grid of the volume, and none.
     """
 
     source: VolumeRef | PatchesRef | None = None
@@ -61,6 +92,7 @@ class Findings:
     measured: Mapping[str, Any] = field(default_factory=dict)
     stores: Stores | None = None
     app: str = "run"
+    target: Target | None = None
 
 
 def make_plan(
@@ -125,16 +157,24 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         made, remarks = _passes_of(source, card, options, found, n)
         passes += made
         notes += remarks
-    finish = finish_for(cards[0], options)
-    region = Box.parse(options.bbox, source.shape_zyx) if options.bbox else Box.of(source.shape_zyx)
+    target = found.target or Target()
+    finishes = _finishes(cards[0], options, target)
+    finish, shape = finishes[0], target.shape_zyx or source.shape_zyx
+    region = Box.parse(options.bbox, shape) if options.bbox else Box.of(shape)
+    region &= target.regrid.box_out if target.regrid else region
     chunk: Zyx = tuple(  # type: ignore[assignment]
-        min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), source.shape_zyx, strict=True)
+        min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), shape, strict=True)
     )
     n_lanes = max([s.n_lanes for s in found.settings], default=1)
-    division = choose_column(source, passes, finish, chunk, found.budget, n_lanes)
-    spec = _spec(source, finish, options, chunk, division.shard_zyx)
+    division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
+    seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
+    spec = replace(_spec(seen, finish, options, chunk, division.shard_zyx), order=target.order)
     kept = finish.output == "patches"
     output = Output(spec=spec, attributes=cards[0].attributes)
+    beside = [
+        Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
+        for name, f in zip(target.also, finishes[1:], strict=False)
+    ]
     sweep = Sweep(
         name=SWEEP,
         source=VOLUME,
@@ -143,13 +183,16 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         window=options.window,
         sigma_scale=options.sigma_scale,
         finish=finish,
-        outputs=() if kept else (output,),
+        outputs=() if kept else (output, *beside),
         region=region,
-        columns=Columns(source.shape_zyx, region, division.column_yx, spec.shard_zyx[0]),
+        columns=Columns(shape, region, division.column_yx, spec.shard_zyx[0]),
         plane_block=division.plane_block,
         skip_empty=options.skip_empty,
         mask=MASK if options.mask else "",
         stores=(found.stores or Stores(1)) if kept else None,
+        more=finishes[1:],
+        regrid=target.regrid,
+        tally=target.tally,
     )
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
@@ -162,6 +205,16 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         notes=(*dict.fromkeys(notes), *division.notes),
         measured=dict(found.measured),
     )
+
+
+def _finishes(card: ModelCard, options: RunOptions, target: Target) -> tuple[Finish, ...]:
+    """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
+    finish = finish_for(card, options)
+    wanted = list(target.also)
+    if target.tally == "confidence":
+        wanted = [name for name in wanted if name != "entropy"] + ["entropy"]
+    whole = any(name in KEPT for name in wanted) and finish.activation == "softmax"
+    return tuple(replace(finish, output=name, whole=whole) for name in (finish.output, *wanted))
 
 
 def require_alike(cards: Sequence[ModelCard]) -> None:
@@ -185,7 +238,16 @@ def _passes_of(
 ) -> tuple[list[Pass], list[str]]:
     """The passes of a model, and what to note about them."""
     patch, notes = patch_for(source, card, options)
-    grid = TileGrid.of(source.shape_zyx, patch, options.overlap, options.fit, options.pad)  # type: ignore[arg-type]
+    if card.transpose != (0, 1, 2) and found.target is None:
+        raise ModelError(f"{card.path} wants images with their axes exchanged {card.transpose}; use voxweft batch")
+    grid = TileGrid.of(
+        source.shape_zyx,
+        patch,
+        options.overlap,
+        options.fit,  # type: ignore[arg-type]
+        options.pad,
+        parse_size(options.patch_stride),
+    )
     seen = views(options.tta, card.mirror_axes, patch)
     if source.n_channels != card.n_inputs:
         raise ModelError(f"the model takes {card.n_inputs} input channel(s), {source.url} has {source.n_channels}")
@@ -198,6 +260,7 @@ def _passes_of(
         views=seen,
         tta=options.tta,
         weight=options.weight_of(n),
+        pad_with=options.pad_with,
     )
     if note := spacing_note(card, source.geometry):
         notes.append(note)

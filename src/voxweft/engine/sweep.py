@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import time
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit, GoesOn
+from voxweft.engine.finishing import finishing
 from voxweft.engine.forward import ForwardQueue, one_core_each
 from voxweft.engine.masking import MaskPlanes
 from voxweft.engine.opened import OpenedSweep
+from voxweft.engine.slabs import SlabWriter
 from voxweft.engine.stage import Sweep
 from voxweft.engine.stored import StoredQueue
 from voxweft.engine.totals import Totals
 from voxweft.engine.weave import Weaver
-from voxweft.errors import RunError
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import Tile
 
 AHEAD = 1  # patch layers that may be begun while an earlier one is not finished
-STRIP_VOXELS = {"cpu": 1 << 18, "cuda": 1 << 26}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +59,8 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
     import torch
 
     stage, totals = opened.stage, commit.totals
-    box, whole = stage.swept(units), Box.of(stage.info.shape_zyx)
-    reach = stage.reach(box)
+    made, whole = stage.swept(units), Box.of(stage.info.shape_zyx)
+    box, reach = stage.source_box(made), stage.reach(made)
     weaver = Weaver(stage, box, opened.device)
     with (
         torch.inference_mode(),
@@ -75,7 +69,8 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         one_core_each(opened.device),
         _source(opened, weaver, totals, reach, box) as patches,
     ):
-        cursor, n_finished = box.start[0], 0  # the first plane that is not finished; layers that are
+        finish = finishing(stage, made, weaver, mask, writer)
+        n_finished, cursor = 0, box.start[0]  # patch layers that are finished; the first plane that is not
         unit = writer.unit
         for n, layer in enumerate(patch_layers(stage, box)):
             if writer.unit != unit:
@@ -94,14 +89,14 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
                 else:
                     patches.add(layer.one, tile)
 
-            def finish(end: int = layer.end) -> None:
+            def end_layer(end: int = layer.end) -> None:
                 nonlocal cursor, n_finished
                 n_finished += 1
-                if cursor < end:
-                    _finish_planes(opened, weaver, mask, (cursor, end, box), writer, totals)
-                    cursor = end
+                cursor = max(cursor, end)
+                with totals.timed("finish"):
+                    finish.to(end)
 
-            patches.then(finish)
+            patches.then(end_layer)
             if n - n_finished >= AHEAD:
                 patches.flush()
         patches.flush()
@@ -112,108 +107,3 @@ def _source(opened: OpenedSweep, weaver: Weaver, totals: Totals, reach: Box, own
     if opened.patches is not None:
         return StoredQueue(opened.patches, weaver, totals)
     return ForwardQueue(opened, weaver, totals, reach, own)
-
-
-def _finish_planes(
-    opened: OpenedSweep,
-    weaver: Weaver,
-    mask: MaskPlanes,
-    planes: tuple[int, int, Box],
-    writer: SlabWriter,
-    totals: Totals,
-) -> None:
-    """Turn final planes into output, strip by strip, and hand them to the writer."""
-    lo, hi, box = planes
-    finish = opened.stage.finish
-    background = np.array(finish.background if finish.output == "logits" else [0] * finish.n_channels)[:, None]
-    with totals.timed("finish"):
-        blended, uncovered = weaver.take(lo, hi)
-        if not bool(blended.sum().isfinite()):
-            raise RunError(
-                f"the network returned NaN or Inf for planes z {lo} to {hi - 1}",
-                "Look at the input there, or use --precision fp32.",
-            )
-        height, width = blended.shape[2:]
-        rows = max(1, STRIP_VOXELS[opened.device.partition(":")[0]] // width)
-        for z in range(lo, hi):
-            outside = mask.outside(z, box)
-            for y in range(0, height, rows):
-                strip = (slice(None), slice(z - lo, z - lo + 1), slice(y, y + rows))
-                values = finish(blended[strip])
-                for empty in (uncovered[z - lo] if uncovered is not None else None, outside):
-                    if empty is not None:
-                        values[:, 0, empty[y : y + rows]] = background
-                writer.put(z, y, values, box)
-    writer.advance(hi)
-
-
-class SlabWriter:
-    """Collects finished planes into slabs and writes each in a thread, one at a time."""
-
-    def __init__(self, stage: Sweep, units: range, commit: Commit) -> None:
-        self._stage, self._commit, self._totals = stage, commit, commit.totals
-        self._units = iter(units)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="voxweft-write")
-        self._pending: Future[None] | None = None
-        self._started = time.perf_counter()
-        self._patches = 0
-        self._spare: list[NDArray[Any]] = []
-        self._open_next()
-
-    def __enter__(self) -> SlabWriter:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        try:
-            if exc[0] is None:
-                self._wait()
-        finally:
-            self._thread.shutdown(wait=True)
-
-    @property
-    def unit(self) -> int | None:
-        """The slab that is being filled; None after the last."""
-        return self._unit
-
-    def put(self, z: int, y: int, values: NDArray[Any], box: Box) -> None:
-        """Place a strip [C, 1, rows, width] whose row 0 is row ``y`` of the swept box."""
-        if z >= self._box.stop[0]:
-            self._close()
-        z0, y0, x0 = self._box.start
-        row, left = box.start[1] + y - y0, box.start[2] - x0
-        self._buffer[:, z - z0, row : row + values.shape[2], left : left + values.shape[3]] = values[:, 0]
-
-    def advance(self, z: int) -> None:
-        """All planes below ``z`` are in; write the slab if it is complete."""
-        if self._unit is not None and z >= min(self._box.stop[0], self._stage.region.stop[0]):
-            self._close()
-
-    def _open_next(self) -> None:
-        self._unit = next(self._units, None)
-        if self._unit is None:
-            return
-        self._box = self._stage.slab_box(self._unit)
-        size = (self._stage.finish.n_channels, *self._box.shape)
-        if self._spare and self._spare[0].shape == size:
-            self._buffer = self._spare.pop()
-            self._buffer.fill(0)
-        else:
-            self._buffer = np.zeros(size, self._stage.finish.dtype)
-
-    def _close(self) -> None:
-        with self._totals.timed("wait for output"):
-            self._wait()
-        now = time.perf_counter()
-        record = {"n_patches": self._totals.n_patches - self._patches, "seconds": round(now - self._started, 3)}
-        self._started, self._patches = now, self._totals.n_patches
-        self._pending = self._thread.submit(self._write, self._unit or 0, self._buffer, record)
-        self._open_next()
-
-    def _wait(self) -> None:
-        if self._pending is not None:
-            self._pending.result()
-            self._pending = None
-
-    def _write(self, unit: int, buffer: NDArray[Any], record: dict[str, Any]) -> None:
-        self._commit(unit, (buffer,), record=record)
-        self._spare = [buffer]

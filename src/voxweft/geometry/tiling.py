@@ -143,16 +143,17 @@ class TileGrid:
         overlap: float,
         fit: Fit = "spread",
         pad: Literal["both", "after"] = "both",
+        steps: Zyx | None = None,
     ) -> TileGrid:
         """The grid of a volume for patches that overlap by a fraction ``0 <= overlap < 1``.
 
-        ``pad`` "after" pads a volume that is smaller than the patch at its end only.
+        ``pad`` "after" pads a volume that is smaller than the patch at its end only. ``steps``, in voxels, take the
+        place of the overlap.
         """
         if not 0 <= overlap < 1:
             raise GridError(f"an overlap of {overlap} is not a fraction; use 0 <= overlap < 1, for example 0.5")
-        axes = tuple(
-            AxisTiles(max(n, p), p, max(1.0, p * (1.0 - overlap)), fit) for n, p in zip(shape, patch, strict=True)
-        )
+        steps = steps or tuple(max(1.0, p * (1.0 - overlap)) for p in patch)  # type: ignore[assignment]
+        axes = tuple(AxisTiles(max(n, p), p, s, fit) for n, p, s in zip(shape, patch, steps or (), strict=True))
         origin = tuple(-(max(p - n, 0) // 2) if pad == "both" else 0 for n, p in zip(shape, patch, strict=True))
         return cls(axes, origin)  # type: ignore[arg-type]
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from voxweft.image.protocols import Volume
+from voxweft.image.resampled import Resample
 from voxweft.image.views import Stack, View, ViewedVolume
 
 STACK = "stack"
@@ -43,7 +44,7 @@ class VolumeRef:
     opener: str = ""
     arguments: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     volumes: tuple[VolumeRef, ...] = ()
-    views: tuple[View, ...] = ()
+    views: tuple[View | Resample, ...] = ()
 
 
 def volume_ref(volume: Volume) -> VolumeRef:
@@ -58,7 +59,7 @@ def volume_ref(volume: Volume) -> VolumeRef:
     """
     if isinstance(volume, ViewedVolume):
         base = volume_ref(volume.base)
-        return replace(base, views=(*base.views, volume.view))
+        return replace(base, views=(*base.views, volume.view))  # type: ignore[arg-type]
     if isinstance(volume, Stack):
         return VolumeRef(volume.info.url, opener=STACK, volumes=tuple(volume_ref(v) for v in volume.volumes))
     own = getattr(volume, "ref", None)

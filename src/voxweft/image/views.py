@@ -22,7 +22,7 @@ from voxweft.image.order import Order, check_order, inverse, permute, permute_bo
 from voxweft.image.protocols import Volume
 
 
-class _View(ABC):
+class BaseView(ABC):
     """What all views do; each says how its description, boxes and voxels follow from those of the volume seen."""
 
     __slots__ = ()
@@ -35,7 +35,7 @@ class _View(ABC):
         VolumeError
             If it cannot be seen so.
         """
-        return ViewedVolume(volume, self)  # type: ignore[arg-type]
+        return ViewedVolume(volume, self)
 
     @abstractmethod
     def info(self, seen: VolumeInfo) -> VolumeInfo:
@@ -51,7 +51,7 @@ class _View(ABC):
 
 
 @dataclass(frozen=True, slots=True)
-class Crop(_View):
+class Crop(BaseView):
     """A box of a volume as a volume of its own.
 
         volume   0 1 2 3 4 5 6
@@ -87,7 +87,7 @@ class Crop(_View):
 
 
 @dataclass(frozen=True, slots=True)
-class Permute(_View):
+class Permute(BaseView):
     """The axes z y x in another order, as ``numpy.transpose`` takes it: axis k of the view is axis ``order[k]``.
 
         volume   z = layer   y = row     x = column
@@ -131,7 +131,7 @@ class Permute(_View):
 
 
 @dataclass(frozen=True, slots=True)
-class Flip(_View):
+class Flip(BaseView):
     """Axes in reverse: 0 for z, 1 for y, 2 for x.
 
         volume   0 1 2 3 4
@@ -172,7 +172,7 @@ class Flip(_View):
 
 
 @dataclass(frozen=True, slots=True)
-class AsChannels(_View):
+class AsChannels(BaseView):
     """The positions along an axis as channels; the axis stays, one voxel long.
 
         volume   [1, Z, Y, X]
@@ -228,7 +228,7 @@ class AsChannels(_View):
 
 
 @dataclass(frozen=True, slots=True)
-class EightBit(_View):
+class EightBit(BaseView):
     """8-bit values: the upper byte of 16-bit ones (value >> 8), 8-bit ones as they are.
 
     >>> from voxweft import open_volume
@@ -250,7 +250,7 @@ class EightBit(_View):
 
 
 @dataclass(frozen=True, slots=True)
-class Repeat(_View):
+class Repeat(BaseView):
     """A coarse volume as if it were fine: every voxel stands for a block of so many.
 
         volume   0     1     2
@@ -313,7 +313,7 @@ class ViewedVolume:
         How it is seen.
     """
 
-    def __init__(self, base: Volume, view: View) -> None:
+    def __init__(self, base: Volume, view: BaseView) -> None:
         self.base, self.view = base, view
         self.info = view.info(base.info)
 

@@ -82,6 +82,30 @@ class Intensity:
 
 
 @dataclass(frozen=True, slots=True)
+class Resampling:
+    """How cases are brought to the voxel size of the training, and logits back to theirs, as nnU-Net does.
+
+    Attributes
+    ----------
+    spacing_zyx
+        Voxel size that the network wants, in mm along the axes that it sees; None for an axis that stays as it is.
+    order, back
+        Of the splines for voxels and for logits.
+    order_apart, back_apart
+        The same along the coarse axis of anisotropic voxels, where the planes are resampled by themselves.
+    apart
+        Whether the coarse axis is treated so: True, False, or None where the voxels decide (a side 3 times as long).
+    """
+
+    spacing_zyx: tuple[float | None, float | None, float | None]
+    order: int = 3
+    back: int = 1
+    order_apart: int = 0
+    back_apart: int = 0
+    apart: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelCard:
     """What a model expects and gives; all that must equal training. Read-only, also inside.
 
@@ -127,6 +151,12 @@ class ModelCard:
         earlier ones; empty where they are 1, 2, 3 and so on.
     intensity
         Grey values of the training foreground, one per input channel; empty where they are not known.
+    resampling
+        How cases are resampled before and after, or None.
+    transpose
+        The axes of an image in the order in which the network sees them, as ``numpy.transpose`` takes it.
+    masked
+        A channel each: whether it is normalised within the mask of non-zero voxels only. Empty: none is.
     divisor
         What grey values are divided by before an ink network sees them, or None.
     normalization_note
@@ -175,6 +205,9 @@ class ModelCard:
     ends_in: str = ""
     label_ids: tuple[int, ...] = ()
     intensity: tuple[Intensity, ...] = ()
+    resampling: Resampling | None = None
+    transpose: tuple[int, int, int] = (0, 1, 2)
+    masked: tuple[bool, ...] = ()
     divisor: float | None = None
     normalization_note: str = ""
     notes: tuple[str, ...] = ()

@@ -15,10 +15,23 @@ if TYPE_CHECKING:
     import torch
 
 MODES = ("binary", "multiclass")
-OUTPUTS = ("probability", "probability16", "mask", "labels", "logits", "probability_and_label", "merged", "patches")
+OUTPUTS = (
+    "probability",
+    "probability16",
+    "probability32",
+    "mask",
+    "labels",
+    "logits",
+    "probability_and_label",
+    "merged",
+    "entropy",
+    "patches",
+)
 DEFAULT_THRESHOLD = 0.5
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
+TINY = np.float32(1e-30)
+FLOAT = ("probability32", "entropy")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +51,8 @@ class Finish:
     multiclass  mask, of sigmoids      255 where p > threshold, for every class        n_classes
     multiclass  labels, of sigmoids    label of the last class where p > threshold     1
     multiclass  probability_and_label  floor(255 p) of every class, then that index    n_classes + 1
+    any         probability32          p of every class, float32                       n_classes
+    any         entropy                -sum p log p / log n_classes, float32           1
     any         logits                 the blended logits, float32                     n_classes
     any         merged                 the same in float16, 0 where no patch ran       n_classes
     any         patches                nothing: every patch is kept by itself          0
@@ -60,6 +75,8 @@ class Finish:
     label_ids
         Of sigmoids, which may overlap: the label of each class, the later written over the earlier; a voxel where none
         is over the threshold is 0. Empty: 1, 2, 3 and so on.
+    whole
+        Whether logits are accumulated though differences would do, since another output needs them.
 
     Raises
     ------
@@ -74,6 +91,7 @@ class Finish:
     threshold: float = 0.5
     targets: tuple[tuple[int, int], ...] = ()
     label_ids: tuple[int, ...] = ()
+    whole: bool = False
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -106,7 +124,7 @@ class Finish:
     @property
     def differences(self) -> bool:
         """Whether differences to class 0 are accumulated instead of the logits."""
-        return self.activation == "softmax" and self.output not in KEPT and not self.targets
+        return self.activation == "softmax" and self.output not in KEPT and not self.targets and not self.whole
 
     @property
     def n_accumulated(self) -> int:
@@ -122,6 +140,8 @@ class Finish:
             return 0
         if self.targets and self.output not in KEPT:
             return len(self.targets)
+        if self.output in FLOAT:
+            return self.n_classes if self.output == "probability32" else 1
         if self.output == "probability_and_label":
             return self.n_classes + 1
         several = self.mode == "multiclass" and (self.output == "probability" or self.overlapping)
@@ -135,9 +155,16 @@ class Finish:
             return "float16" if self.output == "merged" else "float32"
         if self.output == "probability16":
             return "uint16"
+        if self.output in FLOAT:
+            return "float32"
         if self.output in ("labels", "probability_and_label") and self.mode == "multiclass":
-            return str(np.min_scalar_type(max(self._ids if self.overlapping else [self.n_classes - 1])))
+            return str(np.min_scalar_type(self.largest_label))
         return "uint8"
+
+    @property
+    def largest_label(self) -> int:
+        """The largest value of labels."""
+        return max(self._ids) if self.overlapping else max(1, self.n_classes - 1)
 
     @property
     def _ids(self) -> tuple[int, ...]:
@@ -166,22 +193,26 @@ class Finish:
         logits = blended.numpy()
         if self.output in KEPT:
             return to_half(logits) if self.output == "merged" else logits.copy()
+        if self.output in FLOAT:
+            p = self._probabilities(logits)
+            return p if self.output == "probability32" else _entropy(p, exclusive=self.activation == "softmax")
         if self.targets:
             return np.concatenate([self._of_target(logits[a:b]) for a, b in self.targets])
         foreground = logits[-1:]  # of two classes the second, of one the only
+        if self.whole and self.activation == "softmax" and self.mode == "binary":
+            foreground = logits[1:] - logits[:1]
         if self.mode == "binary":
             if self.output in ("probability", "probability16"):
                 return _quantize(self._probability(foreground), self.dtype)
             return _mask(foreground > self.logit_threshold, 255 if self.output == "mask" else 1)
-        probabilities = _softmax if self.differences else self._probability
         if self.output == "probability":
-            return _quantize(probabilities(logits))
+            return _quantize(self._probabilities(logits))
         over = logits > self.logit_threshold if self.overlapping else None
         if over is not None and self.output == "mask":
             return _mask(over, 255)
         labels = _argmax(logits, self.differences).astype(self.dtype) if over is None else self._last_over(over)
         if self.output == "probability_and_label":
-            return np.concatenate([_quantize(probabilities(logits)).astype(self.dtype), labels])
+            return np.concatenate([_quantize(self._probabilities(logits)).astype(self.dtype), labels])
         return _mask(labels != 0, 255) if self.output == "mask" else labels
 
     def _of_target(self, logits: NDArray[np.float32]) -> NDArray[Any]:
@@ -203,15 +234,25 @@ class Finish:
             labels[0][channel] = label
         return labels
 
+    def _probabilities(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Of every class, of what was accumulated."""
+        if self.activation != "softmax":
+            return self._probability(x)
+        return _softmax(x if self.differences else x[1:] - x[:1])
+
     def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return _sigmoid(x) if self.activation != "none" else x
 
-    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:
+    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911
         """The same on an accelerator; only the finished bytes come back."""
         import torch
 
         if self.output in KEPT:
             return to_half(x.cpu().numpy()) if self.output == "merged" else x.cpu().numpy()
+        if self.output in FLOAT:
+            return self(x.cpu())
+        if self.whole and self.activation == "softmax" and self.mode == "binary":
+            x = x[1:] - x[:1]
         if self.output == "probability_and_label":
             parts = [replace(self, output=o)._on_device(x) for o in ("probability", "labels")]
             return np.concatenate([part.astype(self.dtype) for part in parts])
@@ -263,6 +304,17 @@ def _softmax(differences: NDArray[np.float32]) -> NDArray[np.float32]:
         total += channel
     p /= total
     return p
+
+
+def _entropy(p: NDArray[np.float32], *, exclusive: bool) -> NDArray[np.float32]:
+    """Entropy [1, ...] of probabilities [C, ...], 0 (certain) to 1; of classes that may overlap the mean of all."""
+    if not exclusive:
+        both = np.stack([p, 1.0 - p])
+        return np.asarray(_entropy(both.reshape(2, -1), exclusive=True).reshape(p.shape).mean(axis=0, keepdims=True))
+    total = np.zeros(p.shape[1:], np.float32)
+    for channel in p:
+        total -= channel * np.log(np.maximum(channel, TINY))
+    return (total / np.float32(math.log(len(p))))[np.newaxis]
 
 
 def _argmax(x: NDArray[np.float32], differences: bool) -> NDArray[np.intp]:

@@ -114,7 +114,7 @@ def forecast(
     n_voxels = sum(box.n_voxels for box in columns)
     division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
     lanes = lanes_for(stage.passes[0].setting.device)
-    buffers = buffers_for(volume.info, stage.passes, stage.finish, division, lanes)
+    buffers = buffers_for(stage.info, stage.passes, stage.finishes, division, lanes, stage.regrid)
     n_computed, stored = stage.n_patches_computed, volume.info.stored_bytes
     return plan, Forecast(
         n_patches=stage.n_tiles(stage.region),

@@ -24,6 +24,13 @@ FORMATS = {
     ".h5": "voxweft.stores.hdf5:Hdf5Volume",
     ".hdf5": "voxweft.stores.hdf5:Hdf5Volume",
     ".zarr": "voxweft.stores.zarr:ZarrVolume",
+    ".nii": "voxweft.stores.nifti:NiftiVolume",
+    ".nii.gz": "voxweft.stores.nifti:NiftiVolume",
+    ".hdr": "voxweft.stores.nifti:NiftiVolume",
+    ".mha": "voxweft.stores.itk:ItkVolume",
+    ".mhd": "voxweft.stores.itk:ItkVolume",
+    ".nrrd": "voxweft.stores.itk:ItkVolume",
+    "dicom": "voxweft.stores.itk:ItkVolume",
 }
 OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -197,13 +204,19 @@ def _opener(url: str) -> Callable[..., Any]:
     if is_remote(url) or any((path / name).exists() for name in ZARR_FILES):
         return _load(FORMATS[".zarr"])
     if path.is_dir():
-        if any(p.suffix.lower() in (".tif", ".tiff") for p in path.iterdir()):
+        names = [p.name.lower() for p in path.iterdir()]
+        if any(name.endswith((".tif", ".tiff")) for name in names):
             return _load(FORMATS[".tif"])
-        raise VolumeError(f"{url} is a folder without a zarr array and without TIFF files")
-    suffix = ".h5" if ".h5/" in url else path.suffix.lower()
+        if "::" in url or any(name.endswith((".dcm", ".ima")) or "." not in name for name in names):
+            return _load(FORMATS["dicom"])
+        raise VolumeError(f"{url} is a folder without a zarr array, TIFF files or a DICOM series")
+    suffix = ".h5" if ".h5/" in url else ".nii.gz" if path.name.lower().endswith(".nii.gz") else path.suffix.lower()
     if suffix in FORMATS and suffix != ".zarr":
         return _load(FORMATS[suffix])
-    raise VolumeError(f"{url} is no volume that voxweft knows: use zarr, OME-Zarr, TIFF (file or folder) or HDF5")
+    raise VolumeError(
+        f"{url} is no volume that voxweft knows: use zarr, OME-Zarr, TIFF (file or folder), HDF5, "
+        "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD or a folder with a DICOM series"
+    )
 
 
 def _load(place: str) -> Callable[..., Any]:

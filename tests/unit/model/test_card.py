@@ -18,6 +18,7 @@ from voxweft.engine.planning import make_plan
 from voxweft.errors import ModelError
 from voxweft.image.info import VolumeInfo
 from voxweft.model import Head, Intensity, ModelCard, ModelRef, Normalization
+from voxweft.model.card import Resampling
 from voxweft.model.frozen import FrozenDict
 
 VOLUME = VolumeInfo("v.zarr", "zarr v3", (40, 40, 40), "uint8", levels=((40, 40, 40),))
@@ -45,6 +46,8 @@ FULL = ModelCard(
     ends_in="softmax",
     label_ids=(1, 2, 4),
     intensity=(Intensity(1.0, 2.0, 0.5, 3.0),),
+    resampling=Resampling((3.0, 1.0, None), 3, 1, 0, 0, apart=True),
+    masked=(True,),
     divisor=200.0,
     normalization_note="a note",
     notes=("another",),
@@ -65,7 +68,9 @@ def test_a_card_with_every_field_survives_a_plan() -> None:
     assert again == plan
     assert again.models[0].card == FULL
     assert all(
-        getattr(FULL, f.name) != f.default for f in fields(ModelCard) if f.name not in ("activation", "n_inputs")
+        getattr(FULL, f.name) != f.default
+        for f in fields(ModelCard)
+        if f.name not in ("activation", "n_inputs", "transpose")
     )
 
 

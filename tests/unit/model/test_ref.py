@@ -16,6 +16,7 @@ from inknets import backbone, lightning, small_timesformer
 from voxweft.backends import reload
 from voxweft.errors import ModelError, RequestError
 from voxweft.model import Head, Intensity, ModelCard, ModelRef, Normalization, model_ref
+from voxweft.model.card import Resampling
 from voxweft.model.ref import NOT_COMPARED
 
 MODEL = voxweft.load_model("fake://null?patch=16,16,16&classes=3")
@@ -41,6 +42,9 @@ CHANGES = {
     "ends_in": "softmax",
     "label_ids": (1, 2, 3),
     "intensity": (Intensity(1.0, 2.0),),
+    "resampling": Resampling((1.5, None, 1.5)),
+    "transpose": (2, 0, 1),
+    "masked": (True,),
     "divisor": 200.0,
 }
 
