@@ -16,6 +16,7 @@ from voxweft.backends.onnx_file import OnnxFile, read_onnx
 from voxweft.backends.runtime import OpenVino, check_shape, compile_openvino
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError, first_line
+from voxweft.geometry.box import Zyx
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting, Predictor
@@ -66,6 +67,7 @@ def load(path: Path) -> OnnxModel:
         batch_size=sizes[0] or None,
         normalization=_window(meta, path),
         class_names=_names(meta),
+        stride_zyx=_stride(meta, path),
         fixed_patch=all(patch),
         details={"metadata": dict(meta)},
     )
@@ -196,6 +198,22 @@ def _window(meta: dict[str, str], path: Path) -> tuple[Normalization, ...] | Non
         raise ModelError(f"{path}: its window_level and window_width are no numbers: {first_line(error)}") from error
     low = level - width / 2
     return (Normalization("ct", mean=low, std=width, lower=low, upper=low + width),)
+
+
+def _stride(meta: dict[str, str], path: Path) -> Zyx | None:
+    """``patch_stride`` of the ``inference_config`` that itk_infer reads; None where there is none."""
+    try:
+        found = json.loads(meta.get("inference_config", "{}")).get("patch_stride")
+    except (ValueError, AttributeError):
+        return None
+    if found is None:
+        return None
+    if not isinstance(found, list) or len(found) != 3 or not all(isinstance(n, int) and n > 0 for n in found):
+        raise ModelError(
+            f"{path}: the patch_stride of its inference_config is {found!r:.60}; three integers are wanted"
+        )
+    z, y, x = found
+    return z, y, x
 
 
 def _names(meta: dict[str, str]) -> tuple[str, ...] | None:

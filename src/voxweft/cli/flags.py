@@ -25,7 +25,7 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
 
         def options_of(values: dict[str, Any]) -> dict[str, Any]:
             return {
-                name: cls(**{f.name: values[f.name] for f in fields(cls) if f.metadata})
+                name: cls(**{f.name: _as_declared(f, values[f.name]) for f in fields(cls) if f.metadata})
                 for name, cls in zip(_names(classes), classes, strict=True)
             }
 
@@ -47,6 +47,10 @@ def with_options(*classes: type) -> Callable[[Callable[..., None]], Callable[...
         return command
 
     return decorate
+
+
+def _as_declared(f: Field[Any], value: Any) -> Any:
+    return tuple(value or ()) if isinstance(f.default, tuple) else value
 
 
 def _names(classes: tuple[type, ...]) -> list[str]:

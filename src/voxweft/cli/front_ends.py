@@ -11,6 +11,7 @@ MODULES = [
     "voxweft.cli.run",
     "voxweft.cli.scroll",
     "voxweft.cli.ink",
+    "voxweft.cli.batch",
 ]
 """Each has a ``FRONT_END``."""
 

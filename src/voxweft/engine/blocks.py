@@ -21,6 +21,7 @@ from voxweft.ops.halve import halve
 from voxweft.ops.normalize import moments
 
 CELLS_AHEAD = 2
+NO_MOMENTS, EMPTY = ("mean", "m2", "lower", "upper"), np.zeros((0, 1))
 Values = NDArray[Any] | StoredLogits | None
 
 
@@ -120,6 +121,22 @@ def halve_block(sources: Sequence[NDArray[Any]], cell: Cell, *, method: str) -> 
 
 
 @block_op
-def moments_block(sources: Sequence[NDArray[Any]], _cell: Cell) -> Made:
-    """Moments of a cell as a table; see :func:`voxweft.ops.normalize.moments`."""
-    return Made(table=moments(sources[0]))
+def moments_block(sources: Sequence[NDArray[Any]], _cell: Cell, *, masked: bool = False) -> Made:
+    """Moments of a cell as a table, perhaps of its non-zero voxels only; see :func:`voxweft.ops.normalize.moments`."""
+    if not masked:
+        return Made(table=moments(sources[0]))
+    inside = sources[0][:, sources[0].any(axis=0)]
+    return Made(table=moments(inside) if inside.size else {"count": np.zeros(0)} | dict.fromkeys(NO_MOMENTS, EMPTY))
+
+
+@block_op
+def nonzero_block(sources: Sequence[NDArray[Any]], cell: Cell) -> Made:
+    """First and one past the last non-zero voxel of a cell, int64 [1, 3]; ``stop`` is 0 where there is none."""
+    filled = sources[0].any(axis=0)
+    along = [np.asarray(np.logical_or.reduce(filled, axis=tuple(b for b in range(3) if b != a))) for a in range(3)]
+    if not along[0].any():
+        return Made(table={"start": np.zeros((1, 3), np.int64), "stop": np.zeros((1, 3), np.int64)})
+    sides = list(zip(along, cell.box.start, strict=True))
+    start = np.array([[a + int(one.argmax()) for one, a in sides]])
+    stop = np.array([[a + len(one) - int(one[::-1].argmax()) for one, a in sides]])
+    return Made(table={"start": start, "stop": stop})

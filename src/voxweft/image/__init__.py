@@ -6,7 +6,7 @@ from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.protocols import PatchLogits, Records, Sink, Volume
 from voxweft.image.ref import VolumeRef, volume_ref
-from voxweft.image.resampled import Resample
+from voxweft.image.resampled import Resample, Standardize
 from voxweft.image.views import AsChannels, Crop, EightBit, Flip, Permute, Repeat, Stack, View
 from voxweft.image.words import Words
 
@@ -24,6 +24,7 @@ __all__ = [
     "Resample",
     "Sink",
     "Stack",
+    "Standardize",
     "View",
     "Volume",
     "VolumeInfo",

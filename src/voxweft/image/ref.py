@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from voxweft.image.protocols import Volume
-from voxweft.image.resampled import Resample
+from voxweft.image.resampled import Resample, Standardize
 from voxweft.image.views import Stack, View, ViewedVolume
 
 STACK = "stack"
@@ -44,7 +44,7 @@ class VolumeRef:
     opener: str = ""
     arguments: Mapping[str, str | int | float | bool] = field(default_factory=dict)
     volumes: tuple[VolumeRef, ...] = ()
-    views: tuple[View | Resample, ...] = ()
+    views: tuple[View | Resample | Standardize, ...] = ()
 
 
 def volume_ref(volume: Volume) -> VolumeRef:

@@ -14,6 +14,8 @@ from voxweft.geometry.regrid import Regrid
 from voxweft.image.info import VolumeInfo
 from voxweft.image.views import BaseView
 
+FLOOR = 1e-8
+
 
 @dataclass(frozen=True, slots=True)
 class Resample(BaseView):
@@ -71,6 +73,43 @@ class Resample(BaseView):
         """Clipped, resampled, clipped."""
         made = self.regrid.resample(_clipped(values.astype(np.float32), self.before), box)
         return _clipped(made, self.bounds)
+
+
+@dataclass(frozen=True, slots=True)
+class Standardize(BaseView):
+    """Every channel less its mean, divided by its spread, in float32; perhaps 0 where no channel has a value.
+
+    Attributes
+    ----------
+    numbers
+        Mean and spread a channel.
+    masked
+        Of each channel, whether voxels where all channels are 0 stay 0.
+
+    Examples
+    --------
+    >>> from voxweft import open_volume
+    >>> Standardize(((2.0, 2.0),), (True,)).of(open_volume(np.array([[[0, 2, 4]]]))).read(Box.of((1, 1, 3)))
+    array([[[[0., 0., 1.]]]], dtype=float32)
+    """
+
+    numbers: tuple[tuple[float, float], ...]
+    masked: tuple[bool, ...] = ()
+    kind: Literal["standardize"] = "standardize"
+
+    def info(self, seen: VolumeInfo) -> VolumeInfo:
+        """As float32."""
+        return replace(seen, dtype="float32", levels=(seen.shape_zyx,), level=0)
+
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Scaled."""
+        outside = ~values.any(axis=0) if any(self.masked) else None
+        made = values.astype(np.float32)
+        for n, (mean, spread) in enumerate(self.numbers):
+            made[n] = (made[n] - np.float32(mean)) / np.float32(max(spread, FLOOR))
+            if outside is not None and self.masked[n]:
+                made[n][outside] = 0
+        return made
 
 
 def _clipped(values: NDArray[np.float32], bounds: tuple[tuple[float, float], ...]) -> NDArray[np.float32]:

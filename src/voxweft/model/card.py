@@ -151,6 +151,8 @@ class ModelCard:
         earlier ones; empty where they are 1, 2, 3 and so on.
     intensity
         Grey values of the training foreground, one per input channel; empty where they are not known.
+    stride_zyx
+        Voxels between patches that the file prescribes, or None.
     resampling
         How cases are resampled before and after, or None.
     transpose
@@ -205,6 +207,7 @@ class ModelCard:
     ends_in: str = ""
     label_ids: tuple[int, ...] = ()
     intensity: tuple[Intensity, ...] = ()
+    stride_zyx: Zyx | None = None
     resampling: Resampling | None = None
     transpose: tuple[int, int, int] = (0, 1, 2)
     masked: tuple[bool, ...] = ()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -16,8 +16,8 @@ from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import MASK, VOLUME, PatchesRef, Plan
-from voxweft.engine.planning import Findings, Schemes, plan_sweep, schemes_for
+from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan
+from voxweft.engine.planning import Findings, Schemes, Target, plan_sweep, schemes_for
 from voxweft.engine.stage import Stage, Stores, Sweep
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
@@ -54,6 +54,10 @@ class AppRequest:
         How each network is run, where that was decided before.
     networks
         Where networks that are ready are kept, to be shared with other plans.
+    target
+        Where the outputs lie, and more of them than one.
+    inputs
+        Further volumes by their names, for the stages that follow.
     """
 
     name: str = "run"
@@ -62,6 +66,8 @@ class AppRequest:
     then: Callable[[Sweep], Sequence[Stage]] = lambda _sweep: ()
     settings: tuple[ForwardSetting, ...] = ()
     networks: dict[Any, Predictor] | None = None
+    target: Target | None = None
+    inputs: Mapping[str, Volume] = field(default_factory=dict)
 
 
 def plan_run(
@@ -99,7 +105,7 @@ def plan_run(
     """
     app, device = app or AppRequest(), devices_of(options.device)[0]
     refs = tuple(model_ref(model) for model in models)
-    volumes = {VOLUME: volume} | ({MASK: mask} if mask is not None else {})
+    volumes = {VOLUME: volume, **app.inputs} | ({MASK: mask} if mask is not None else {})
     found = _looked_at(volumes, refs, options, app)
     draft = plan_sweep(volume.info, refs, options, found)
     if records is not None and (stored := Ledger(records).plan()):
@@ -132,7 +138,7 @@ def _looked_at(
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
     asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
-    found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name)
+    found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name, target=app.target)
     _, voxels = central_patch(volume, plan_sweep(volume.info, refs, options, found).sweep.grid.patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)
@@ -160,7 +166,8 @@ def _measured(
 
 
 def _with_more(plan: Plan, app: AppRequest) -> Plan:
-    return replace(plan, stages=(*plan.stages, *app.then(plan.sweep)))
+    more = tuple(InputRef(name, volume_ref(volume)) for name, volume in app.inputs.items())
+    return replace(plan, inputs=(*plan.inputs, *more), stages=(*plan.stages, *app.then(plan.sweep)))
 
 
 def require_same_inputs(opened: Opened, source: str) -> None:

@@ -16,6 +16,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.axes import Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
+from voxweft.stores.arrays import Turn
 from voxweft.stores.url import local_path
 
 EXTRA = "medical images need the extra 'medical': pip install 'voxweft[medical]'"
@@ -219,6 +220,29 @@ def write_itk(path: Path, image: Any, *, orientation: str = "", words: Mapping[s
         for key, value in (words or {}).items():
             image.SetMetaData(key, value)
         sitk.WriteImage(image, str(path), useCompression=True)
+
+
+def turn_of(source: str, orientation: str) -> tuple[Turn, dict[str, Any]]:
+    """How a volume is turned to an orientation ("" for none), and its grid then: x y z in mm, LPS, by name."""
+    sitk, grid = itk(), grid_of(source)
+    z, y, x = shape_of(grid)
+    image = sitk.Image([x, y, z], sitk.sitkUInt8)
+    image.SetSpacing([float(v) for v in grid["spacing"]])
+    image.SetOrigin([float(v) for v in grid["origin"]])
+    image.SetDirection([float(v) for v in grid["direction"]])
+    turn = Turn()
+    if orientation:
+        turner = sitk.DICOMOrientImageFilter()
+        turner.SetDesiredCoordinateOrientation(orientation)
+        image = turner.Execute(image)
+        permuted, flipped = turner.GetPermuteOrder(), turner.GetFlipAxes()
+        order = tuple(2 - permuted[2 - k] for k in range(3))
+        turn = Turn(order, tuple(k for k in range(3) if flipped[2 - k]))
+    return turn, {
+        "spacing_xyz_mm": list(image.GetSpacing()),
+        "origin_lps_mm": list(image.GetOrigin()),
+        "direction": list(image.GetDirection()),
+    }
 
 
 def told(error: Exception) -> str:

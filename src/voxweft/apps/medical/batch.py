@@ -1,0 +1,209 @@
+"""A folder of images in, a folder of segmentations out: every case a plan of its own, all cases one batch.
+
+OUTPUT/NAME.nii.gz                 labels, on the grid of the input
+OUTPUT/statistics/NAME.json        volume, place and grey values of every label
+OUTPUT/summary.csv, summary.json   what became of every case
+OUTPUT/.voxweft/cases/             the ledger: a record a case
+OUTPUT/.voxweft/work/              cases that are not finished
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from voxweft.apps.medical.book import RECORDS, CaseBook, CaseResult
+from voxweft.apps.medical.cases import Case, find_cases, require_files
+from voxweft.apps.medical.job import Job, label_names, places_of
+from voxweft.apps.medical.models import ensemble_of
+from voxweft.apps.medical.options import BatchExecution, MedicalOptions
+from voxweft.apps.medical.summary import write_summary
+from voxweft.engine.events import Emit, Event, silent
+from voxweft.errors import RequestError, VoxweftError
+from voxweft.model.protocols import ForwardSetting
+from voxweft.runner.batch import ItemsError, for_each
+from voxweft.runner.devices import devices_of, n_gpus
+from voxweft.runner.parts import absolute_model
+from voxweft.runner.workers import Workers
+
+
+@dataclass(frozen=True, slots=True)
+class BatchReport:
+    """What a batch did.
+
+    Attributes
+    ----------
+    output
+        The folder.
+    cases
+        In the order of their names.
+    seconds
+        Wall clock.
+    notes
+        What the user should know.
+    """
+
+    output: str
+    cases: tuple[CaseResult, ...]
+    seconds: float
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_failed(self) -> int:
+        """Cases without a result."""
+        return sum(case.status == "failed" for case in self.cases)
+
+
+def batch(
+    source: str | Path,
+    output: str | Path,
+    options: MedicalOptions,
+    *,
+    execution: BatchExecution | None = None,
+    emit: Emit = silent,
+) -> BatchReport:
+    """Segment the images of a folder.
+
+    Parameters
+    ----------
+    source, output
+        Folders; ``source`` may be one image, or a folder of DICOM series.
+    options, execution
+        What is computed; where.
+    emit
+        Told of every event.
+
+    Returns
+    -------
+    BatchReport
+        Also of the cases that failed; they are no exception.
+
+    Raises
+    ------
+    RequestError
+        If the whole request is wrong; nothing was written.
+    """
+    execution, began = execution or BatchExecution(), time.perf_counter()
+    source, output = Path(source), Path(output)
+    models = ensemble_of(options)
+    notes = [*models.notes]
+    cases = find_cases(
+        source,
+        n_channels=models.card.n_inputs,
+        recursive=options.recursive,
+        by_channel=models.is_nnunet,
+        listed=options.list,
+    )[execution.part_id :: execution.num_parts]
+    require_apart(source, output)
+    workers, more = _workers(options, execution)
+    notes += more
+    request = json.dumps([options.request(), [ref.digest for ref in models.refs]], sort_keys=True, default=str)
+    book = CaseBook(output, request)
+    finished = {} if execution.overwrite else {n: done for n, case in enumerate(cases) if (done := book.finished(case))}
+    pending = [case for n, case in enumerate(cases) if n not in finished]
+    if not execution.overwrite:
+        book.require_ours({places_of(case, options)["result"]: case for case in pending})
+    for note in notes:
+        emit(Event("note", note))
+    refs = tuple(absolute_model(ref) for ref in models.refs)
+    job = Job(refs, models.is_nnunet, options, str(output.resolve()), request, execution.command)
+    pending = [replace(case, files=tuple(_absolute(f) for f in case.files)) for case in pending]
+    _writable(output)
+    job = replace(job, settings=_settled(pending, job, workers)) if pending else job
+    left = [n for n in range(len(cases)) if n not in finished]
+    results = finished | dict(zip(left, _all(pending, job, workers, emit), strict=True))
+    found = tuple(result for _, result in sorted(results.items()))
+    report = BatchReport(str(output), found, time.perf_counter() - began, tuple(notes))
+    write_summary(output, found, [*label_names(models.refs[0]).values()], confidence=options.save_conf)
+    _clean(output)
+    return report
+
+
+def _all(cases: Sequence[Case], job: Job, workers: Workers, emit: Emit) -> list[CaseResult]:
+    """What becomes of every case; one that fails does not stop the others."""
+    if not cases:
+        return []
+    try:
+        outcomes = for_each(cases, job, workers, num_parts=1, cost=_cost, emit=emit)
+    except ItemsError as error:
+        outcomes = list(error.outcomes)
+    book, found = CaseBook(Path(job.output), job.request), []
+    for case, outcome in zip(cases, outcomes, strict=True):
+        done = None if outcome.errors else book.finished(case)
+        if done:
+            found.append(replace(done, status="done"))
+            continue
+        reason = outcome.errors[0] if outcome.errors else "its result is gone"
+        message = "; ".join(line.strip() for line in reason.splitlines()[:2])
+        found.append(CaseResult(case.key, "failed", round(outcome.seconds, 3), message))
+    return found
+
+
+def require_apart(source: Path, output: Path) -> None:
+    """Refuse an output folder that is the input folder, or lies inside it, or holds it."""
+    read, written = source.resolve(), output.resolve()
+    if written == read or (source.is_dir() and written.is_relative_to(read)) or read.parent == written:
+        raise RequestError(f"the output folder {output} is, or lies in, the input folder {source}; give another place")
+    if output.exists() and not output.is_dir():
+        raise RequestError(f"-o {output} is a file; give a folder")
+
+
+def _writable(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"-o {output} cannot be made: {error.strerror}") from error
+    if not os.access(output, os.W_OK):
+        raise RequestError(f"-o {output} cannot be written to")
+
+
+def _settled(cases: Sequence[Case], job: Job, workers: Workers) -> tuple[ForwardSetting, ...]:
+    """How each network is run, decided on the first case that can be read."""
+    for case in cases:
+        try:
+            require_files(case, job.refs[0].card.n_inputs)
+            sweep = job.opened(case, workers).plan.sweep
+        except (VoxweftError, OSError) as error:
+            if isinstance(error, RequestError) and len(cases) == 1:
+                return ()
+            continue
+        return tuple({one.model: one.setting for one in sweep.passes}.values())
+    return ()
+
+
+def _workers(options: MedicalOptions, execution: BatchExecution) -> tuple[Workers, list[str]]:
+    """Who works on the cases, and what to note of it."""
+    notes, here = [], n_gpus()
+    devices = devices_of(options.device)
+    if execution.gpus and options.device == "auto":
+        if here:
+            devices = [f"cuda:{n}" for n in range(min(here, execution.gpus))]
+        if execution.gpus > here:
+            notes.append(f"--gpus {execution.gpus}: this machine has {here or 'none'}; it works with what there is")
+    if options.fp16 and devices[0] == "cpu":
+        notes.append("--fp16: on a CPU 16-bit arithmetic is not faster; 32 bits are used")
+    n = max(execution.num_proc, len(devices))
+    kind = execution.kind(n)
+    n = 1 if kind == "serial" else n
+    return Workers(kind, n, n, tuple(devices), execution.scheduler), notes
+
+
+def _cost(case: Case) -> float:
+    return float(sum(n for _, n, _ in case.stamp))
+
+
+def _absolute(path: str) -> str:
+    folder, mark, series = path.partition("::")
+    return str(Path(folder).resolve()) + mark + series
+
+
+def _clean(output: Path) -> None:
+    """Take away what is left of cases that were begun for other requests, once all are finished."""
+    work = output / RECORDS / "work"
+    if work.is_dir() and not any(work.iterdir()):
+        shutil.rmtree(work, ignore_errors=True)

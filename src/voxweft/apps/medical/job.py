@@ -1,0 +1,248 @@
+"""One case: its plan, its stages, its files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from voxweft.apps.medical.book import RECORDS, CaseBook, n_bytes
+from voxweft.apps.medical.cases import DICOM, Case, require_files
+from voxweft.apps.medical.files import write_files
+from voxweft.apps.medical.options import ItkRun, MedicalOptions, NnunetRun, runtime_of
+from voxweft.apps.medical.space import open_case, plain, prepare
+from voxweft.backends import reload
+from voxweft.engine.events import silent
+from voxweft.engine.labels import statistics_block
+from voxweft.engine.op import Op
+from voxweft.engine.options import RunOptions
+from voxweft.engine.planning import Schemes, Target
+from voxweft.engine.report import Report
+from voxweft.engine.stage import Blocks, Gather, Output, Source, Stage, Sweep
+from voxweft.errors import RequestError
+from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.protocols import ForwardSetting, Model, Predictor
+from voxweft.model.ref import ModelRef
+from voxweft.runner.devices import devices_of
+from voxweft.runner.execution import Execution
+from voxweft.runner.opening import Opened
+from voxweft.runner.place import Place
+from voxweft.runner.planning import AppRequest, plan_run
+from voxweft.runner.run import run_plan
+from voxweft.runner.workers import Workers
+from voxweft.stores import open_sink
+
+IMAGE = "image"
+ML = {"millimeter": 1e-3, "micrometer": 1e-12, "meter": 1e6}  # of a cubic unit
+_models: dict[tuple[ModelRef, ...], list[Model]] = {}  # of the batch that this process works on
+_networks: dict[Any, Predictor] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all cases of a batch share; called by a worker for one of them."""
+
+    refs: tuple[ModelRef, ...]
+    is_nnunet: bool
+    options: MedicalOptions
+    output: str
+    request: str
+    command: str
+    settings: tuple[ForwardSetting, ...] = ()
+
+    def __call__(self, case: Case, _share: tuple[int, int], workers: Workers) -> Report:
+        """Do it; continue it where it was begun."""
+        began = time.perf_counter()
+        output, book = Path(self.output), CaseBook(Path(self.output), self.request)
+        require_files(case, self.refs[0].card.n_inputs)
+        book.begin(case)
+        sink = open_sink(str(self._work(case)))
+        files = {name: output / path for name, path in places_of(case, self.options, self._numbers()).items()}
+        for path in files.values():
+            path.parent.mkdir(parents=True, exist_ok=True)
+        opened = self.opened(case, workers)
+        place = Place.of(sink, {name: str(path) for name, path in files.items()})
+        report = run_plan(opened, place, workers, Execution("serial", command=self.command), silent)
+        made = {str(path.relative_to(output)): n_bytes(path) for path in files.values()}
+        facts = json.loads(files["statistics"].read_text(encoding="utf-8"))
+        book.put(case, made, round(time.perf_counter() - began, 3), facts)
+        place.remove(opened.plan)
+        return report
+
+    def opened(self, case: Case, workers: Workers) -> Opened:
+        """The plan of a case, with its volumes and networks."""
+        if self.refs not in _models:
+            _networks.clear()
+            _models.clear()
+            _models[self.refs] = [reload(ref) for ref in self.refs]
+        models, card = _models[self.refs], self.refs[0].card
+        volume = open_case(case.files)
+        _require_channels(volume.info.n_channels, card.n_inputs, case)
+        target = Target(also=_also(self.options), tally="confidence" if self.options.save_conf else "")
+        prepared = prepare(volume, card, target) if self.is_nnunet else plain(volume, target)
+        options = run_options(self.options, card, self.is_nnunet)
+        geometry = volume.info.geometry
+        about = {
+            "name": case.key,
+            "sources": list(case.files),
+            "order": list(prepared.target.order),
+            "outputs": ["labels", *prepared.target.also],
+            "names": self._names(),
+            "n_channels": card.n_classes,
+            "exclusive": card.activation == "softmax",
+            "orientation": self.options.orientation,
+            "only": self._only(),
+            "confidence": self.options.save_conf,
+            "voxel_ml": _product(geometry.voxel_size_zyx) * ML.get(geometry.unit, 1e-3),
+        }
+        app = AppRequest(
+            "batch",
+            normalization=_window(self.options) or prepared.normalization,
+            then=lambda sweep: stages_after(sweep, about, self._files(case)),
+            settings=self.settings,
+            networks=_networks,
+            target=prepared.target,
+            inputs={IMAGE: prepared.image},
+        )
+        records = open_sink(str(self._work(case))).records
+        return plan_run(prepared.volume, models, options, app=app, records=records, n_workers=workers.n_sharing)
+
+    def _work(self, case: Case) -> Path:
+        """Where the arrays of a case lie until its files are written; another place for other files or options."""
+        digest = hashlib.sha256(f"{case.result} {self.request} {case.stamp}".encode()).hexdigest()[:24]
+        return Path(self.output) / RECORDS / "work" / f"{digest}.zarr"
+
+    def _files(self, case: Case) -> tuple[str, ...]:
+        return tuple(places_of(case, self.options, self._numbers()))
+
+    def _names(self) -> dict[str, str]:
+        return label_names(self.refs[0])
+
+    def _numbers(self) -> dict[str, str]:
+        """Labels of which each has a file of its own."""
+        if not self.options.split:
+            return {}
+        only = self._only()
+        return {number: name for number, name in self._names().items() if not only or int(number) in only}
+
+    def _only(self) -> list[int]:
+        names = {name: int(number) for number, name in self._names().items()}
+        found = []
+        for word in self.options.roi_subset:
+            if word not in names and not (word.isdigit() and str(int(word)) in self._names()):
+                raise RequestError(f"--roi-subset {word!r} is no label; the model has {', '.join(names)}")
+            found.append(names.get(word) or int(word))
+        return found
+
+
+def stages_after(sweep: Sweep, about: Mapping[str, Any], files: Sequence[str]) -> list[Stage]:
+    """What follows the sweep of a case: its labels are measured, and its files written."""
+    spec = sweep.spec
+    statistics = Blocks(
+        name="statistics",
+        op=Op.of(statistics_block, n_labels=sweep.finish.largest_label + 1),
+        sources=(Source(sweep.name), Source(IMAGE)),
+        outputs=(),
+        shape_zyx=spec.shape_zyx,
+        region=sweep.region,
+        block_zyx=tuple(max(n, 64) // n * n for n in spec.shard_zyx),  # type: ignore[arg-type]
+        needs=(sweep.name,),
+    )
+    outputs = tuple(Output(name) for name in files)
+    box = [list(side) for side in zip(sweep.region.start, sweep.region.stop, strict=True)]
+    return [
+        statistics,
+        Gather("files", Op.of(write_files, case={**about, "box": box}), (sweep.name, "statistics"), outputs),
+    ]
+
+
+def places_of(case: Case, options: MedicalOptions, numbers: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The files of a case below the output folder, by what they hold."""
+    ending = f".{options.output_format}" if options.output_format else case.ending
+    ending = ".nii.gz" if ending == DICOM else ending
+    stem = case.stem if case.key == case.stem else case.key
+    found = {"result": case.stem + ending, "statistics": f"statistics/{stem}.json"}
+    if options.save_logits:
+        found["logits"] = case.logits
+    if options.uncertainty:
+        found["uncertainty"] = f"{case.stem}_uncertainty{ending}"
+    if options.save_probabilities:
+        found["probabilities"] = f"{stem}.npz"
+    if options.preview:
+        found["preview"] = f"previews/{stem}.png"
+    return found | {f"label-{n}": f"{stem}/{name}{ending}" for n, name in (numbers or {}).items()}
+
+
+def run_options(options: MedicalOptions, card: ModelCard, is_nnunet: bool) -> RunOptions:
+    """How a case is swept, from what the user said and what the model's kind does."""
+    kind = NnunetRun if is_nnunet else ItkRun
+    stride = options.patch_stride
+    if not stride and not is_nnunet and options.step_size == 0.5:
+        patch = [int(n) for n in options.patch_size.split(",")] if options.patch_size else card.patch_zyx
+        found = card.stride_zyx or (patch and tuple(max(1, n // 2) for n in (patch * 3)[:3]))
+        stride = ",".join(map(str, found)) if found else ""
+    mirrors = options.tta == "mirroring" or (options.tta == "auto" and is_nnunet and bool(card.mirror_axes))
+    runtime = runtime_of(options)
+    if options.fp16 and devices_of(options.device)[0] != "cpu":
+        runtime["precision"] = "fp16"
+    return kind(
+        **runtime,
+        patch_size=options.patch_size,
+        patch_stride=stride,
+        overlap=1.0 - options.step_size,
+        window=options.window if options.window != "auto" else ("gaussian" if is_nnunet else "uniform"),
+        fit="spread" if is_nnunet else "snap",
+        tta="mirroring" if mirrors and not options.disable_tta else "none",
+        threshold=options.threshold if card.n_classes == 1 else 0.5,
+        skip_empty=False,
+        output="labels",
+        pyramid=False,
+        chunk="32,64,64",
+        compressor="lz4",
+        compression_level=1,
+        accept_labels=options.accept_labels,
+    )
+
+
+def label_names(ref: ModelRef) -> dict[str, str]:
+    """Names of the labels of a model by their numbers as text, without background."""
+    card = ref.card
+    if card.activation == "softmax":
+        numbers = range(1, max(2, card.n_classes))
+        names = card.class_names[1:]
+    else:
+        numbers = card.label_ids or range(1, card.n_classes + 1)  # type: ignore[assignment]
+        names = card.class_names
+    return {str(n): names[k] if k < len(names) else f"label_{n}" for k, n in enumerate(numbers)}
+
+
+def _also(options: MedicalOptions) -> tuple[str, ...]:
+    """Outputs of the sweep beside the labels; the uncertainty is the last."""
+    wanted = {
+        "merged": options.save_logits,
+        "probability32": options.save_probabilities,
+        "entropy": options.uncertainty,
+    }
+    return tuple(name for name, asked in wanted.items() if asked)
+
+
+def _window(options: MedicalOptions) -> Schemes:
+    """The scheme that --wl and --ww ask for; empty where they do not."""
+    if options.grey_window is None:
+        return ()
+    low, width = options.grey_window
+    return (Normalization("ct", mean=low, std=width, lower=low, upper=low + width),)
+
+
+def _require_channels(found: int, wanted: int, case: Case) -> None:
+    if found != wanted:
+        raise RequestError(f"{case} has {found} channel(s), the model takes {wanted}")
+
+
+def _product(sizes: Sequence[float]) -> float:
+    z, y, x = sizes
+    return z * y * x
