@@ -17,7 +17,7 @@ from voxweft.geometry.columns import Columns
 from voxweft.geometry.regrid import Regrid
 from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import OutputSpec, VolumeInfo
-from voxweft.image.order import AS_IT_IS, Order
+from voxweft.image.order import Order
 from voxweft.image.place import Geometry
 from voxweft.image.ref import VolumeRef
 from voxweft.model.card import ModelCard, Normalization
@@ -43,7 +43,7 @@ class Target:
     shape_zyx, geometry
         Of the array of the outputs; what lies outside the maps stays 0.
     order
-        The stored axes, see :class:`~voxweft.image.OutputSpec`.
+        The stored axes, see :class:`~voxweft.image.OutputSpec`; None for those of the options.
     also
         Further outputs beside the main one, by their names: "merged", "entropy" or "probability32".
     tally
@@ -53,7 +53,7 @@ class Target:
     regrid: Regrid | None = None
     shape_zyx: Zyx | None = None
     geometry: Geometry | None = None
-    order: Order = AS_IT_IS
+    order: Order | None = None
     also: tuple[str, ...] = ()
     tally: Literal["", "voxels", "confidence"] = ""
 
@@ -168,7 +168,8 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     n_lanes = max([s.n_lanes for s in found.settings], default=1)
     division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
-    spec = replace(_spec(seen, finish, options, chunk, division.shard_zyx), order=target.order)
+    spec = _spec(seen, finish, options, chunk, division.shard_zyx)
+    spec = replace(spec, order=target.order or spec.order)
     kept = finish.output == "patches"
     output = Output(spec=spec, attributes=cards[0].attributes)
     beside = [

@@ -136,7 +136,7 @@ def _all(cases: Sequence[Case], job: Job, workers: Workers, emit: Emit) -> list[
     for case, outcome in zip(cases, outcomes, strict=True):
         done = None if outcome.errors else book.finished(case)
         if done:
-            found.append(replace(done, status="done"))
+            found.append(replace(done, status="done", message=""))
             continue
         reason = outcome.errors[0] if outcome.errors else "its result is gone"
         message = "; ".join(line.strip() for line in reason.splitlines()[:2])

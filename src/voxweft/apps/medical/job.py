@@ -24,6 +24,7 @@ from voxweft.engine.planning import Schemes, Target
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Blocks, Gather, Output, Source, Stage, Sweep
 from voxweft.errors import RequestError
+from voxweft.image.order import AS_IT_IS
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef
@@ -89,7 +90,7 @@ class Job:
         about = {
             "name": case.key,
             "sources": list(case.files),
-            "order": list(prepared.target.order),
+            "order": list(prepared.target.order or AS_IT_IS),
             "outputs": ["labels", *prepared.target.also],
             "names": self._names(),
             "n_channels": card.n_classes,
