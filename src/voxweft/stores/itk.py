@@ -131,6 +131,20 @@ def series_of(folder: Path) -> tuple[str, ...]:
         return tuple(itk().ImageSeriesReader.GetGDCMSeriesIDs(str(folder)))
 
 
+def series_files(url: str) -> list[str]:
+    """The files of a DICOM series in the order of its planes.
+
+    Raises
+    ------
+    VolumeError
+        If it is none.
+    """
+    reader = reader_of(url)
+    if not hasattr(reader, "GetFileNames"):
+        raise VolumeError(f"{url} is no DICOM series; a DICOM-SEG refers to one")
+    return list(reader.GetFileNames())
+
+
 def grid_of(url: str) -> Grid:
     """Size, spacing, origin and direction, of three axes, and ``notes``.
 

@@ -30,6 +30,8 @@ from voxweft.runner.batch import ItemsError, for_each
 from voxweft.runner.devices import devices_of, n_gpus
 from voxweft.runner.parts import absolute_model
 from voxweft.runner.workers import Workers
+from voxweft.stores.durable import replace as replace_file
+from voxweft.version import __version__
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +122,10 @@ def batch(
     found = tuple(result for _, result in sorted(results.items()))
     report = BatchReport(str(output), found, time.perf_counter() - began, tuple(notes))
     write_summary(output, found, [*label_names(models.refs[0]).values()], confidence=options.save_conf)
+    if options.bids:
+        about = {"Name": "voxweft", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
+        about_made_by = {"GeneratedBy": [{"Name": "voxweft", "Version": __version__}]}
+        replace_file(output / "dataset_description.json", json.dumps(about | about_made_by, indent=1).encode())
     _clean(output)
     return report
 

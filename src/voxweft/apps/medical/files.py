@@ -16,10 +16,13 @@ from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Made, gather_op
 from voxweft.engine.opened import Readable
 from voxweft.geometry.box import Box, Zyx
-from voxweft.ops.statistics import LabelFacts, facts_of
+from voxweft.ops.components import keep_largest
+from voxweft.ops.statistics import LabelFacts, facts_of, label_statistics
+from voxweft.stores import open_volume
 from voxweft.stores.arrays import Turn, write_array
+from voxweft.stores.dicom_seg import write_dicom_seg
 from voxweft.stores.durable import sync, sync_folders
-from voxweft.stores.itk import image_like, turn_of, write_itk
+from voxweft.stores.itk import image_like, series_files, turn_of, write_itk
 from voxweft.stores.nifti import write_nifti_like
 
 SLAB = 32  # planes that are copied at once
@@ -48,18 +51,54 @@ def write_files(gathered: Gathered, *, case: Mapping[str, Any]) -> Made:
         labels, by number as text; ``orientation``; ``only``: labels to be written, empty for all; ``voxel_ml``.
     """
     made = dict(zip(case["outputs"], gathered.outputs["sweep"], strict=True))
-    labels = _in_order(made["labels"], case["order"])[0]
-    if case["only"]:
-        labels = np.where(np.isin(labels, case["only"]), labels, 0).astype(labels.dtype)
-    source = str(case["sources"][0])
-    save = _Saver(source, case["orientation"])
     places = {name: Path(url) for name, url in gathered.files.items()}
-    facts = facts_of((table for _, table in gathered.tables("statistics")), made["labels"].shape_zyx)
-    summary = _summary(facts, gathered, case)
-    save.volume(places["result"], labels, _words(case["names"]))
+    source, save = str(case["sources"][0]), _Saver(str(case["sources"][0]), case["orientation"])
+    labels, facts, order = _labels(made["labels"], gathered, case)
+    summary = _summary(facts, gathered, case, order)
+    if places["result"].suffix == ".dcm":
+        files = series_files(source)
+        _placed(places["result"], lambda path: write_dicom_seg(path, files, labels, case["names"], case["model"]))
+    else:
+        save.volume(places["result"], labels, _words(case["names"]))
     for number in case["names"]:
         if f"label-{number}" in places:
             save.volume(places[f"label-{number}"], (labels == int(number)).astype(np.uint8), {})
+    _write_maps(made, places, save, case)
+    if "preview" in places:
+        from voxweft.apps.medical.preview import picture
+
+        image = picture(source, labels, np.array(PALETTE, np.uint8))
+        _placed(places["preview"], image.save)
+    if "table" in places:
+        rows = ["index\tname", *(f"{number}\t{name}" for number, name in case["names"].items())]
+        _placed(places["table"], lambda path: path.write_text("\n".join(rows) + "\n", encoding="utf-8"))
+    text = json.dumps(summary, indent=1)
+    _placed(places["statistics"], lambda path: path.write_text(text, encoding="utf-8"))
+    return Made(table={"voxels": np.array([f.voxels for f in facts] or [0])})
+
+
+def _labels(
+    readable: Readable, gathered: Gathered, case: Mapping[str, Any]
+) -> tuple[NDArray[Any], tuple[LabelFacts, ...], Sequence[int]]:
+    """The labels [Z, Y, X] that are written, what is known of them, and the axes of the file in those of the facts."""
+    labels = _in_order(readable, case["order"])[0]
+    facts = facts_of((table for _, table in gathered.tables("statistics")), readable.shape_zyx)
+    order: Sequence[int] = case["order"]
+    if case["keep_largest"]:
+        labels = keep_largest(labels, case["keep_largest"])
+        image = open_volume(case["sources"][0])
+        grey = image.read(Box.of(image.info.shape_zyx))[0]
+        facts = facts_of([label_statistics(labels, grey, (0, 0, 0), case["n_labels"])], labels.shape)
+        order = (0, 1, 2)
+    if case["only"]:
+        labels = np.where(np.isin(labels, case["only"]), labels, 0).astype(labels.dtype)
+    return labels, facts, order
+
+
+def _write_maps(
+    made: Mapping[str, Readable], places: Mapping[str, Path], save: _Saver, case: Mapping[str, Any]
+) -> None:
+    """Uncertainty, logits and probabilities, where they are wanted."""
     if "uncertainty" in places:
         save.volume(places["uncertainty"], _in_order(made["entropy"], case["order"])[0], {})
     if "logits" in places:
@@ -67,14 +106,6 @@ def write_files(gathered: Gathered, *, case: Mapping[str, Any]) -> Made:
     if "probabilities" in places:
         values = _certain_outside(made["probability32"], case)
         _placed(places["probabilities"], lambda path: np.savez_compressed(path, probabilities=values))
-    if "preview" in places:
-        from voxweft.apps.medical.preview import picture
-
-        image = picture(source, labels, np.array(PALETTE, np.uint8))
-        _placed(places["preview"], image.save)
-    text = json.dumps(summary, indent=1)
-    _placed(places["statistics"], lambda path: path.write_text(text, encoding="utf-8"))
-    return Made(table={"voxels": np.array([f.voxels for f in facts] or [0])})
 
 
 class _Saver:
@@ -105,9 +136,11 @@ class _Saver:
         _placed(path, lambda place: write_array(place, blocks, size, turn, attributes))
 
 
-def _summary(facts: Sequence[LabelFacts], gathered: Gathered, case: Mapping[str, Any]) -> dict[str, Any]:
+def _summary(
+    facts: Sequence[LabelFacts], gathered: Gathered, case: Mapping[str, Any], order: Sequence[int]
+) -> dict[str, Any]:
     """What a person wants to know of a case, plain JSON values; indices in the axes of the file, z y x."""
-    order, voxel_ml = case["order"], case["voxel_ml"]
+    voxel_ml = case["voxel_ml"]
 
     def turned(values: Sequence[float]) -> list[float]:
         return [round(float(values[axis]), 3) for axis in order]

@@ -13,10 +13,11 @@ from typing import Any
 from voxweft.apps.medical.book import RECORDS, CaseBook, n_bytes
 from voxweft.apps.medical.cases import DICOM, Case, require_files
 from voxweft.apps.medical.files import write_files
+from voxweft.apps.medical.models import rules_beside
 from voxweft.apps.medical.options import ItkRun, MedicalOptions, NnunetRun, runtime_of
 from voxweft.apps.medical.space import open_case, plain, prepare
 from voxweft.backends import reload
-from voxweft.engine.events import silent
+from voxweft.engine.events import Emit, silent
 from voxweft.engine.labels import statistics_block
 from voxweft.engine.op import Op
 from voxweft.engine.options import RunOptions
@@ -56,6 +57,10 @@ class Job:
     settings: tuple[ForwardSetting, ...] = ()
 
     def __call__(self, case: Case, _share: tuple[int, int], workers: Workers) -> Report:
+        """Do it, without a word."""
+        return self.run(case, workers, silent)
+
+    def run(self, case: Case, workers: Workers, emit: Emit) -> Report:
         """Do it; continue it where it was begun."""
         began = time.perf_counter()
         output, book = Path(self.output), CaseBook(Path(self.output), self.request)
@@ -67,7 +72,7 @@ class Job:
             path.parent.mkdir(parents=True, exist_ok=True)
         opened = self.opened(case, workers)
         place = Place.of(sink, {name: str(path) for name, path in files.items()})
-        report = run_plan(opened, place, workers, Execution("serial", command=self.command), silent)
+        report = run_plan(opened, place, workers, Execution("serial", command=self.command), emit)
         made = {str(path.relative_to(output)): n_bytes(path) for path in files.values()}
         facts = json.loads(files["statistics"].read_text(encoding="utf-8"))
         book.put(case, made, round(time.perf_counter() - began, 3), facts)
@@ -97,6 +102,9 @@ class Job:
             "exclusive": card.activation == "softmax",
             "orientation": self.options.orientation,
             "only": self._only(),
+            "keep_largest": self._groups(),
+            "n_labels": max(map(int, self._names())) + 1,
+            "model": Path(self.refs[0].url).name,
             "confidence": self.options.save_conf,
             "voxel_ml": _product(geometry.voxel_size_zyx) * ML.get(geometry.unit, 1e-3),
         }
@@ -119,6 +127,12 @@ class Job:
 
     def _files(self, case: Case) -> tuple[str, ...]:
         return tuple(places_of(case, self.options, self._numbers()))
+
+    def _groups(self) -> list[list[int]]:
+        """Labels of which the largest component is kept: by the model's postprocessing.json, or each by itself."""
+        if not self.options.postprocessing:
+            return []
+        return rules_beside(Path(self.refs[0].url)) or [[int(number)] for number in self._names()]
 
     def _names(self) -> dict[str, str]:
         return label_names(self.refs[0])
@@ -164,9 +178,12 @@ def stages_after(sweep: Sweep, about: Mapping[str, Any], files: Sequence[str]) -
 def places_of(case: Case, options: MedicalOptions, numbers: Mapping[str, str] | None = None) -> dict[str, str]:
     """The files of a case below the output folder, by what they hold."""
     ending = f".{options.output_format}" if options.output_format else case.ending
-    ending = ".nii.gz" if ending == DICOM else ending
+    ending = ".nii.gz" if ending == DICOM else ".dcm" if options.output_format == "dicom-seg" else ending
     stem = case.stem if case.key == case.stem else case.key
-    found = {"result": case.stem + ending, "statistics": f"statistics/{stem}.json"}
+    name = _bids_name(case.stem) if options.bids else case.stem
+    found = {"result": name + ending, "statistics": f"statistics/{stem}.json"}
+    if options.bids:
+        found["table"] = f"{name}.tsv"
     if options.save_logits:
         found["logits"] = case.logits
     if options.uncertainty:
@@ -176,6 +193,13 @@ def places_of(case: Case, options: MedicalOptions, numbers: Mapping[str, str] | 
     if options.preview:
         found["preview"] = f"previews/{stem}.png"
     return found | {f"label-{n}": f"{stem}/{name}{ending}" for n, name in (numbers or {}).items()}
+
+
+def _bids_name(stem: str) -> str:
+    """The name of a derivative: ``sub-01_T1w`` gives ``sub-01_desc-voxweft_dseg``."""
+    folder, slash, name = stem.rpartition("/")
+    entities = [part for part in name.split("_") if "-" in part] or [name]
+    return f"{folder}{slash}{'_'.join(entities)}_desc-voxweft_dseg"
 
 
 def run_options(options: MedicalOptions, card: ModelCard, is_nnunet: bool) -> RunOptions:

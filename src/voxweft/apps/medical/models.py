@@ -5,14 +5,31 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import BaseModel
+
 from voxweft.apps.medical.options import MedicalOptions
 from voxweft.backends import load_model
 from voxweft.errors import ModelError, RequestError
+from voxweft.foreign import checked, small_file
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import Model
 from voxweft.model.ref import ModelRef, model_ref
 
 NNUNET = "nnU-Net v2"
+LARGEST = "remove_all_but_largest_component_from_segmentation"
+
+
+class RuleArguments(BaseModel):
+    """What a rule is for: labels, or regions of several."""
+
+    labels_or_regions: int | list[int | list[int]]
+
+
+class Rules(BaseModel):
+    """``postprocessing.json`` of nnU-Net."""
+
+    postprocessing_fns: list[str] = []
+    postprocessing_kwargs: list[RuleArguments] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +101,29 @@ def _require_kind(card: ModelCard, options: MedicalOptions) -> None:
         raise RequestError(
             f"--backend onnx requires --wl/--ww: {name} has no window_level and window_width in its metadata"
         )
+
+
+def rules_beside(model: Path) -> list[list[int]]:
+    """Groups of labels whose largest component is kept, by the ``postprocessing.json`` of an nnU-Net model.
+
+    What nnU-Net found out is in a pickle too, which is not read: a pickle may run any code.
+
+    Raises
+    ------
+    ModelError
+        If the file asks for something else, or only the pickle is there.
+    """
+    root = model if (model / "plans.json").exists() else model.parent
+    files = sorted(root.glob("**/postprocessing.json")) if (root / "plans.json").exists() else []
+    if not files:
+        if (root / "plans.json").exists() and (pickled := sorted(root.glob("**/postprocessing.pkl"))):
+            raise ModelError(f"{pickled[0]} is a pickle, which is never read; put its postprocessing.json beside it")
+        return []
+    rules = checked(Rules, small_file(files[0], ModelError), files[0], ModelError)
+    groups = []
+    for name, arguments in zip(rules.postprocessing_fns, rules.postprocessing_kwargs, strict=True):
+        if name != LARGEST:
+            raise ModelError(f"{files[0]} asks for {name!r}; voxweft knows {LARGEST}")
+        found = arguments.labels_or_regions
+        groups += [one if isinstance(one, list) else [one] for one in (found if isinstance(found, list) else [found])]
+    return groups
