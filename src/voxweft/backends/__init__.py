@@ -99,6 +99,8 @@ def reload(ref: ModelRef) -> Model:
 
 
 def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
+    if arguments.get("network") or arguments.get("cfg_path"):
+        return import_module("voxweft.backends.mmengine").load_mmengine(ckpt_path=url, **arguments)  # type: ignore[no-any-return]
     if plugin := find_plugin("voxweft.backends", url):
         return _loaded(plugin(url))
     if url.startswith("fake://"):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,11 @@ def load_mmengine(cfg_path: str, ckpt_path: str, network: str = "", trust_code: 
     for key, value in sorted(weights.items()):
         digest.update(key.encode() + weight_bytes(value))
     card = _card(module, facts, ckpt_path, digest.hexdigest())
-    arguments = {"cfg_path": cfg_path, "network": network, "trust_code": trust_code}
+    arguments = {
+        "cfg_path": str(Path(cfg_path).resolve()) if cfg_path else "",
+        "network": network,
+        "trust_code": trust_code,
+    }
     return LoadedModel(ModelRef(card, arguments), TorchModel(card, [module.eval().requires_grad_(False)]))
 
 
@@ -72,6 +77,8 @@ def _from_factory(network: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     name, colon, attribute = network.partition(":")
     if not colon:
         raise ModelError(f"--network {network!r} is no package.module:factory")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # where a user's own module lies
     try:
         module = getattr(importlib.import_module(name), attribute)()
     except Exception as error:  # whatever code of others raises

@@ -203,7 +203,7 @@ def status(
     as_json: AsJson = False,
     verbose: Verbose = False,
 ) -> None:
-    """Say from anywhere what is done, running and failed, and the time left."""
+    """Say what is done, running and failed, and the time left."""
     from voxweft.runner.status import status as look
 
     found = look(output)

@@ -99,7 +99,7 @@ def _run(
     if not quiet:
         _show(result, page)
     failed = [case for case in result.cases if case.status == "failed"]
-    for case in failed[:SHOWN]:
+    for case in failed[:SHOWN] if quiet else ():  # else it was said at once
         say(f"voxweft: {case.case}: {case.message}", file=sys.stderr)
     if failed:
         more = f" ({len(failed) - SHOWN} more are in the summary)" if len(failed) > SHOWN else ""
@@ -147,13 +147,15 @@ def batch(
     medicaloptions: Any = None,
     batchexecution: Any = None,
 ) -> None:
-    """Segment a folder of medical images into another folder; all options of itk_infer. Run it again to continue."""
+    """Segment a folder of medical images (all options of itk_infer).
+
+    Run the same command again to continue: finished cases are left as they are.
+    """
     _run(source, target, medicaloptions, batchexecution, quiet, log_json)
 
 
 FRONT_END = FrontEnd(
     app,
-    panel="Medical images",
     divisions={
         "batch": Division({"source": "-i", "target": "-o"}),
         "nnunet predict": Division({"source": "-i", "target": "-o"}),

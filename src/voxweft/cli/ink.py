@@ -37,7 +37,7 @@ from voxweft.runner.workers import WorkerOptions
 
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
 app = typer.Typer(
-    help="Ink detection on surface volumes. Without a subcommand the environment variable STEP decides.",
+    help="Ink detection on surface volumes (without a subcommand: STEP).",
     no_args_is_help=True,
 )
 

@@ -46,7 +46,7 @@ def run(
     options: Any = None,
     execution: Any = None,
 ) -> None:
-    """Segment a volume: voxweft run INPUT OUTPUT --model M. Run the same command again to continue after any stop."""
+    """Segment a volume; the same command continues it after any stop."""
     from dataclasses import replace
 
     from voxweft.apps import run as job
@@ -86,7 +86,7 @@ def plan(
     verbose: Verbose = False,
     options: Any = None,
 ) -> None:
-    """Say what a run will cost, after a short calibration: patches, bytes, memory, time. Writes nothing."""
+    """Say what a run will cost: patches, bytes, memory, time."""
     from dataclasses import asdict
 
     from voxweft.runner.forecast import forecast

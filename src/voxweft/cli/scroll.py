@@ -60,7 +60,7 @@ def predict(
     partoptions: Any = None,
     patchstoreoptions: Any = None,
 ) -> None:
-    """Stage 1: run the network, write the logits of every patch. Run the same command again to continue."""
+    """Stage 1: run the network, write the logits of every patch."""
     from voxweft.apps import scroll
     from voxweft.apps.scroll.pipeline import estimate as cost_of
     from voxweft.cli.progress import Listener
@@ -123,7 +123,7 @@ def finalize(
     finalizeoptions: Any = None,
     partoptions: Any = None,
 ) -> None:
-    """Stage 3: turn merged logits into probabilities, a mask or class ids."""
+    """Stage 3: merged logits to probabilities, a mask or class ids."""
     from voxweft.apps import scroll
     from voxweft.cli.progress import Listener
 
@@ -159,7 +159,7 @@ def pipeline(
     pipelineoptions: Any = None,
     partoptions: Any = None,
 ) -> None:
-    """All stages in one sweep, without logits on disk. Run the same command again to continue."""
+    """All stages in one sweep, without logits on disk."""
     from voxweft.apps import scroll
     from voxweft.apps.scroll.pipeline import estimate as cost_of
     from voxweft.cli.progress import Listener

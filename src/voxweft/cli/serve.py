@@ -28,7 +28,7 @@ def serve(
     max_upload: Annotated[str, typer.Option("--max-upload", help="Longest image, for example 4GB.")] = "4GB",
     verbose: Verbose = False,
 ) -> None:
-    """Serve segmentations over HTTP to a viewer, for example 3D Slicer, on this machine."""
+    """Serve segmentations over HTTP, for example to 3D Slicer."""
     size, problems = parse_bytes(max_upload), []
     if size is None:
         problems.append(f"--max-upload {max_upload!r} is no amount; write for example 4GB")

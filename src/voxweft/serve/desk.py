@@ -121,7 +121,7 @@ class Desk:
             raise RequestError("inference_config is no object")
         options = MedicalOptions(
             backend=backend,
-            model=self._allowed(path),
+            model=(self._allowed(path),),
             patch_size=_three(config.get("patch_size"), "patch_size"),
             patch_stride=_three(config.get("patch_stride"), "patch_stride"),
             fp16=bool(config.get("fp16", False)),
@@ -247,7 +247,7 @@ class Desk:
         if root is None:
             raise RequestError("this server offers the model 'demo' only; it was started without --models")
         found = (root / path).resolve()
-        if not found.is_relative_to(root.resolve()) or not found.exists() or "," in path:
+        if not found.is_relative_to(root.resolve()) or not found.exists():
             raise RequestError("there is no such model below the folder of models")
         return str(found)
 

@@ -115,6 +115,7 @@ def batch(
     refs = tuple(absolute_model(ref) for ref in models.refs)
     job = Job(refs, models.is_nnunet, options, str(output.resolve()), request, execution.command)
     pending = [replace(case, files=tuple(_absolute(f) for f in case.files)) for case in pending]
+    job.check()
     _writable(output)
     job = replace(job, settings=_settled(pending, job, workers)) if pending else job
     left = [n for n in range(len(cases)) if n not in finished]
@@ -142,7 +143,7 @@ def _all(cases: Sequence[Case], job: Job, workers: Workers, emit: Emit) -> list[
     for case, outcome in zip(cases, outcomes, strict=True):
         done = None if outcome.errors else book.finished(case)
         if done:
-            found.append(replace(done, status="done", message=""))
+            found.append(replace(done, status="done"))
             continue
         reason = outcome.errors[0] if outcome.errors else "its result is gone"
         message = "; ".join(line.strip() for line in reason.splitlines()[:2])

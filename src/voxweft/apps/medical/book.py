@@ -65,7 +65,8 @@ class CaseBook:
         files = stored.get("files")
         if not files or any(n_bytes(self._output / name) != n for name, n in files.items()):
             return None
-        return CaseResult(case.key, "skipped", stored["seconds"], "finished before", files, stored["facts"])
+        facts = stored["facts"]
+        return CaseResult(case.key, "skipped", stored["seconds"], facts.get("notes", ""), files, facts)
 
     def begin(self, case: Case) -> None:
         """Note that files of a case may appear."""

@@ -88,7 +88,9 @@ def find_cases(
     if listed:
         cases = _from_list(Path(listed), source)
     elif source.is_file():
-        cases = [Case((str(source),), *_split(source.name))]
+        stem, ending = _split(source.name)
+        match = CHANNEL.fullmatch(stem) if by_channel else None
+        cases = [Case((str(source),), match[1] if match else stem, ending)]
     elif source.is_dir():
         cases = _searched(source, recursive, by_channel or n_channels > 1)
     else:

@@ -75,9 +75,22 @@ class Job:
         report = run_plan(opened, place, workers, Execution("serial", command=self.command), emit)
         made = {str(path.relative_to(output)): n_bytes(path) for path in files.values()}
         facts = json.loads(files["statistics"].read_text(encoding="utf-8"))
-        book.put(case, made, round(time.perf_counter() - began, 3), facts)
+        notes = "; ".join(report.notes)
+        book.put(case, made, round(time.perf_counter() - began, 3), {**facts, "notes": notes} if notes else facts)
         place.remove(opened.plan)
         return report
+
+    def check(self) -> None:
+        """Refuse what is wrong for all cases.
+
+        Raises
+        ------
+        RequestError
+            If a label is unknown, or rules beside the model cannot be followed.
+        """
+        self._only()
+        self._groups()
+        run_options(self.options, self.refs[0].card, self.is_nnunet)
 
     def opened(self, case: Case, workers: Workers) -> Opened:
         """The plan of a case, with its volumes and networks."""

@@ -66,7 +66,7 @@ def ensemble_of(options: MedicalOptions) -> Ensemble:
     RequestError
         If one cannot be read, is of another kind than ``--backend`` says, or they do not fit together.
     """
-    paths = [p.strip() for p in (options.onnx or options.model).split(",") if p.strip()]
+    paths = (options.onnx,) if options.onnx else options.model
     models: list[Model]
     if options.ckpt_path:
         from voxweft.backends.mmengine import load_mmengine

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from voxweft.engine.fields import Options, decisive, option, size_problems, unknown
@@ -21,7 +22,7 @@ class NetworkOptions(Options):
     title: ClassVar[str] = "Model"
 
     backend: str = option("auto", "mmengine, onnx, nnunet, torch, or auto: by the files.")
-    model: str = option("", "Model folder or file; several for an ensemble, with commas.", names=("--model", "-m"))
+    model: tuple[str, ...] = option((), "Model folder or file; several times for an ensemble.", names=("--model", "-m"))
     onnx: str = option("", "ONNX model, as itk_infer has it.")
     cfg_path: str = option("", "MMEngine configuration.", names=("--cfg-path", "-cfg"))
     ckpt_path: str = option("", "MMEngine checkpoint, or weights for --network.", names=("--ckpt-path", "-ckpt"))
@@ -128,6 +129,11 @@ class MedicalOptions(FileOptions, RuntimeOptions, PatchOptions, NetworkOptions, 
     """
 
     fp16: bool = option(False, "16-bit arithmetic, on GPUs; CPUs have no use for it.")
+
+    def __post_init__(self) -> None:
+        if isinstance(self.model, (str, Path)):
+            object.__setattr__(self, "model", (str(self.model),))
+        super().__post_init__()
 
     def request(self) -> dict[str, Any]:
         """The values that decide what comes out and are not the default."""
