@@ -426,6 +426,34 @@ def test_names_of_slicer_and_bids_and_a_file_a_label(voxweft: Voxweft, shared: P
     assert set(np.unique(sitk.GetArrayFromImage(header))) == {0, 2}
 
 
+NET = """
+import torch
+from mmengine import MODELS
+
+@MODELS.register_module()
+class SmallNet(torch.nn.Module):
+    def __init__(self, n_classes):
+        super().__init__()
+        self.conv = torch.nn.Conv3d(1, n_classes, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x)
+
+def make():
+    return SmallNet(3)
+"""
+CONFIG = """
+custom_imports = dict(imports=["net"])
+wl, ww = 50, 400
+model = dict(
+    type="SemSeg3D",
+    num_classes=3,
+    backbone=dict(type="SmallNet", n_classes=3),
+    inference_config=dict(patch_size=[16, 16, 16], patch_stride=[12, 12, 12], forward_device="cpu"),
+)
+"""
+
+
 def commands_of_the_page(shared: Path) -> list[list[str]]:
     """Every command line of the document that defines the job."""
     text = (shared / "seeds/002_b565a04a1a8efcb2.txt").read_text(encoding="utf-8")
@@ -439,35 +467,50 @@ def commands_of_the_page(shared: Path) -> list[list[str]]:
 @pytest.mark.parametrize("n", range(5))
 def test_every_command_of_the_page_runs(voxweft: Voxweft, shared: Path, tmp_path: Path, n: int) -> None:
     """Only the name of the program and the paths are others; code of a configuration needs the user's word."""
-    (tmp_path / "net.py").write_text(
-        "import torch\ndef make():\n    torch.manual_seed(0)\n    return torch.nn.Conv3d(1, 3, 3, padding=1)\n"
-    )
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "config.py").write_text(CONFIG)
     torch.manual_seed(0)
     weights = torch.nn.Conv3d(1, 3, 3, padding=1).state_dict()
-    torch.save({"state_dict": {f"backbone.{k}": v for k, v in weights.items()}}, tmp_path / "net.pth")
+    torch.save({"state_dict": {f"backbone.conv.{k}": v for k, v in weights.items()}}, tmp_path / "net.pth")
     write(tmp_path / "in/a.nii.gz", 1)
     write(tmp_path / "in/b.mha", 2)
     places = {
         "/data/images": "in",
         "/data/results": "out",
         "/models/checkpoint.pth": "net.pth",
+        "/models/config.py": "config.py",
         "/models/model.onnx": str(shared / "golden/medical/itkit/model/tiny_meta.onnx"),
     }
     words = [places.get(word, word) for word in commands_of_the_page(shared)[n]]
     if "mmengine" in words:
-        at = words.index("-cfg")
-        words[at : at + 2] = ["--network", "net:make", "--trust-code", "a test", "--wl", "50", "--ww", "400"]
-        seen, rest = set(), []
-        for k, word in enumerate(words):  # a window that the page gives itself
-            if word in ("--wl", "--ww") and words.index(word) != k:
-                rest.append(k)
-            seen.add(word)
-        words = [w for k, w in enumerate(words) if k not in rest and k - 1 not in rest]
-    voxweft(*words, PYTHONPATH=str(tmp_path))
+        pytest.importorskip("mmengine")
+        words += ["--trust-code", "a network of our own"]
+    voxweft(*words)
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"a.nii.gz", "b.mha"}
     if "--save-logits" in words:
         assert (tmp_path / "out/a.nii.zarr/zarr.json").exists()
         assert (tmp_path / "out/confidences.xlsx").exists()
+
+
+def test_a_network_of_ones_own_without_mmengine(voxweft: Voxweft, tmp_path: Path) -> None:
+    """By a factory and a state dict, the same labels as by the configuration; and not without a word why."""
+    pytest.importorskip("mmengine")
+    (tmp_path / "net.py").write_text(NET)
+    (tmp_path / "config.py").write_text(CONFIG)
+    torch.manual_seed(0)
+    weights = torch.nn.Conv3d(1, 3, 3, padding=1).state_dict()
+    torch.save({"meta": {}, "state_dict": {f"backbone.conv.{k}": v for k, v in weights.items()}}, tmp_path / "net.pth")
+    write(tmp_path / "in/a.nii.gz", 1)
+    how = ["--trust-code", "ours"]
+    voxweft("batch", "-i", "in", "-o", "one", "-cfg", "config.py", "-ckpt", "net.pth", *how)
+    more = ["--patch-size", "16", "16", "16", "--patch-stride", "12", "12", "12", "--wl", "50", "--ww", "400"]
+    voxweft("batch", "-i", "in", "-o", "two", "--network", "net:make", "-ckpt", "net.pth", *more, *how)
+    assert (tmp_path / "one/a.nii.gz").read_bytes() == (tmp_path / "two/a.nii.gz").read_bytes()
+    told = voxweft("batch", "-i", "in", "-o", "no", "--network", "net:make", "-ckpt", "net.pth", code=2).stderr
+    assert "is Python code" in told
+    torch.save({"state_dict": {"conv.weight": torch.zeros(1)}}, tmp_path / "other.pth")
+    told = voxweft("batch", "-i", "in", "-o", "no", "-cfg", "config.py", "-ckpt", "other.pth", *how, code=2).stderr
+    assert "does not fit the network" in told
 
 
 def test_killed_at_random_it_gives_the_same_files(tmp_path: Path) -> None:

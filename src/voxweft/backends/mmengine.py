@@ -52,6 +52,8 @@ def load_mmengine(cfg_path: str, ckpt_path: str, network: str = "", trust_code: 
     code = network or cfg_path
     if not trust_code:
         raise ModelError(f"{code} is Python code, which runs when it is loaded; {TRUST}")
+    if "" not in sys.path and str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))  # where a user's own module lies
     module, facts = _from_factory(network) if network else _from_config(cfg_path)
     path = Path(ckpt_path)
     if not path.is_file():
@@ -61,7 +63,9 @@ def load_mmengine(cfg_path: str, ckpt_path: str, network: str = "", trust_code: 
     if not isinstance(weights, dict) or not all(isinstance(v, torch.Tensor) for v in weights.values()):
         raise ModelError(f"{ckpt_path} holds no state dict of tensors")
     _fill(module, weights, ckpt_path)
-    digest = hashlib.sha256(json.dumps([code, facts], sort_keys=True, default=str).encode())
+    digest = hashlib.sha256(
+        json.dumps([network or Path(cfg_path).read_text(encoding="utf-8"), facts], sort_keys=True, default=str).encode()
+    )
     for key, value in sorted(weights.items()):
         digest.update(key.encode() + weight_bytes(value))
     card = _card(module, facts, ckpt_path, digest.hexdigest())
@@ -77,8 +81,6 @@ def _from_factory(network: str) -> tuple[torch.nn.Module, dict[str, Any]]:
     name, colon, attribute = network.partition(":")
     if not colon:
         raise ModelError(f"--network {network!r} is no package.module:factory")
-    if "" not in sys.path and str(Path.cwd()) not in sys.path:
-        sys.path.insert(0, str(Path.cwd()))  # where a user's own module lies
     try:
         module = getattr(importlib.import_module(name), attribute)()
     except Exception as error:  # whatever code of others raises
