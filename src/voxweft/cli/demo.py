@@ -19,6 +19,7 @@ from voxweft.runner.execution import Execution
 from voxweft.stores import open_sink
 from voxweft.testing.phantom import make_phantom
 from voxweft.testing.surface import make_ink_phantom
+from voxweft.viewer.batch_page import save_batch_page
 from voxweft.viewer.page import save_report
 
 VOXEL_NM, SMALLEST = 10.0, 32
@@ -76,6 +77,29 @@ def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
         f"report:  {page}",
         f"Dice against the truth: {dice:.3f}; {result.report.elapsed_s:.1f} s",
     ]
+
+
+def run_medical_demo(folder: str, seed: int, emit: Emit) -> list[str]:
+    """Make three small images of a folder, segment them; the lines to print."""
+    from voxweft.apps.medical import BatchExecution, MedicalOptions, batch
+    from voxweft.stores.itk import itk
+
+    images, labels = Path(folder) / "images", Path(folder) / "labels"
+    images.mkdir(parents=True, exist_ok=True)
+    for n in range(3):
+        image = itk().GetImageFromArray(make_phantom((64, 64, 64), seed=seed + n).image)
+        image.SetSpacing((0.8, 0.8, 1.0))
+        itk().WriteImage(image, str(images / f"patient{n}.nii.gz"))
+    command = f"voxweft demo {folder} --medical --seed {seed}"
+    report = batch(
+        images,
+        labels,
+        MedicalOptions(model=("demo",), preview=True, save_conf=True),
+        execution=BatchExecution(command=command, overwrite=True),
+        emit=emit,
+    )
+    page = save_batch_page(report)
+    return [f"images:  {images} (3 of 64^3 voxels)", f"labels:  {labels}", f"report:  {page}; {report.seconds:.1f} s"]
 
 
 def _write_image(url: str, image: np.ndarray) -> None:

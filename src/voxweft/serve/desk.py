@@ -14,7 +14,7 @@ from typing import Any
 
 from voxweft.apps.medical.cases import Case
 from voxweft.apps.medical.job import Job
-from voxweft.apps.medical.models import Ensemble, ensemble_of
+from voxweft.apps.medical.models import Ensemble, ensemble_of, require_window
 from voxweft.apps.medical.options import MedicalOptions
 from voxweft.engine.events import Event
 from voxweft.errors import RequestError, VoxweftError
@@ -192,6 +192,7 @@ class Desk:
             orientation=wanted.get("orientation") or "original",
             device="cpu" if wanted.get("force_cpu", "").lower() in ("1", "true", "yes") else options.device,
         )
+        require_window(ensemble.card, options)
         job = self._take(name or uuid.uuid4().hex)
         try:
             with tempfile.TemporaryDirectory(prefix="voxweft-serve-") as folder:

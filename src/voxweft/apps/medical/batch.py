@@ -20,7 +20,7 @@ from pathlib import Path
 from voxweft.apps.medical.book import RECORDS, CaseBook, CaseResult
 from voxweft.apps.medical.cases import Case, find_cases, require_files
 from voxweft.apps.medical.job import Job, label_names, places_of
-from voxweft.apps.medical.models import ensemble_of
+from voxweft.apps.medical.models import ensemble_of, require_window
 from voxweft.apps.medical.options import BatchExecution, MedicalOptions
 from voxweft.apps.medical.summary import write_summary
 from voxweft.engine.events import Emit, Event, silent
@@ -93,6 +93,7 @@ def batch(
     execution, began = execution or BatchExecution(), time.perf_counter()
     source, output = Path(source), Path(output)
     models = ensemble_of(options)
+    require_window(models.card, options)
     notes = [*models.notes]
     cases = find_cases(
         source,

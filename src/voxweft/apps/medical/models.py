@@ -96,10 +96,21 @@ def _require_kind(card: ModelCard, options: MedicalOptions) -> None:
     wanted, name = kinds.get(options.backend), Path(card.path).name
     if wanted and not card.format.startswith(wanted):
         raise RequestError(f"--backend {options.backend}: {name} is {card.format}")
+
+
+def require_window(card: ModelCard, options: MedicalOptions) -> None:
+    """Refuse an ONNX model of itk_infer whose window of grey values nobody gives.
+
+    Raises
+    ------
+    RequestError
+        If neither the request nor the file's metadata do.
+    """
     bare = all(one.scheme == "none" for one in card.normalization) and options.grey_window is None
     if options.backend == "onnx" and bare:
         raise RequestError(
-            f"--backend onnx requires --wl/--ww: {name} has no window_level and window_width in its metadata"
+            f"--backend onnx requires --wl/--ww: {Path(card.path).name} has no window_level and window_width in its "
+            "metadata"
         )
 
 
