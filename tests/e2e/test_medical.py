@@ -594,3 +594,19 @@ def test_real_orientations_come_out_on_their_own_grid(voxweft: Voxweft, shared: 
     assert seen == 8
     notes = json.loads((tmp_path / "out/summary.json").read_text())["cases"]
     assert any("sheared" in case["message"] for case in notes)
+
+
+def test_parts_of_a_batch_share_a_folder(voxweft: Voxweft, tmp_path: Path) -> None:
+    for n in range(5):
+        write(tmp_path / f"in/c{n}.nii.gz", n)
+    command = ["batch", "-i", "in", "-o", "out", "-m", "demo", "--num-parts", "2"]
+    voxweft(*command, "--part-id", "1")
+    states = [row["status"] for row in summary(tmp_path / "out").values()]
+    assert states == ["waiting", "done", "waiting", "done", "waiting"]
+    voxweft(*command, "--part-id", "0")
+    assert [row["status"] for row in summary(tmp_path / "out").values()] == ["done", "skipped"] * 2 + ["done"]
+    voxweft("batch", "-i", "in", "-o", "whole", "-m", "demo")
+    first, second = ({k: v for k, v in digests(tmp_path / n).items() if "stat" not in k} for n in ("out", "whole"))
+    assert first == second
+    script = voxweft("submit", "slurm", "--num-parts", "2", "--dry-run", "--", *command[:-2]).stdout
+    assert "--part-id" in script

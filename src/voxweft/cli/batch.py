@@ -112,8 +112,8 @@ def _run(
 
 def _show(result: Any, page: str) -> None:
     """The cases as a table, and where to read more."""
-    rows = [case for case in result.cases if case.status != "skipped"]
-    skipped = len(result.cases) - len(rows)
+    rows = [case for case in result.cases if case.status in ("done", "failed")]
+    skipped = sum(case.status == "skipped" for case in result.cases)
     if rows:
         table = Table("case", "status", "seconds", "labels, ml", "confidence")
         for case in rows[:SHOWN]:

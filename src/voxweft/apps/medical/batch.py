@@ -94,48 +94,47 @@ def batch(
     source, output = Path(source), Path(output)
     models = ensemble_of(options)
     require_window(models.card, options)
-    notes = [*models.notes]
     cases = find_cases(
         source,
         n_channels=models.card.n_inputs,
         recursive=options.recursive,
         by_channel=models.is_nnunet,
         listed=options.list,
-    )[execution.part_id :: execution.num_parts]
+    )
     require_apart(source, output)
     workers, more = _workers(options, execution)
-    notes += more
     request = json.dumps([options.request(), [ref.digest for ref in models.refs]], sort_keys=True, default=str)
     book = CaseBook(output, request)
-    finished = {} if execution.overwrite else {n: done for n, case in enumerate(cases) if (done := book.finished(case))}
-    pending = [case for n, case in enumerate(cases) if n not in finished]
+    mine = range(execution.part_id, len(cases), execution.num_parts)
+    finished = {} if execution.overwrite else {n: done for n in mine if (done := book.finished(cases[n]))}
+    left = [n for n in mine if n not in finished]
     if not execution.overwrite:
-        book.require_ours({places_of(case, options)["result"]: case for case in pending})
-    for note in notes:
+        book.require_ours({places_of(cases[n], options)["result"]: cases[n] for n in left})
+    for note in (notes := [*models.notes, *more]):
         emit(Event("note", note))
     refs = tuple(absolute_model(ref) for ref in models.refs)
     job = Job(refs, models.is_nnunet, options, str(output.resolve()), request, execution.command)
-    pending = [replace(case, files=tuple(_absolute(f) for f in case.files)) for case in pending]
     job.check()
     _writable(output)
-    job = replace(job, settings=_settled(pending, job, workers)) if pending else job
-    left = [n for n in range(len(cases)) if n not in finished]
+    pending = [replace(cases[n], files=tuple(_absolute(f) for f in cases[n].files)) for n in left]
     results = finished | dict(zip(left, _all(pending, job, workers, emit), strict=True))
+    for n in sorted({*range(len(cases))} - {*mine}):  # those of other parts
+        results[n] = book.finished(cases[n]) or CaseResult(cases[n].key, "waiting")
     found = tuple(result for _, result in sorted(results.items()))
-    report = BatchReport(str(output), found, time.perf_counter() - began, tuple(notes))
     write_summary(output, found, [*label_names(models.refs[0]).values()], confidence=options.save_conf)
     if options.bids:
         about = {"Name": "voxweft", "BIDSVersion": "1.9.0", "DatasetType": "derivative"}
         about_made_by = {"GeneratedBy": [{"Name": "voxweft", "Version": __version__}]}
         replace_file(output / "dataset_description.json", json.dumps(about | about_made_by, indent=1).encode())
     _clean(output)
-    return report
+    return BatchReport(str(output), found, time.perf_counter() - began, tuple(notes))
 
 
 def _all(cases: Sequence[Case], job: Job, workers: Workers, emit: Emit) -> list[CaseResult]:
     """What becomes of every case; one that fails does not stop the others."""
     if not cases:
         return []
+    job = replace(job, settings=_settled(cases, job, workers))
     try:
         outcomes = for_each(cases, job, workers, num_parts=1, cost=_cost, emit=emit)
     except ItemsError as error:
@@ -171,16 +170,17 @@ def _writable(output: Path) -> None:
 
 
 def _settled(cases: Sequence[Case], job: Job, workers: Workers) -> tuple[ForwardSetting, ...]:
-    """How each network is run, decided on the first case that can be read."""
+    """How each network is run: decided once for all cases, on the first that can be read, and kept in the ledger."""
+    book, device = CaseBook(Path(job.output), job.request), workers.devices[0]
+    if stored := book.settings(device):
+        return stored
     for case in cases:
         try:
             require_files(case, job.refs[0].card.n_inputs)
             sweep = job.opened(case, workers).plan.sweep
-        except (VoxweftError, OSError) as error:
-            if isinstance(error, RequestError) and len(cases) == 1:
-                return ()
+        except (VoxweftError, OSError):  # it will be named when its turn comes
             continue
-        return tuple({one.model: one.setting for one in sweep.passes}.values())
+        return book.settle(device, tuple({one.model: one.setting for one in sweep.passes}.values()))
     return ()
 
 
