@@ -50,7 +50,7 @@ def case(args: Any) -> None:
     """One image end to end."""
     folder = fresh(args.work / "one")
     shutil.copy(args.shared / "data/mr_brain_t1/t1.nii.gz", folder / "t1_0000.nii.gz")
-    contest(args, folder, "medical case", "one T1 image, 215 x 256 x 207 at 0.74 mm, 8 mirrored passes")
+    keep("medical case", contest(args, folder, "one T1 image, 215 x 256 x 207 at 0.74 mm, 8 mirrored passes"))
 
 
 def small(args: Any) -> None:
@@ -63,27 +63,33 @@ def small(args: Any) -> None:
         x, y, z = (20 + 3 * n, 60 + 2 * n, 40 + 2 * n)
         part = nibabel.Nifti1Image(voxels[x : x + 80, y : y + 80, z : z + 80], image.affine)
         nibabel.save(part, folder / f"c{n:02d}_0000.nii.gz")
-    contest(args, folder, "medical small", "20 images of 80^3 voxels, 8 mirrored passes")
+    mirrored = contest(args, folder, "20 images of 80^3 voxels, 8 mirrored passes")
+    keep("medical small", f"{mirrored}\n\n{contest(args, folder, 'the same without mirroring', '--disable_tta')}")
 
 
-def contest(args: Any, folder: Path, table: str, what: str) -> None:
-    """Both programs in turn, in fresh folders."""
+def contest(args: Any, folder: Path, what: str, *flags: str) -> str:
+    """Both programs in turn, in fresh folders; the table."""
     model = args.shared / "models/nnunet_t1_tissue"
-    ours = [sys.executable, "-m", "voxweft", "batch", "-i", folder, "-m", model, "-q"]
+    ours = [sys.executable, "-m", "voxweft", "batch", "-i", folder, "-m", model, "-q", *flags]
     contestants: dict[str, list[Any]] = {"voxweft": ours}
     if args.peer:
-        how = ["-f", "0", "-device", "cpu", "-npp", "1", "-nps", "1", "--disable_progress_bar"]
+        how = ["-f", "0", "-device", "cpu", "--disable_progress_bar", *flags]
         contestants["nnU-Net 2.8.1"] = [args.peer, "-c", NNUNET, "-i", folder, "-m", model, *how]
     found: dict[str, list[tuple[float, float]]] = {name: [] for name in contestants}
     for _ in range(args.rounds):
         for name, command in contestants.items():
             found[name].append(measured([*command, "-o", fresh(args.work / "out")]))
-    lines = [f"{what}:", "", "| program | seconds, median (all) | peak memory of all its processes, GB |", "|---|---|---|"]
+    lines = [
+        f"{what}:",
+        "",
+        "| program | seconds, median (all) | peak memory of all its processes, GB |",
+        "|---|---|---|",
+    ]
     for name, runs in found.items():
         seconds, peaks = zip(*runs, strict=True)
         listed = ", ".join(f"{s:.1f}" for s in seconds)
         lines.append(f"| {name} | {statistics.median(seconds):.1f} ({listed}) | {max(peaks):.2f} |")
-    keep(table, "\n".join(lines))
+    return "\n".join(lines)
 
 
 def classes(args: Any) -> None:
@@ -124,7 +130,7 @@ def resampling(args: Any) -> None:
     off = float(np.abs(made[0] - other).max())
     keep(
         "medical resampling",
-        f"215 x 256 x 207 to 106 x 126 x 102, cubic: {statistics.median(ours):.2f} s; scipy's zoom, which nnU-Net uses: "
+        f"215 x 256 x 207 to 106 x 126 x 102, cubic: {statistics.median(ours):.2f} s; scipy's zoom, as in nnU-Net: "
         f"{statistics.median(theirs):.2f} s; largest difference {off:.1e} of values with spread 1",
     )
 
@@ -148,7 +154,9 @@ def many_classes(source: Path, target: Path, n: int) -> Path:
 def measured(command: list[Any]) -> tuple[float, float]:
     """Seconds of a command, and the peak memory of it and all its children together, in GB."""
     began, peak = time.perf_counter(), 0
-    process = subprocess.Popen([*map(str, command)], stdout=subprocess.DEVNULL, env=os.environ | {"nnUNet_compile": "0"})
+    process = subprocess.Popen(
+        [*map(str, command)], stdout=subprocess.DEVNULL, env=os.environ | {"nnUNet_compile": "0"}
+    )
     family = psutil.Process(process.pid)
     while process.poll() is None:
         total = 0

@@ -108,8 +108,8 @@ def test_bad_files_get_a_reason_each_and_the_others_a_result(voxweft: Voxweft, t
     assert "Traceback" not in told.stderr
     results = {p.name for p in (tmp_path / "out").iterdir() if p.suffix in (".gz", ".mha", ".nii")}
     assert results == {f"good{n}.{('nii.gz', 'mha', 'nii')[n % 3]}" for n in range(6)}
-    assert not list((tmp_path / "out").rglob("*.voxweft-tmp*"))
-    assert not (tmp_path / "out/.voxweft/work").exists() or "cut" not in str(list((tmp_path / "out").rglob("*.zarr")))
+    assert not (tmp_path / "out/.voxweft/tmp").exists()
+    assert not (tmp_path / "out/.voxweft/work").exists()
 
 
 def test_a_second_run_does_nothing_and_one_after_the_mending_does_just_those(voxweft: Voxweft, tmp_path: Path) -> None:
@@ -175,6 +175,8 @@ def test_files_of_another_program_are_not_written_over(voxweft: Voxweft, tmp_pat
         (["-i", "in", "-o", "out", "-m", NULL, "--num-proc", "0"], "--num-proc 0"),
         (["-i", "in", "-o", "out", "-m", NULL, "--list", "none.csv"], "none.csv cannot be read"),
         (["-i", "in", "-o", "out", "-m", NULL, "--roi-subset", "liver"], "'liver' is no label"),
+        (["-i", "in", "-o", "out", "-m", NULL, "--patch-stride", "20"], "longer than the patch"),
+        (["-i", "in", "-o", "out", "-m", "demo", "--wl", "5", "--ww", "5"], "are for models without a scaling"),
         (["-i", "in", "-o", "out", "--backend", "mmengine", "-ckpt", "a.pth"], "needs --cfg-path"),
         (["-i", "in", "-o", "out", "-cfg", "a.py", "-ckpt", "a.pth"], "--trust-code"),
     ],
@@ -246,6 +248,57 @@ def test_cases_below_and_from_lists(voxweft: Voxweft, tmp_path: Path) -> None:
     (tmp_path / "list.json").write_text(json.dumps({"second": ["b.nii.gz"]}))
     voxweft("batch", "-i", "in", "-o", "json", "-m", NULL, "--list", "list.json")
     assert [*summary(tmp_path / "json")] == ["second"]
+
+
+def onnx_file(path: Path, **changes: Any) -> Path:
+    """A 1 x 1 x 1 convolution as ONNX, in one of the ways in which files are odd."""
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+
+    kind = changes.get("kind", TensorProto.FLOAT)
+    shape = changes.get("shape", [1, 1, 16, 16, 16])
+    weight = numpy_helper.from_array(np.array([-1.0, 1.0], np.float32).reshape(2, 1, 1, 1, 1), "w")
+    inputs = [helper.make_tensor_value_info("x", kind, shape)]
+    nodes, last = [], "x"
+    if kind != TensorProto.FLOAT:
+        nodes, last = [helper.make_node("Cast", ["x"], ["f"], to=TensorProto.FLOAT)], "f"
+    if changes.get("two"):
+        inputs.append(helper.make_tensor_value_info("more", TensorProto.FLOAT, shape))
+        nodes.append(helper.make_node("Add", [last, "more"], ["sum"]))
+        last = "sum"
+    nodes.append(helper.make_node("Conv", [last, "w"], ["y"]))
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, [shape[0], 2, *shape[2:]])]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", inputs, outputs, [weight]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    model.ir_version = 9
+    onnx.save(model, path)
+    return path
+
+
+def test_odd_onnx_files(voxweft: Voxweft, tmp_path: Path) -> None:
+    """Free axes want a patch; halves and integers are what they are; two inputs are refused."""
+    from onnx import TensorProto
+
+    write(tmp_path / "in/a.nii.gz")
+    command = ["batch", "-i", "in", "--backend", "onnx", "--wl", "100", "--ww", "200"]
+    plain = onnx_file(tmp_path / "plain.onnx")
+    voxweft(*command, "-o", "plain", "--onnx", plain)
+    wanted = np.asarray(nibabel.load(tmp_path / "plain/a.nii.gz").dataobj)
+    free = onnx_file(tmp_path / "free.onnx", shape=["batch", 1, "d", "h", "w"])
+    assert "give --patch-size" in voxweft(*command, "-o", "free", "--onnx", free, code=2).stderr
+    voxweft(*command, "-o", "free", "--onnx", free, "--patch-size", "16", "16", "16")
+    half = onnx_file(tmp_path / "half.onnx", kind=TensorProto.FLOAT16)
+    voxweft(*command, "-o", "half", "--onnx", half)
+    for name in ("free", "half"):
+        found = np.asarray(nibabel.load(tmp_path / name / "a.nii.gz").dataobj)
+        assert (found == wanted).mean() > 0.999, name
+    two = onnx_file(tmp_path / "two.onnx", two=True)
+    told = voxweft(*command, "-o", "two", "--onnx", two, code=2).stderr
+    assert "2 inputs" in told
+    whole = onnx_file(tmp_path / "int.onnx", kind=TensorProto.INT16)
+    told = voxweft("batch", "-i", "in", "-o", "int", "-m", whole, "--wl", "100", "--ww", "200", code=2).stderr
+    assert "takes integers" in told
 
 
 def nnunet_folder(shared: Path, target: Path, **changes: Any) -> Path:

@@ -143,7 +143,7 @@ def _settled(items: Sequence[tuple[str, str]], model: Model, options: RunOptions
         try:
             volume = open_volume(source, level=options.level, select=options.select)
             mask = open_volume(options.mask) if options.mask else None
-            opened = plan_run(volume, [model], options, mask=mask)
+            opened = plan_run(volume, [model], options, app=AppRequest(n_alike=len(items)), mask=mask)
         except VoxweftError:  # of this item; it will be named when its turn comes
             continue
         return tuple(one.setting for one in opened.plan.sweep.passes)[:1]

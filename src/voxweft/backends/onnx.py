@@ -39,6 +39,9 @@ def load(path: Path) -> OnnxModel:
     file, session = read_onnx(path), _session(str(path))
     if not session.get_inputs() or not session.get_outputs():
         raise ModelError(f"{path} is a graph without inputs or outputs")
+    if len(session.get_inputs()) > 1:
+        names = ", ".join(node.name for node in session.get_inputs())
+        raise ModelError(f"{path} has {len(session.get_inputs())} inputs ({names}); voxweft gives a network one image")
     sidecar, given = Sidecar.beside(path), session.get_inputs()[0]
     sizes, n_axes = _sizes(given), sidecar.n_axes
     outputs = {node.name: _sizes(node) for node in session.get_outputs()}
@@ -69,6 +72,7 @@ def load(path: Path) -> OnnxModel:
         class_names=_names(meta),
         stride_zyx=_stride(meta, path),
         fixed_patch=all(patch),
+        input_dtype=_dtype(given) or "float32",
         details={"metadata": dict(meta)},
     )
     kind = _dtype(given)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 AGREE = 1e-3
-WORTH_S = {"torch": 10.0, "jit": 2.0, "openvino": 8.0, "onnx": 8.0, "compile": 600.0}
+WORTH_S = {"torch": 10.0, "jit": 2.0, "openvino": 20.0, "onnx": 8.0, "compile": 600.0}
 """Seconds that the rest of a job must take before a candidate is opened and tried."""
 LONG_S = 20.0
 

@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 SLOTS_PER_LANE = 2
+VIEWS_BYTES = 1 << 28  # logits that may wait for their sum; above, a lane does all views of a batch
 
 
 class PatchTarget(Protocol):
@@ -79,7 +81,7 @@ class ForwardQueue:
         self._one = 0  # the pass whose batch is being gathered
         self._entries: list[Tile | Callable[[], None]] = []
         self._n_tiles = 0
-        self._pending: deque[tuple[int, list[Tile | Callable[[], None]], torch.Tensor, Future[torch.Tensor]]] = deque()
+        self._pending: deque[tuple[int, list[Tile | Callable[[], None]], torch.Tensor, Logits]] = deque()
         self._lanes = ThreadPoolExecutor(opened.n_lanes, thread_name_prefix="voxweft-forward")
 
     def __enter__(self) -> ForwardQueue:
@@ -146,14 +148,18 @@ class ForwardQueue:
 
     def _submit(self) -> None:
         slot, pass_ = self._free[self._one].popleft(), self._stage.passes[self._one]
-        future = self._lanes.submit(mean_of_views, self._opened.predictors[self._one], slot, pass_.views)
-        self._pending.append((self._one, self._entries, slot, future))
+        predictor = self._opened.predictors[self._one]
+        n_bytes = 4 * self._stage.finish.n_classes * slot[:, :1].numel() * SLOTS_PER_LANE * self._opened.n_lanes
+        apart = self._opened.device == "cpu" and n_bytes * len(pass_.views) <= VIEWS_BYTES
+        groups = [(view,) for view in pass_.views] if apart else [pass_.views]
+        futures = [self._lanes.submit(sum_of_views, predictor, slot, group) for group in groups]
+        self._pending.append((self._one, self._entries, slot, Logits(futures, len(pass_.views))))
         self._entries, self._n_tiles = [], 0
 
     def _collect(self) -> None:
-        one, entries, slot, future = self._pending.popleft()
+        one, entries, slot, mean = self._pending.popleft()
         with self._totals.timed("wait for network"):
-            logits = iter(future.result())
+            logits = iter(mean.result())
         for entry in entries:
             if isinstance(entry, Tile):
                 with self._totals.timed("weave"):
@@ -164,8 +170,29 @@ class ForwardQueue:
         self._free[one].append(slot)
 
 
-def mean_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...]) -> torch.Tensor:
-    """The mean of the logits [B, n_classes, Z, Y, X] over all views of a batch."""
+@dataclass(frozen=True, slots=True)
+class Logits:
+    """Logits of a batch on their way: sums over views, in their order, which is that of one sum over all of them."""
+
+    futures: list[Future[torch.Tensor]]
+    n_views: int
+
+    def done(self) -> bool:
+        """Whether all are there."""
+        return all(future.done() for future in self.futures)
+
+    def result(self) -> torch.Tensor:
+        """The mean over all views [B, n_classes, Z, Y, X]."""
+        total = self.futures[0].result()
+        if self.n_views == 1:
+            return total
+        for future in self.futures[1:]:
+            total += future.result()
+        return total.div_(self.n_views)
+
+
+def sum_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...]) -> torch.Tensor:
+    """The sum of the logits [B, n_classes, Z, Y, X] over views of a batch."""
     import torch
 
     with torch.inference_mode():
@@ -174,7 +201,7 @@ def mean_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, 
         total = views[0](predictor(views[0](batch).contiguous())).clone()
         for view in views[1:]:
             total += view(predictor(view(batch).contiguous()))
-        return total.div_(len(views)) if len(views) > 1 else total
+        return total
 
 
 @contextmanager

@@ -312,7 +312,8 @@ def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple
     if any(p % d for p, d in zip(patch, card.divisor_zyx, strict=True)):
         raise ModelError(f"--patch-size {patch} is no multiple of {card.divisor_zyx}, which this network needs")
     short = [f"{a} ({n} < {p})" for a, n, p in zip("zyx", source.shape_zyx, patch, strict=True) if n < p]
-    note = f"the volume is smaller than the patch along {', '.join(short)} and is padded with zeros"
+    filling = {"zeros": "zeros", "edge": "its outermost voxels"}[options.pad_with]
+    note = f"the volume is smaller than the patch along {', '.join(short)} and is padded with {filling}"
     notes = [note] if short else []
     if options.normalization == "auto" and card.normalization_note:
         notes.append(card.normalization_note)

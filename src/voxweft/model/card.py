@@ -151,6 +151,8 @@ class ModelCard:
         earlier ones; empty where they are 1, 2, 3 and so on.
     intensity
         Grey values of the training foreground, one per input channel; empty where they are not known.
+    input_dtype
+        numpy dtype of what the network takes.
     stride_zyx
         Voxels between patches that the file prescribes, or None.
     resampling
@@ -207,6 +209,7 @@ class ModelCard:
     ends_in: str = ""
     label_ids: tuple[int, ...] = ()
     intensity: tuple[Intensity, ...] = ()
+    input_dtype: str = "float32"
     stride_zyx: Zyx | None = None
     resampling: Resampling | None = None
     transpose: tuple[int, int, int] = (0, 1, 2)

@@ -58,6 +58,8 @@ class AppRequest:
         Where the outputs lie, and more of them than one.
     inputs
         Further volumes by their names, for the stages that follow.
+    n_alike
+        Volumes for which the runtime is chosen here, of about this size.
     """
 
     name: str = "run"
@@ -68,6 +70,7 @@ class AppRequest:
     networks: dict[Any, Predictor] | None = None
     target: Target | None = None
     inputs: Mapping[str, Volume] = field(default_factory=dict)
+    n_alike: int = 1
 
 
 def plan_run(
@@ -113,7 +116,7 @@ def plan_run(
     schemes = measure_volume(volume, found.normalization, emit)
     settings, predictors, measured = app.settings, list[Predictor](), dict[str, Any]()
     if not settings:
-        settings, predictors, measured = _measured(draft, volume, models, schemes, options)
+        settings, predictors, measured = _measured(draft, volume, models, schemes, options, app.n_alike)
     found = replace(
         found,
         normalization=schemes,
@@ -146,7 +149,12 @@ def _looked_at(
 
 
 def _measured(
-    draft: Plan, volume: Volume, models: Sequence[Model], schemes: tuple[Schemes, ...], options: RunOptions
+    draft: Plan,
+    volume: Volume,
+    models: Sequence[Model],
+    schemes: tuple[Schemes, ...],
+    options: RunOptions,
+    n_alike: int,
 ) -> tuple[tuple[ForwardSetting, ...], list[Predictor], dict[str, Any]]:
     """How each network is best run, the networks made ready, and what was measured."""
     device, stage = devices_of(options.device)[0], draft.sweep
@@ -155,7 +163,7 @@ def _measured(
     for n, model in enumerate(models):
         patch = next(one for one in stage.passes if one.model == n).grid.patch
         sample = as_input(central_patch(volume, patch)[1], patch, schemes[n], device)
-        setting, predictor, tried = choose_setting(model, sample, options, n_patches, device)
+        setting, predictor, tried = choose_setting(model, sample, options, n_patches * n_alike, device)
         settings.append(setting)
         predictors.append(predictor)
         trials += tried

@@ -42,6 +42,7 @@ CHANGES = {
     "ends_in": "softmax",
     "label_ids": (1, 2, 3),
     "intensity": (Intensity(1.0, 2.0),),
+    "input_dtype": "float16",
     "stride_zyx": (8, 8, 8),
     "resampling": Resampling((1.5, None, 1.5)),
     "transpose": (2, 0, 1),

@@ -13,7 +13,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +26,8 @@ from voxweft.apps.medical.models import ensemble_of, require_window
 from voxweft.apps.medical.options import BatchExecution, MedicalOptions
 from voxweft.apps.medical.summary import write_summary
 from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.forward import one_core_each
+from voxweft.engine.totals import n_cores
 from voxweft.errors import RequestError, VoxweftError
 from voxweft.model.protocols import ForwardSetting
 from voxweft.runner.batch import ItemsError, for_each
@@ -32,6 +36,8 @@ from voxweft.runner.parts import absolute_model
 from voxweft.runner.workers import Workers
 from voxweft.stores.durable import replace as replace_file
 from voxweft.version import __version__
+
+SMALL_BYTES = 1 << 24  # of the files of a case: several of them at once do not matter to the memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +140,11 @@ def _all(cases: Sequence[Case], job: Job, workers: Workers, emit: Emit) -> list[
     """What becomes of every case; one that fails does not stop the others."""
     if not cases:
         return []
+    job = replace(job, n_cases=len(cases))
     job = replace(job, settings=_settled(cases, job, workers))
     try:
-        outcomes = for_each(cases, job, workers, num_parts=1, cost=_cost, emit=emit)
+        with _overlapping(cases, workers) as crew:
+            outcomes = for_each(cases, job, crew, num_parts=1, cost=_cost, emit=emit)
     except ItemsError as error:
         outcomes = list(error.outcomes)
     book, found = CaseBook(Path(job.output), job.request), []
@@ -167,6 +175,18 @@ def _writable(output: Path) -> None:
         raise RequestError(f"-o {output} cannot be made: {error.strerror}") from error
     if not os.access(output, os.W_OK):
         raise RequestError(f"-o {output} cannot be written to")
+
+
+@contextmanager
+def _overlapping(cases: Sequence[Case], workers: Workers) -> Iterator[Workers]:
+    """Several small cases at once in this process, so that no core waits while a file is read or written."""
+    n = n_cores()
+    small = all(_cost(case) <= SMALL_BYTES for case in cases)
+    if workers.kind != "serial" or workers.devices[0] != "cpu" or min(n, len(cases)) < 2 or not small:
+        yield workers
+        return
+    with ThreadPoolExecutor(n, thread_name_prefix="voxweft-case") as threads, one_core_each("cpu"):
+        yield replace(workers, kind=threads, n=n, n_sharing=n)
 
 
 def _settled(cases: Sequence[Case], job: Job, workers: Workers) -> tuple[ForwardSetting, ...]:
@@ -211,7 +231,8 @@ def _absolute(path: str) -> str:
 
 
 def _clean(output: Path) -> None:
-    """Take away what is left of cases that were begun for other requests, once all are finished."""
-    work = output / RECORDS / "work"
-    if work.is_dir() and not any(work.iterdir()):
-        shutil.rmtree(work, ignore_errors=True)
+    """Take away what killed runs left, once no case is on its way."""
+    work, temporary = (output / RECORDS / name for name in ("work", "tmp"))
+    if not work.is_dir() or not any(work.iterdir()):
+        for folder in (work, temporary):
+            shutil.rmtree(folder, ignore_errors=True)

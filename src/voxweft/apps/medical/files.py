@@ -26,7 +26,6 @@ from voxweft.stores.itk import image_like, series_files, turn_of, write_itk
 from voxweft.stores.nifti import write_nifti_like
 
 SLAB = 32  # planes that are copied at once
-TEMPORARY = ".voxweft-tmp"
 PALETTE = (
     (230, 75, 53),
     (77, 187, 213),
@@ -52,12 +51,15 @@ def write_files(gathered: Gathered, *, case: Mapping[str, Any]) -> Made:
     """
     made = dict(zip(case["outputs"], gathered.outputs["sweep"], strict=True))
     places = {name: Path(url) for name, url in gathered.files.items()}
-    source, save = str(case["sources"][0]), _Saver(str(case["sources"][0]), case["orientation"])
+    source, save = (
+        str(case["sources"][0]),
+        _Saver(str(case["sources"][0]), case["orientation"], Path(case["temporary"])),
+    )
     labels, facts, order = _labels(made["labels"], gathered, case)
     summary = _summary(facts, gathered, case, order)
     if places["result"].suffix == ".dcm":
         files = series_files(source)
-        _placed(places["result"], lambda path: write_dicom_seg(path, files, labels, case["names"], case["model"]))
+        save.place(places["result"], lambda path: write_dicom_seg(path, files, labels, case["names"], case["model"]))
     else:
         save.volume(places["result"], labels, _words(case["names"]))
     for number in case["names"]:
@@ -68,12 +70,12 @@ def write_files(gathered: Gathered, *, case: Mapping[str, Any]) -> Made:
         from voxweft.apps.medical.preview import picture
 
         image = picture(source, labels, np.array(PALETTE, np.uint8))
-        _placed(places["preview"], image.save)
+        save.place(places["preview"], image.save)
     if "table" in places:
         rows = ["index\tname", *(f"{number}\t{name}" for number, name in case["names"].items())]
-        _placed(places["table"], lambda path: path.write_text("\n".join(rows) + "\n", encoding="utf-8"))
+        save.place(places["table"], lambda path: path.write_text("\n".join(rows) + "\n", encoding="utf-8"))
     text = json.dumps(summary, indent=1)
-    _placed(places["statistics"], lambda path: path.write_text(text, encoding="utf-8"))
+    save.place(places["statistics"], lambda path: path.write_text(text, encoding="utf-8"))
     return Made(table={"voxels": np.array([f.voxels for f in facts] or [0])})
 
 
@@ -105,24 +107,42 @@ def _write_maps(
         save.logits(places["logits"], made["merged"], case)
     if "probabilities" in places:
         values = _certain_outside(made["probability32"], case)
-        _placed(places["probabilities"], lambda path: np.savez_compressed(path, probabilities=values))
+        save.place(places["probabilities"], lambda path: np.savez_compressed(path, probabilities=values))
 
 
 class _Saver:
-    """Writes volumes on the grid of a file."""
+    """Writes files, volumes among them on the grid of a file; ``temporary`` is a folder on the same disk."""
 
-    def __init__(self, source: str, orientation: str) -> None:
+    def __init__(self, source: str, orientation: str, temporary: Path) -> None:
         self._source, self._orientation = source, "" if orientation == "original" else orientation
+        self._temporary = temporary
+
+    def place(self, path: Path, write: Callable[[Path], object]) -> None:
+        """Write into a temporary folder, then give all that was written its names: data before the header."""
+        folder = self._temporary / uuid.uuid4().hex[:16]
+        folder.mkdir(parents=True)
+        try:
+            write(folder / path.name)
+            for made in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
+                if made.is_file():
+                    sync(made)
+                target = path.parent / made.name
+                if target.is_dir():
+                    shutil.rmtree(target)
+                made.replace(target)
+            sync_folders(path, path.parent)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def volume(self, path: Path, values: NDArray[Any], words: Mapping[str, str]) -> None:
         """A volume [Z, Y, X], in the format of its ending."""
         nifti = (".nii", ".nii.gz")
         if self._source.lower().endswith(nifti) and path.name.lower().endswith(nifti) and not self._orientation:
-            _placed(path, lambda place: write_nifti_like(self._source, place, values))
+            self.place(path, lambda place: write_nifti_like(self._source, place, values))
             return
         image = image_like(self._source, values)
         header = words if path.suffix.lower() == ".nrrd" else {}
-        _placed(path, lambda place: write_itk(place, image, orientation=self._orientation, words=header))
+        self.place(path, lambda place: write_itk(place, image, orientation=self._orientation, words=header))
 
     def logits(self, path: Path, made: Readable, case: Mapping[str, Any]) -> None:
         """Logits as a zarr array float16 [C, Z, Y, X], aligned with the result, slab by slab."""
@@ -133,7 +153,7 @@ class _Saver:
         blocks = ((box, values) for box in boxes if (values := made.read(box)) is not None)
         attributes = {"classes": case["names"], **grid}
         size = (case["n_channels"], *shape)
-        _placed(path, lambda place: write_array(place, blocks, size, turn, attributes))
+        self.place(path, lambda place: write_array(place, blocks, size, turn, attributes))
 
 
 def _summary(
@@ -208,21 +228,3 @@ def _in_order(readable: Readable, order: Sequence[int]) -> NDArray[Any]:
     if values is None:
         raise FileNotFoundError("an output of this case is gone")
     return values.transpose(0, *(axis + 1 for axis in order))
-
-
-def _placed(path: Path, write: Callable[[Path], object]) -> None:
-    """Write under a temporary folder, then give all that was written its names: data before the header."""
-    folder = path.parent / f"{TEMPORARY}-{uuid.uuid4().hex[:12]}"
-    folder.mkdir(parents=True)
-    try:
-        write(folder / path.name)
-        for made in sorted(folder.iterdir(), key=lambda p: p.name == path.name):
-            if made.is_file():
-                sync(made)
-            target = path.parent / made.name
-            if target.is_dir():
-                shutil.rmtree(target)
-            made.replace(target)
-        sync_folders(path, path.parent)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,13 +19,14 @@ from voxweft.apps.medical.options import ItkRun, MedicalOptions, NnunetRun, runt
 from voxweft.apps.medical.space import open_case, plain, prepare
 from voxweft.backends import reload
 from voxweft.engine.events import Emit, silent
+from voxweft.engine.fields import parse_size
 from voxweft.engine.labels import statistics_block
 from voxweft.engine.op import Op
 from voxweft.engine.options import RunOptions
 from voxweft.engine.planning import Schemes, Target
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Blocks, Gather, Output, Source, Stage, Sweep
-from voxweft.errors import RequestError
+from voxweft.errors import RequestError, VoxweftError
 from voxweft.image.order import AS_IT_IS
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
@@ -55,6 +57,7 @@ class Job:
     request: str
     command: str
     settings: tuple[ForwardSetting, ...] = ()
+    n_cases: int = 1
 
     def __call__(self, case: Case, _share: tuple[int, int], workers: Workers) -> Report:
         """Do it, without a word."""
@@ -72,7 +75,11 @@ class Job:
             path.parent.mkdir(parents=True, exist_ok=True)
         opened = self.opened(case, workers)
         place = Place.of(sink, {name: str(path) for name, path in files.items()})
-        report = run_plan(opened, place, workers, Execution("serial", command=self.command), emit)
+        try:
+            report = run_plan(opened, place, workers, Execution("serial", command=self.command), emit)
+        except VoxweftError:  # a file that is mended is another file: nothing of this is of use then
+            place.remove(opened.plan)
+            raise
         made = {str(path.relative_to(output)): n_bytes(path) for path in files.values()}
         facts = json.loads(files["statistics"].read_text(encoding="utf-8"))
         notes = "; ".join(report.notes)
@@ -86,11 +93,25 @@ class Job:
         Raises
         ------
         RequestError
-            If a label is unknown, or rules beside the model cannot be followed.
+            If a label is unknown, rules beside the model cannot be followed, or there are no patches to be had.
         """
         self._only()
         self._groups()
-        run_options(self.options, self.refs[0].card, self.is_nnunet)
+        if self.is_nnunet and self.options.grey_window:
+            raise RequestError("--wl and --ww are for models without a scaling of their own; nnU-Net's have one")
+        for ref in self.refs:
+            if self.options.grey_window and ref.card.input_dtype.startswith(("int", "uint")):
+                name = Path(ref.url).name
+                raise RequestError(f"{name} takes integers; --wl and --ww scale to 0..1, of which they keep nothing")
+            options = run_options(self.options, ref.card, self.is_nnunet)
+            patch = parse_size(options.patch_size) or ref.card.patch_zyx
+            if patch is None:
+                raise RequestError(f"{Path(ref.url).name} does not say its patch size; give --patch-size Z Y X")
+            stride = parse_size(options.patch_stride)
+            if stride and any(a > b for a, b in zip(stride, patch, strict=True)):
+                raise RequestError(
+                    f"--patch-stride {stride} is longer than the patch {patch}: voxels would be left out"
+                )
 
     def opened(self, case: Case, workers: Workers) -> Opened:
         """The plan of a case, with its volumes and networks."""
@@ -108,6 +129,7 @@ class Job:
         about = {
             "name": case.key,
             "sources": list(case.files),
+            "temporary": str(Path(self.output) / RECORDS / "tmp"),
             "order": list(prepared.target.order or AS_IT_IS),
             "outputs": ["labels", *prepared.target.also],
             "names": self._names(),
@@ -129,6 +151,7 @@ class Job:
             networks=_networks,
             target=prepared.target,
             inputs={IMAGE: prepared.image},
+            n_alike=self.n_cases,
         )
         records = open_sink(str(self._work(case))).records
         return plan_run(prepared.volume, models, options, app=app, records=records, n_workers=workers.n_sharing)
@@ -192,6 +215,7 @@ def places_of(case: Case, options: MedicalOptions, numbers: Mapping[str, str] | 
     """The files of a case below the output folder, by what they hold."""
     ending = f".{options.output_format}" if options.output_format else case.ending
     ending = ".nii.gz" if ending == DICOM else ".dcm" if options.output_format == "dicom-seg" else ending
+    plain = ".nii.gz" if ending == ".dcm" else ending
     stem = case.stem if case.key == case.stem else case.key
     name = _bids_name(case.stem) if options.bids else case.stem
     found = {"result": name + ending, "statistics": f"statistics/{stem}.json"}
@@ -200,12 +224,17 @@ def places_of(case: Case, options: MedicalOptions, numbers: Mapping[str, str] | 
     if options.save_logits:
         found["logits"] = case.logits
     if options.uncertainty:
-        found["uncertainty"] = f"{case.stem}_uncertainty{ending}"
+        found["uncertainty"] = f"{case.stem}_uncertainty{plain}"
     if options.save_probabilities:
         found["probabilities"] = f"{stem}.npz"
     if options.preview:
         found["preview"] = f"previews/{stem}.png"
-    return found | {f"label-{n}": f"{stem}/{name}{ending}" for n, name in (numbers or {}).items()}
+    return found | {f"label-{n}": f"{stem}/{_file_name(name, n)}{plain}" for n, name in (numbers or {}).items()}
+
+
+def _file_name(name: str, number: str) -> str:
+    """The name of a label as that of a file: without what leads to other folders."""
+    return re.sub(r"[^\w+ -]+", "_", name).strip("_ ") or f"label_{number}"
 
 
 def _bids_name(stem: str) -> str:
