@@ -20,8 +20,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from conftest import Voxweft
 from voxweft.apps.medical import MedicalOptions, batch
@@ -375,6 +373,50 @@ def test_exchanged_axes_of_the_plans(voxweft: Voxweft, shared: Path, tmp_path: P
     assert (made.transpose(2, 0, 1) == wanted).all()
 
 
+def test_an_ensemble_of_one_model_twice_is_that_model(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:
+    golden = shared / "golden/medical/nnunet"
+    model = golden / "model"
+    voxweft("nnunet", "predict", "-i", golden / "in", "-o", "one", "-m", model, "-f", "0", "1", "--disable_tta")
+    folds = [word for n in range(2) for word in ("-m", model / f"fold_{n}")]
+    voxweft("nnunet", "predict", "-i", golden / "in", "-o", "two", *folds, "--disable_tta")
+    one, two = (np.asarray(nibabel.load(tmp_path / f"{n}/casea.nii.gz").dataobj) for n in ("one", "two"))
+    assert (one == two).mean() > 0.9999  # folds inside a model, and models as passes of one sweep
+
+
+def test_a_2d_configuration_sees_slice_by_slice(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:
+    """Planes in another order give the planes of the result in that order."""
+    from voxweft.backends.nnunet import build
+    from voxweft.backends.plans import configuration_of, read_plans
+
+    model = nnunet_folder(shared, tmp_path / "model")
+    plans = json.loads((model / "plans.json").read_text())
+    flat = plans["configurations"]["3d_fullres"] | {"patch_size": [16, 24], "spacing": [0.9, 0.8]}
+    flat["architecture"]["arch_kwargs"] |= {
+        "conv_op": "torch.nn.modules.conv.Conv2d",
+        "norm_op": "torch.nn.modules.instancenorm.InstanceNorm2d",
+        "kernel_sizes": [[3, 3]] * 3,
+        "strides": [[1, 1], [2, 2], [2, 2]],
+    }
+    plans["configurations"]["2d"] = flat
+    (model / "plans.json").write_text(json.dumps(plans))
+    torch.manual_seed(0)
+    net = build(configuration_of(read_plans(model)[0], "2d", model), 1, 3, model)
+    state = {"network_weights": net.state_dict(), "init_args": {"configuration": "2d"}, "trainer_name": "nnUNetTrainer"}
+    shutil.rmtree(model / "fold_1")
+    torch.save(state | {"inference_allowed_mirroring_axes": (0, 1)}, model / "fold_0/checkpoint_final.pth")
+    image = nibabel.load(shared / "golden/medical/nnunet/in/casea_0000.nii.gz")
+    voxels = np.asarray(image.dataobj).copy()
+    voxels[0, 0], voxels[-1, -1] = 1, 1  # nothing is cropped in the planes
+    order = np.random.default_rng(0).permutation(voxels.shape[2])
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(voxels, image.affine), tmp_path / "in/a_0000.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(voxels[:, :, order], image.affine), tmp_path / "in/b_0000.nii.gz")
+    voxweft("batch", "-i", "in", "-o", "out", "-m", model)
+    a, b = (np.asarray(nibabel.load(tmp_path / f"out/{n}.nii.gz").dataobj) for n in "ab")
+    assert len(np.unique(a)) > 1
+    assert (a[:, :, order] == b).all()
+
+
 def test_a_cascade_is_refused_with_a_reason(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:
     model = nnunet_folder(shared, tmp_path / "model", configuration={"previous_stage": "3d_lowres"})
     told = voxweft("batch", "-i", shared / "golden/medical/nnunet/in", "-o", "out", "-m", model, code=2).stderr
@@ -595,35 +637,29 @@ def test_killed_at_random_it_gives_the_same_files(tmp_path: Path) -> None:
 AXES = list(itertools.permutations(range(3)))
 
 
-@settings(max_examples=12)
-@given(st.sampled_from(AXES), st.tuples(*[st.booleans()] * 3), st.integers(0, 99))
-def test_a_turned_image_gives_the_turned_result(order: Any, flips: Any, seed: int) -> None:
-    """Any of the 48 orientations, with a network that treats all axes alike: exactly, and on its own grid."""
-    import tempfile
-
-    voxels = np.random.default_rng(seed).integers(0, 220, (32, 32, 32)).astype(np.int16)
+def test_every_orientation_gives_the_turned_result(tmp_path: Path) -> None:
+    """All 48, with a network that treats all axes alike: to the bit, and each on its own grid."""
+    voxels = np.random.default_rng(3).integers(0, 220, (32, 32, 32)).astype(np.int16)
     affine = np.array([[0.7, 0, 0, -10], [0, 0.8, 0, 5], [0, 0, 1.5, 30], [0, 0, 0, 1]])
-    turned = voxels.transpose(order)
-    matrix = np.eye(4)
-    matrix[:3, :3] = affine[:3, :3][:, list(order)]
-    matrix[:3, 3] = affine[:3, 3]
-    for axis, flipped in enumerate(flips):
-        if flipped:
-            turned = np.flip(turned, axis)
-            matrix[:3, 3] += matrix[:3, axis] * (turned.shape[axis] - 1)
+    (tmp_path / "in").mkdir()
+    turned = {}
+    for n, (order, flips) in enumerate(itertools.product(AXES, itertools.product([False, True], repeat=3))):
+        array, matrix = voxels.transpose(order), np.eye(4)
+        matrix[:3, :3], matrix[:3, 3] = affine[:3, :3][:, list(order)], affine[:3, 3]
+        for axis in np.flatnonzero(flips):
+            array = np.flip(array, axis)
+            matrix[:3, 3] += matrix[:3, axis] * 31
             matrix[:3, axis] *= -1
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder) / "in"
-        place.mkdir()
-        nibabel.save(nibabel.Nifti1Image(voxels, affine), place / "plain.nii")
-        nibabel.save(nibabel.Nifti1Image(turned, matrix), place / "turned.nii")
-        batch(place, Path(folder) / "out", MedicalOptions(model=NULL, save_conf=True))
-        plain, other = (nibabel.load(Path(folder) / f"out/{n}.nii") for n in ("plain", "turned"))
-        assert (other.affine == matrix.astype(np.float32)).all()
-        expected = np.asarray(plain.dataobj).transpose(order)
-        for axis, flipped in enumerate(flips):
-            expected = np.flip(expected, axis) if flipped else expected
-        assert (np.asarray(other.dataobj) == expected).all()
+        nibabel.save(nibabel.Nifti1Image(array, matrix), tmp_path / f"in/{n:02d}.nii")
+        turned[f"{n:02d}"] = (order, flips, matrix)
+    report = batch(tmp_path / "in", tmp_path / "out", MedicalOptions(model=(NULL,)))
+    assert len(report.cases) == 48
+    plain = np.asarray(nibabel.load(tmp_path / "out/00.nii").dataobj)
+    assert len(np.unique(plain)) == 2
+    for name, (order, flips, matrix) in turned.items():
+        found = nibabel.load(tmp_path / f"out/{name}.nii")
+        assert (found.affine == matrix.astype(np.float32)).all()
+        assert (np.asarray(found.dataobj) == np.flip(plain.transpose(order), np.flatnonzero(flips))).all(), name
 
 
 def test_real_orientations_come_out_on_their_own_grid(voxweft: Voxweft, shared: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from voxweft.ops.activate import Finish
 
 SHARD_CHUNKS = 4
 PLANES = 32  # that are read at once
+VIEWS_BYTES = 1 << 28  # logits that may wait for their sum; above, a lane does all views of a patch
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +88,20 @@ def buffers_for(
     voxels = min(1 << 18, (1 << 22) // max(1, finish.n_accumulated))
     strip = 4 * (3 * finish.n_accumulated + sum(f.n_channels for f in finishes)) * voxels  # temporaries of finishing
     n_bytes = sum(np.dtype(f.dtype).itemsize * f.n_channels for f in finishes)
+    views = sum(_views_bytes(one, finish.n_classes, n_lanes) for one in passes)
     slots = sum(math.prod(one.grid.patch) * one.setting.batch_size for one in passes) * 2 * n_lanes
     return Buffers(
         accumulator_bytes=4 * finish.n_accumulated * depth * area + strip,
         input_bytes=np.dtype(source.dtype).itemsize * source.n_channels * (pz + 2 * plane_block) * area_in,
         output_bytes=n_bytes * 2 * shard[0] * area_out + np.dtype(finish.dtype).itemsize * 4 * math.prod(shard),
-        batch_bytes=4 * (source.n_channels + 2 * finish.n_classes) * slots,
+        batch_bytes=4 * (source.n_channels + 2 * finish.n_classes) * slots + views,
     )
+
+
+def _views_bytes(one: Pass, n_classes: int, n_lanes: int) -> int:
+    """Bytes of the logits of the views of patches, where each is a task of its own."""
+    n_bytes = 4 * n_classes * math.prod(one.grid.patch) * one.setting.batch_size * 2 * n_lanes * len(one.views)
+    return n_bytes if len(one.views) > 1 and n_bytes <= VIEWS_BYTES else 0
 
 
 def choose_column(

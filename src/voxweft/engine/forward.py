@@ -15,6 +15,7 @@ from functools import partial
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
+from voxweft.engine.budget import VIEWS_BYTES
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.reader import PlaneReader
 from voxweft.engine.totals import Totals
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     import torch
 
 SLOTS_PER_LANE = 2
-VIEWS_BYTES = 1 << 28  # logits that may wait for their sum; above, a lane does all views of a batch
 
 
 class PatchTarget(Protocol):
