@@ -698,5 +698,7 @@ def test_parts_of_a_batch_share_a_folder(voxweft: Voxweft, tmp_path: Path) -> No
     voxweft("batch", "-i", "in", "-o", "whole", "-m", "demo")
     first, second = ({k: v for k, v in digests(tmp_path / n).items() if "stat" not in k} for n in ("out", "whole"))
     assert first == second
-    script = voxweft("submit", "slurm", "--num-parts", "2", "--dry-run", "--", *command[:-2]).stdout
+    several = [*command[:-2], "-m", "demo", "--roi-subset", "a b", "--roi-subset", "c"]
+    script = voxweft("submit", "slurm", "--num-parts", "2", "--dry-run", "--", *several).stdout
+    assert "--model demo --model demo --roi-subset 'a b' --roi-subset c" in script
     assert "--part-id" in script

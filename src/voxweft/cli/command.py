@@ -46,6 +46,8 @@ class Given:
         Its help line.
     asked
         Whether it stands on the command line.
+    more
+        Further values of an option that was given several times.
     """
 
     name: str
@@ -53,10 +55,11 @@ class Given:
     value: str
     help: str = ""
     asked: bool = True
+    more: tuple[str, ...] = ()
 
     def words(self) -> tuple[str, ...]:
         """As it is written."""
-        return tuple(w for w in (self.flag, self.value) if w)
+        return tuple(w for value in (self.value, *self.more) for w in (self.flag, value) if w)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +132,8 @@ def _find(words: Sequence[str]) -> tuple[str, Any, list[str]]:
 
 def _given(parameter: Any, value: Any, asked: bool) -> Given:
     names = [n for n in parameter.opts if n.startswith("--")] if parameter.param_type_name == "option" else [""]
-    flag, text = names[0], str(value)
+    flag = names[0]
+    text, *more = map(str, value or [""]) if isinstance(value, (list, tuple)) else [str(value)]
     if isinstance(value, bool):
         flag, text = flag if value else next(iter(parameter.secondary_opts), ""), ""
-    return Given(parameter.name, flag, text, getattr(parameter, "help", None) or "", asked)
+    return Given(parameter.name, flag, text, getattr(parameter, "help", None) or "", asked, tuple(more))

@@ -21,9 +21,10 @@ from pathlib import Path
 
 from voxweft.apps.medical.book import RECORDS, CaseBook, CaseResult
 from voxweft.apps.medical.cases import Case, find_cases, require_files
-from voxweft.apps.medical.job import Job, label_names, places_of
+from voxweft.apps.medical.job import Job
 from voxweft.apps.medical.models import ensemble_of, require_window
 from voxweft.apps.medical.options import BatchExecution, MedicalOptions
+from voxweft.apps.medical.places import label_names, places_of
 from voxweft.apps.medical.summary import write_summary
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.forward import one_core_each
