@@ -19,11 +19,18 @@ from voxweft.plugins import find_plugin
 DEMO = Path(__file__).parent / "demo"
 BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt"}
 KNOWN = (
-    "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth), torch.export (.pt2), ONNX (.onnx) "
+    "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth; with a .yaml a panoptic network), torch.export (.pt2), "
+    "ONNX (.onnx) "
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
 )
-TAKES = {"ink": ("model_type", "n_layers", "tile", "trust_code"), "nnunet": ("folds", "checkpoint")}
+TAKES = {
+    "ink": ("model_type", "n_layers", "tile", "trust_code"),
+    "nnunet": ("folds", "checkpoint"),
+    "panoptic": ("inference_scale", "fine_boundaries", "use_quantized"),
+    "fake": ("inference_scale", "fine_boundaries"),
+}
 CHECKPOINTS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")  # the first kind that a folder holds is taken
+DESCRIBED = (".yaml", ".yml", ".pt", ".pth")  # files of panoptic networks
 FILES = (*CHECKPOINTS, ".pt2", ".onnx")
 
 
@@ -42,7 +49,8 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     **arguments
         For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
         :func:`voxweft.backends.ink.load`; for an nnU-Net folder ``folds`` and ``checkpoint`` of
-        :func:`voxweft.backends.nnunet.load`. What a format does not know it ignores.
+        :func:`voxweft.backends.nnunet.load`; for a panoptic network those of
+        :func:`voxweft.backends.panoptic.load`. What a format does not know it ignores.
 
     Returns
     -------
@@ -104,11 +112,14 @@ def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
     if plugin := find_plugin("voxweft.backends", url):
         return _loaded(plugin(url))
     if url.startswith("fake://"):
-        return _loaded(_read("fake", url))
+        needed = {k: v for k, v in arguments.items() if k in TAKES["fake"]}
+        return _loaded(_read("fake", url, **needed), needed)
     if url.startswith(SCHEMES):
         return _load(str(fetch(url, token)), "", arguments).at(url)
     path = BUILT_IN.get(url) or local(url)  # a folder of that name does not hide a bundled model
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
+    if path.suffix in DESCRIBED or not path.exists():
+        path = import_module("voxweft.backends.panoptic").description_of(path) or path
     try:
         backend = _format_of(path, url)
         needed = {k: v for k, v in arguments.items() if k in TAKES.get(backend, ())}
@@ -152,6 +163,8 @@ def _format_of(path: Path, url: str) -> str:
     """The backend for a file or folder."""
     if not path.exists():
         raise ModelError(f"{url}: no model lies there")
+    if path.suffix in (".yaml", ".yml") and import_module("voxweft.backends.panoptic").description_of(path):
+        return "panoptic"
     if path.is_dir():
         if _plans_near(path):
             return "nnunet"

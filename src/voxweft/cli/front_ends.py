@@ -12,6 +12,7 @@ MODULES = [
     "voxweft.cli.scroll",
     "voxweft.cli.ink",
     "voxweft.cli.batch",
+    "voxweft.cli.panoptic",
     "voxweft.cli.serve",
 ]
 """Each has a ``FRONT_END``."""

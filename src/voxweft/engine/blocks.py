@@ -12,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.op import Cell, Made, Table, block_op, find_op
+from voxweft.engine.op import Cell, Made, Table, block_op, find_op, joined
 from voxweft.engine.opened import OpenedBlocks
 from voxweft.engine.stored import StoredLogits
 from voxweft.engine.totals import Totals
 from voxweft.geometry.box import Box
+from voxweft.image.order import permute_box
 from voxweft.ops.halve import halve
 from voxweft.ops.normalize import moments
 
@@ -57,23 +58,17 @@ def _computed(
     stage = opened.stage
     specs = [output.spec for output in stage.outputs if output.spec]
     arrays = tuple(np.zeros((spec.n_channels, *box.shape), spec.dtype) for spec in specs)
-    tables = list[Table]()
+    tables, given = list[Table](), {"tables": opened.tables} if opened.tables else {}
     for cell, values in _cells(opened, box, totals):
         with totals.timed("compute"):
-            made = operation(values, cell, **stage.op.arguments)
+            made = operation(values, cell, **given, **stage.op.arguments)
         if made.arrays:
             place = (slice(None), *cell.box.shift(box.start, -1).slices)
             for array, part in zip(arrays, made.arrays, strict=True):
                 array[place] = part
         if made.table:
             tables.append(made.table)
-    return arrays, _joined(tables)
-
-
-def _joined(tables: Sequence[Table]) -> Table:
-    if len(tables) < 2:
-        return tables[0] if tables else {}
-    return {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
+    return arrays, joined(tables)
 
 
 def _cells(opened: OpenedBlocks, box: Box, totals: Totals) -> Iterator[tuple[Cell, list[Values]]]:
@@ -105,8 +100,9 @@ def _read(opened: OpenedBlocks, box: Box) -> tuple[Cell, list[Values]]:
             values.append(readable)
             continue
         within = source.reads(box) & Box.of(readable.shape_zyx)
-        reads.append(within)
-        values.append(readable.read(within))
+        reads.append(permute_box(within, source.order))
+        found = readable.read(within)
+        values.append(found if found is None else found.transpose(0, *(axis + 1 for axis in source.order)))
     return Cell(box, tuple(reads)), values
 
 

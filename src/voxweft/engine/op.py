@@ -7,11 +7,12 @@ functions that were marked as operations, of modules that voxweft brings or that
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, TypeVar
 
+import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import RequestError
@@ -22,6 +23,13 @@ F = TypeVar("F", bound=Callable[..., Any])
 MARK = "__voxweft_op__"
 Table = Mapping[str, NDArray[Any]]
 """A handful of small arrays by name: objects, never voxels."""
+
+
+def joined(tables: Sequence[Table]) -> Table:
+    """Tables of one kind as one, along their first axis; nothing where there is none."""
+    if len(tables) < 2:
+        return tables[0] if tables else {}
+    return {name: np.concatenate([one[name] for one in tables]) for name in tables[0]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +79,12 @@ def block_op(function: F) -> F:
     Tables of the cells of one block are joined along their first axis.
     """
     setattr(function, MARK, "block")
+    return function
+
+
+def slice_op(function: F) -> F:
+    """Mark ``function(first, n_slices, shape_yx, **arguments) -> SliceOp``; see :mod:`voxweft.engine.slices`."""
+    setattr(function, MARK, "slice")
     return function
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -79,10 +79,14 @@ class OpenedSweep:
 
 @dataclass(frozen=True, slots=True)
 class OpenedBlocks:
-    """A block stage with its sources, in their order; kept patches are handed to the operation as they are."""
+    """A block stage with its sources, in their order; kept patches are handed to the operation as they are.
+
+    ``tables`` are those of the gathers that the operation is given.
+    """
 
     stage: Blocks
     sources: tuple[Readable | StoredLogits, ...]
+    tables: Mapping[str, Mapping[str, NDArray[Any]]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from typing import Any
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
+from voxweft.image.order import AS_IT_IS, Order, inverse, permute_box
 from voxweft.model.frozen import FrozenDict
 
 
@@ -60,22 +61,25 @@ class Source:
         Voxels of the source per voxel that is made, an axis.
     halo_zyx
         Voxels of the source that are read beyond the block, on both sides.
+    order
+        How the source lies: axis k of the stage is axis ``order[k]`` of the source, as ``numpy.transpose`` takes it.
     """
 
     name: str
     output: int = 0
     finer_zyx: Zyx = (1, 1, 1)
     halo_zyx: Zyx = (0, 0, 0)
+    order: Order = AS_IT_IS
 
     def reads(self, box: Box) -> Box:
-        """What is read for a box; it may leave the source.
+        """What is read for a box, in the axes of the source; it may leave the source.
 
         >>> str(Source("image", finer_zyx=(2, 2, 2), halo_zyx=(1, 0, 0)).reads(Box((4, 0, 0), (6, 3, 3))))
         '7:13,0:6,0:6'
         """
         start = (a * f - h for a, f, h in zip(box.start, self.finer_zyx, self.halo_zyx, strict=True))
         stop = (b * f + h for b, f, h in zip(box.stop, self.finer_zyx, self.halo_zyx, strict=True))
-        return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+        return permute_box(Box(tuple(start), tuple(stop)), inverse(self.order))  # type: ignore[arg-type]
 
 
 def share_of(n_units: int, index: int, count: int) -> range:

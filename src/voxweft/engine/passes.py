@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from voxweft.engine.op import Op
 from voxweft.engine.output import Output, consecutive, share_of
 from voxweft.engine.patch_layers import PatchLayers
 from voxweft.errors import RequestError
@@ -67,6 +68,49 @@ class Stores:
 
 
 @dataclass(frozen=True, slots=True)
+class SliceMap:
+    """A map that a network returns of every patch of a slice.
+
+    Attributes
+    ----------
+    name, n_channels
+        What it is called; its channels.
+    up, down
+        Pixels of the map per swept pixel, and swept pixels per pixel of the map; one of both is 1.
+    background
+        What a channel holds where nothing was computed.
+    """
+
+    name: str
+    n_channels: int
+    up: int = 1
+    down: int = 1
+    background: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True, slots=True)
+class Slices:
+    """How a sweep whose patches are one plane thick makes labels of whole slices.
+
+    Attributes
+    ----------
+    op
+        ``op(first, n_slices, shape_yx, **arguments)``; see :mod:`voxweft.engine.slices`.
+    maps
+        What the network returns, in the order in which it is put together.
+    context
+        Slices on both sides that a slice needs.
+    from_first
+        Whether a slice needs all slices before it.
+    """
+
+    op: Op
+    maps: tuple[SliceMap, ...]
+    context: int = 0
+    from_first: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Sweep:
     """Patches through networks, woven along z and written in slabs; or kept by themselves, in ``stores``.
 
@@ -88,6 +132,8 @@ class Sweep:
         How the swept grid is resampled to that of the outputs; None: they are the same.
     tally
         "voxels": every slab counts the voxels of each label; "confidence": also how sure they are; "": nothing.
+    slices
+        How labels of whole slices are made; None: blended logits are finished voxel by voxel.
     region
         The box that is wanted.
     columns, plane_block
@@ -118,6 +164,7 @@ class Sweep:
     more: tuple[Finish, ...] = ()
     regrid: Regrid | None = None
     tally: Literal["", "voxels", "confidence"] = ""
+    slices: Slices | None = None
     kind: Literal["sweep"] = "sweep"
 
     @property
@@ -136,7 +183,11 @@ class Sweep:
         return self.tally == "confidence"
 
     def source_box(self, box: Box) -> Box:
-        """The swept voxels that a box of the outputs is made of."""
+        """The swept voxels that a box of the outputs is made of; of slices all of them, and their neighbours."""
+        if self.slices:
+            n, height, width = self.info.shape_zyx
+            first = 0 if self.slices.from_first else max(0, box.start[0] - self.slices.context)
+            return Box((first, 0, 0), (min(n, box.stop[0] + self.slices.context), height, width))
         return self.regrid.reach(box) if self.regrid else box
 
     @property

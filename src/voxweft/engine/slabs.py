@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit
-from voxweft.engine.op import Table
+from voxweft.engine.op import Table, joined
 from voxweft.engine.stage import Sweep
 from voxweft.geometry.box import Box
 
@@ -41,6 +41,8 @@ class SlabWriter:
 
     def __init__(self, stage: Sweep, units: range, commit: Commit) -> None:
         self._stage, self._commit, self._totals = stage, commit, commit.totals
+        self._specs = [output.spec for output in stage.outputs if output.spec]
+        self._rows: list[Table] = []
         self._units = iter(units)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="voxweft-write")
         self._pending: Future[None] | None = None
@@ -75,6 +77,10 @@ class SlabWriter:
         if self._tally:
             self._tally.add(values[0], values[-1] if self._stage.tallies_confidence else None)
 
+    def note(self, rows: Table) -> None:
+        """Add rows to the table of the slab that is being filled, before its next plane."""
+        self._rows.append(rows)
+
     def advance(self, z: int) -> None:
         """All planes below ``z`` are in; write the slab if it is complete."""
         if self._unit is not None and z >= min(self._box.stop[0], self._stage.region.stop[0]):
@@ -87,14 +93,13 @@ class SlabWriter:
         stage = self._stage
         self._box = stage.slab_box(self._unit)
         self._tally = Tally(stage.n_tallied) if stage.n_tallied else None
-        finishes = stage.finishes[: len(stage.outputs)]
-        sizes = [(f.n_channels, *self._box.shape) for f in finishes]
+        sizes = [(spec.n_channels, *self._box.shape) for spec in self._specs]
         if self._spare and [a.shape for a in self._spare[0]] == sizes:
             self._buffers = self._spare.pop()
             for buffer in self._buffers:
                 buffer.fill(0)
         else:
-            self._buffers = tuple(np.zeros(n, f.dtype) for n, f in zip(sizes, finishes, strict=True))
+            self._buffers = tuple(np.zeros(n, spec.dtype) for n, spec in zip(sizes, self._specs, strict=True))
 
     def _close(self) -> None:
         with self._totals.timed("wait for output"):
@@ -102,7 +107,8 @@ class SlabWriter:
         now = time.perf_counter()
         record = {"n_patches": self._totals.n_patches - self._patches, "seconds": round(now - self._started, 3)}
         self._started, self._patches = now, self._totals.n_patches
-        table = self._tally.table if self._tally else None
+        table = self._tally.table if self._tally else joined(self._rows) or None
+        self._rows = []
         self._pending = self._thread.submit(self._write, self._unit or 0, self._buffers, table, record)
         self._open_next()
 

@@ -25,10 +25,22 @@ from typing import Literal
 
 from voxweft.engine.op import Op
 from voxweft.engine.output import Output, Source, consecutive, share_of
-from voxweft.engine.passes import Pass, Stores, Sweep
+from voxweft.engine.passes import Pass, Slices, Stores, Sweep
 from voxweft.geometry.box import Box, Zyx
 
-__all__ = ["Blocks", "Gather", "Output", "Pass", "Source", "Stage", "Stores", "Sweep", "consecutive", "level_stages"]
+__all__ = [
+    "Blocks",
+    "Gather",
+    "Output",
+    "Pass",
+    "Slices",
+    "Source",
+    "Stage",
+    "Stores",
+    "Sweep",
+    "consecutive",
+    "level_stages",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +69,8 @@ class Blocks:
         Blocks that a worker may compute at the same time.
     noun
         What a block is called, in the plural.
+    tables
+        Of the gathers that are needed those whose tables the operation is given, as ``tables``.
     """
 
     name: str
@@ -70,6 +84,7 @@ class Blocks:
     at_once: int = 1
     needs: tuple[str, ...] = ()
     noun: str = "blocks"
+    tables: tuple[str, ...] = ()
     kind: Literal["blocks"] = "blocks"
 
     @property

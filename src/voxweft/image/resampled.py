@@ -32,6 +32,8 @@ class Resample(BaseView):
         The maps of the axes.
     before, bounds
         Lowest and highest value a channel, before and after; empty for none.
+    dtype
+        What the values become; of an integer one they are rounded.
 
     Examples
     --------
@@ -44,6 +46,7 @@ class Resample(BaseView):
     regrid: Regrid
     before: tuple[tuple[float, float], ...] = ()
     bounds: tuple[tuple[float, float], ...] = ()
+    dtype: str = "float32"
     kind: Literal["resample"] = "resample"
 
     def info(self, seen: VolumeInfo) -> VolumeInfo:
@@ -62,7 +65,7 @@ class Resample(BaseView):
         )
         chunk: Zyx = tuple(max(1, min(n, 32)) for n in shape)  # type: ignore[assignment]
         return replace(
-            seen, shape_zyx=shape, levels=(shape,), level=0, dtype="float32", chunk_zyx=chunk, geometry=geometry
+            seen, shape_zyx=shape, levels=(shape,), level=0, dtype=self.dtype, chunk_zyx=chunk, geometry=geometry
         )
 
     def reach(self, box: Box, shape_zyx: Zyx) -> Box:
@@ -72,7 +75,8 @@ class Resample(BaseView):
     def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
         """Clipped, resampled, clipped."""
         made = self.regrid.resample(_clipped(values.astype(np.float32), self.before), box)
-        return _clipped(made, self.bounds)
+        made = _clipped(made, self.bounds)
+        return made if self.dtype == "float32" else np.floor(made + 0.5).astype(self.dtype)
 
 
 @dataclass(frozen=True, slots=True)

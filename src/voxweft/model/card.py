@@ -153,6 +153,8 @@ class ModelCard:
         Grey values of the training foreground, one per input channel; empty where they are not known.
     input_dtype
         numpy dtype of what the network takes.
+    things
+        Of a panoptic network, the classes whose objects are told apart; the others are one thing each.
     stride_zyx
         Voxels between patches that the file prescribes, or None.
     resampling
@@ -210,6 +212,7 @@ class ModelCard:
     label_ids: tuple[int, ...] = ()
     intensity: tuple[Intensity, ...] = ()
     input_dtype: str = "float32"
+    things: tuple[int, ...] = ()
     stride_zyx: Zyx | None = None
     resampling: Resampling | None = None
     transpose: tuple[int, int, int] = (0, 1, 2)

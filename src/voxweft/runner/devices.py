@@ -43,16 +43,21 @@ def n_gpus() -> int:
 
 def budget_for(options: RunOptions, device: str, n_workers: int = 1) -> Budget:
     """What the buffers of one of so many processes may take: of --memory, or of half of what is free."""
+    return budget_of(options.memory, device, n_workers)
+
+
+def budget_of(memory: str, device: str, n_workers: int = 1) -> Budget:
+    """The same, of an amount such as "8GB" or "" for half of what is free."""
     import psutil
 
     own = psutil.Process().memory_info().rss
-    asked = parse_bytes(options.memory) if options.memory else None
+    asked = parse_bytes(memory) if memory else None
     if asked is not None:
         asked //= n_workers
     if asked is not None and asked <= own:
         each = f" in each of {n_workers} processes" if n_workers > 1 else ""
         raise RequestError(
-            f"--memory {options.memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB{each}",
+            f"--memory {memory}: Python, the runtime and the model alone take {own / 1e9:.2f} GB{each}",
             "Allow more.",
         )
     host = round(USABLE * (asked - own)) if asked is not None else psutil.virtual_memory().available // 2 // n_workers

@@ -14,6 +14,7 @@ from voxweft.engine.blocks import compute_blocks
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.gather import compute_gather
 from voxweft.engine.keep import keep_patches
+from voxweft.engine.ledger import Ledger
 from voxweft.engine.opened import (
     OpenedBlocks,
     OpenedGather,
@@ -23,6 +24,7 @@ from voxweft.engine.opened import (
     Readable,
 )
 from voxweft.engine.plan import PatchesRef, Plan
+from voxweft.engine.slices import sweep_slices
 from voxweft.engine.stage import Blocks, Gather, Pass, Stage
 from voxweft.engine.stored import StoredLogits
 from voxweft.engine.sweep import sweep
@@ -97,7 +99,8 @@ class Opened:
             return partial(compute_gather, OpenedGather(stage, outputs, files))
         if isinstance(stage, Blocks):
             sources = tuple(self._source(s.name, s.output, place) for s in stage.sources)
-            return partial(compute_blocks, OpenedBlocks(stage, sources))
+            tables = {name: Ledger(place.records).table(name, 0) for name in stage.tables}
+            return partial(compute_blocks, OpenedBlocks(stage, sources, tables))
         mask = self.volume(stage.mask) if stage.mask else None
         opened = OpenedSweep(stage, mask=mask, device=device, n_lanes=n_lanes, store_of=place.store_of)
         ref = self.plan.input(stage.source)
@@ -105,7 +108,8 @@ class Opened:
             return partial(sweep, replace(opened, patches=self._patches(stage.source)))
         volume = self.volume(stage.source) if ref else StageVolume(self._outputs(stage.source, place)[0], stage.info)
         networks = tuple(self._predictor(one, device, n_lanes) for one in stage.passes)
-        return partial(keep_patches if stage.stores else sweep, replace(opened, volume=volume, predictors=networks))
+        compute = keep_patches if stage.stores else sweep_slices if stage.slices else sweep
+        return partial(compute, replace(opened, volume=volume, predictors=networks))
 
     def _predictor(self, one: Pass, device: str, n_lanes: int) -> Predictor:
         key = self._key(one, device)

@@ -285,6 +285,12 @@ def refuse_labels(volume: Volume, voxels: np.ndarray[Any, Any]) -> None:
         )
 
 
+def grey_samples(volume: Volume) -> np.ndarray[Any, Any]:
+    """Values of some spots of a volume and of its middle, in one row."""
+    boxes = [central_patch(volume, volume.info.chunk_zyx)[0], *_spots(volume.info)]
+    return np.concatenate([volume.read(box).ravel() for box in boxes])
+
+
 def _spots(info: VolumeInfo) -> Iterator[Box]:
     """Eight small boxes, each in one chunk, at about a quarter and three quarters of each axis."""
     for corner in itertools.product((1, 3), repeat=3):

@@ -24,6 +24,8 @@ from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 from voxweft.stores.url import records_at
 from voxweft.viewer import pictures
+from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
+from voxweft.viewer.objects_page import OBJECTS, objects_page
 from voxweft.viewer.seams import SeamCheck, check_seams
 
 WINDOW, WHOLE = 256, 1600
@@ -55,6 +57,9 @@ def save_report(output: Any, to: str = "") -> str:
             f"{output_url(output)}: {stage.n_units - done} of {stage.n_units} {stage.noun} are missing. "
             "Run the same command again to complete it."
         )
+    if any(stage.name == OBJECTS for stage in plan.stages):
+        page, sink = objects_page(output), open_sink(output)
+        return _saved(page, sink, to)
     subject = Subject.of(plan)
     if subject.finish.output == "merged":
         raise RequestError(
@@ -62,12 +67,16 @@ def save_report(output: Any, to: str = "") -> str:
         )
     sink = open_sink(output, layout=subject.spec.layout, order=subject.spec.order)
     sink.open()
-    page = render(sink, subject, ledger.report()).encode()
+    return _saved(render(sink, subject, ledger.report()), sink, to)
+
+
+def _saved(page: str, sink: Sink, to: str) -> str:
+    """Where a page was written."""
     if not to:
-        sink.records.put("report.html", page)
+        sink.records.put("report.html", page.encode())
         return f"{sink.url}.voxweft/report.html"
     folder, _, name = to.rpartition("/")
-    records_at(folder or ".").put(name, page)
+    records_at(folder or ".").put(name, page.encode())
     return to
 
 
@@ -129,7 +138,7 @@ def render(sink: Sink, subject: Subject, report: Mapping[str, Any]) -> str:
     plan, seen = subject.plan, _look(sink, subject)
     parts = [
         f"<h1>{escape(sink.url)}</h1>",
-        _facts(_headline(subject, report)),
+        fact_table(_headline(subject, report)),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
         *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
         "<h2>Pictures</h2>",
@@ -141,11 +150,11 @@ def render(sink: Sink, subject: Subject, report: Mapping[str, Any]) -> str:
         "<h2>Where the time went</h2>",
         _times(report),
         "<h2>Plan</h2>",
-        _facts(_plan_facts(subject)),
+        fact_table(_plan_facts(subject)),
         "<h2>Model</h2>",
-        _facts(_model_facts(subject)),
+        fact_table(_model_facts(subject)),
         "<h2>Provenance</h2>",
-        _facts({"command": report.get("command", ""), **report.get("environment", {})}),
+        fact_table({"command": report.get("command", ""), **report.get("environment", {})}),
         f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>"
         f"{escape(plan.to_json().decode())}</pre></details>",
     ]
@@ -188,21 +197,17 @@ def _surface(sink: Sink, seen: _Seen, subject: Subject) -> Iterator[str]:
     down = next(axis for axis, name in enumerate(words.axes) if name)
     level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
     whole = sink.read(Box.of(sink.shape(level)), level).take(0, flat + 1)
-    yield _figure(pictures.coloured(whole, subject.finish), f"prediction, whole surface, resolution level {level}")
+    yield figure(pictures.coloured(whole, subject.finish), f"prediction, whole surface, resolution level {level}")
     yield from _not_shown(seen)
     yield "<div class=grid>"
     values = seen.values.take(0, flat + 1)
     place = f"{words.axes[down]} {seen.window.start[down]} on, full resolution"
     if seen.image is not None:
-        yield _figure(pictures.grey(seen.image.take(0, flat)), f"mean of the {words.channels}, {place}")
-    yield _figure(pictures.coloured(values, subject.finish), f"prediction, {place}")
+        yield figure(pictures.grey(seen.image.take(0, flat)), f"mean of the {words.channels}, {place}")
+    yield figure(pictures.coloured(values, subject.finish), f"prediction, {place}")
     if seen.image is not None:
-        yield _figure(pictures.overlay(seen.image.take(0, flat), values, subject.finish), f"overlay, {place}")
+        yield figure(pictures.overlay(seen.image.take(0, flat), values, subject.finish), f"overlay, {place}")
     yield "</div>"
-
-
-def _figure(rgb: NDArray[np.uint8], caption: str) -> str:
-    return f'<figure><img src="{pictures.png(rgb)}" alt="{caption}"><figcaption>{caption}</figcaption></figure>'
 
 
 def _not_shown(seen: _Seen) -> Iterator[str]:
@@ -223,7 +228,7 @@ def _pictures(seen: _Seen, subject: Subject) -> Iterator[str]:
             image = np.take(seen.image, middle, axis)
             shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, subject.finish)}
         for what, rgb in shown.items():
-            yield _figure(rgb, f"{what}, {place}")
+            yield figure(rgb, f"{what}, {place}")
     yield "</div>"
 
 
@@ -237,10 +242,10 @@ def _histogram(sink: Sink, subject: Subject) -> str:
     if index is not None or finish.output == "labels":
         counts = np.bincount((index if index is not None else values[0]).ravel().astype(np.intp))
         bars = {_class_name(subject, i): int(n) for i, n in enumerate(counts) if n}
-        return _bars(bars, "voxels") + f"<p class=small>resolution level {level}</p>"
+        return bar_table(bars, "voxels") + f"<p class=small>resolution level {level}</p>"
     counts, _ = np.histogram(pictures.foreground(values, finish), bins=20, range=(0, 1))
     bars = {f"{i / 20:.2f} to {(i + 1) / 20:.2f}": int(n) for i, n in enumerate(counts)}
-    return _bars(bars, "voxels by probability of the foreground") + f"<p class=small>resolution level {level}</p>"
+    return bar_table(bars, "voxels by probability of the foreground") + f"<p class=small>resolution level {level}</p>"
 
 
 def _middle(box: Box) -> Box:
@@ -254,14 +259,6 @@ def _class_name(subject: Subject, index: int) -> str:
     return f"{index} {names[index]}" if index < len(names) else str(index)
 
 
-def _bars(values: Mapping[str, float], unit: str) -> str:
-    top = max(values.values(), default=0) or 1
-    rows = "".join(
-        f"<tr><th>{escape(name)}<td><i style='width:{300 * v / top:.0f}px'></i> {v:,}" for name, v in values.items()
-    )
-    return f"<table class=bars><caption>{unit}</caption>{rows}</table>"
-
-
 def _seams(seams: SeamCheck | None, names: tuple[str, ...]) -> str:
     if seams is None:
         return "<p class=note>Voxel by voxel, without patches: there can be no seams.</p>"
@@ -271,12 +268,12 @@ def _seams(seams: SeamCheck | None, names: tuple[str, ...]) -> str:
         if name
     }
     text = "Mean step between voxels across patch borders, divided by that up to four voxels beside them."
-    return f"<p><b>{escape(seams.verdict)}</b></p><p>{text}</p>" + _facts(rows)
+    return f"<p><b>{escape(seams.verdict)}</b></p><p>{text}</p>" + fact_table(rows)
 
 
 def _times(report: Mapping[str, Any]) -> str:
     seconds = report.get("totals", {}).get("seconds", {})
-    return _bars({k: round(v, 2) for k, v in seconds.items()}, "seconds, summed over workers")
+    return bar_table({k: round(v, 2) for k, v in seconds.items()}, "seconds, summed over workers")
 
 
 def _headline(subject: Subject, report: Mapping[str, Any]) -> dict[str, Any]:
@@ -356,21 +353,5 @@ def _model_facts(subject: Subject) -> dict[str, Any]:
     }
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    rows = "".join(f"<tr><th>{escape(k)}<td>{escape(str(v))}" for k, v in facts.items() if v not in ("", None))
-    return f"<table>{rows}</table>"
-
-
 def _zyx(size: tuple[int, ...]) -> str:
     return " x ".join(map(str, size))
-
-
-CSS = """
-body{font:15px/1.5 system-ui,sans-serif;max-width:1180px;margin:2em auto;padding:0 1em;color:#222}
-h1{font-size:1.3em;word-break:break-all}h2{font-size:1.1em;margin-top:2em;border-bottom:1px solid #ccc}
-table{border-collapse:collapse}th{text-align:left;font-weight:500;padding:.15em 1.5em .15em 0;vertical-align:top;
-white-space:nowrap}td{word-break:break-word}caption,.small,figcaption{text-align:left;color:#666;font-size:.85em}
-.grid{display:grid;grid-template-columns:repeat(3,1fr);gap:10px}figure{margin:0}img{width:100%;image-rendering:pixelated}
-.bars i{display:inline-block;height:.8em;background:#ff7a1a}.warn{background:#fff0e0;padding:.5em}
-.note{background:#f2f2f2;padding:.5em}pre{font-size:12px;overflow:auto}
-"""

@@ -1,0 +1,166 @@
+"""The commands of panoptic segmentation: electron microscopy images, stacks, ortho-planes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Annotated, Any
+
+import typer
+
+from voxweft.apps.panoptic.options import ConsensusJob, ImageJob, MatchJob, OrthoJob, StackJob
+from voxweft.cli.flags import with_options
+from voxweft.cli.front_end import Division, FrontEnd
+from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, summary
+from voxweft.errors import RequestError
+from voxweft.runner.execution import Execution
+
+app = typer.Typer(help="Objects of electron microscopy: images, stacks, ortho-planes.", no_args_is_help=True)
+Source = Annotated[str, typer.Argument(metavar="INPUT", help="Volume or image: zarr, TIFF, HDF5, MRC; or s3://.")]
+Labels = Annotated[str, typer.Argument(metavar="LABELS", help="Stack of label slices.")]
+Target = Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr, or a TIFF.")]
+ModelName = Annotated[
+    str,
+    typer.Option("--model", "-m", "--model-config", help="Its .yaml or .pth, or a name of ~/.empanada/configs."),
+]
+
+
+@app.command("image")
+@with_options(ImageJob, Execution)
+def image(
+    source: Source,
+    target: Target,
+    model: ModelName = "",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    imagejob: Any = None,
+    execution: Any = None,
+) -> None:
+    """Objects of an image, or of each slice of a stack by itself."""
+    _swept("image", (source, target, model), imagejob, execution, (quiet, log_json, report))
+
+
+@app.command("stack")
+@with_options(StackJob, Execution)
+def stack(
+    source: Source,
+    target: Target,
+    model: ModelName = "",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    stackjob: Any = None,
+    execution: Any = None,
+) -> None:
+    """Objects of a volume from its slices; the same command continues it after any stop."""
+    _swept("stack", (source, target, model), stackjob, execution, (quiet, log_json, report))
+
+
+@app.command("ortho")
+@with_options(OrthoJob, Execution)
+def ortho(
+    source: Source,
+    target: Target,
+    model: ModelName = "",
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    orthojob: Any = None,
+    execution: Any = None,
+) -> None:
+    """Objects on which the slices of all three planes agree."""
+    _swept("ortho", (source, target, model), orthojob, execution, (quiet, log_json, report))
+
+
+@app.command("match")
+@with_options(MatchJob, Execution)
+def match(
+    source: Labels,
+    target: Target,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    matchjob: Any = None,
+    execution: Any = None,
+) -> None:
+    """Objects of a stack of label slices that exists, proofread perhaps."""
+    from voxweft.apps import panoptic
+    from voxweft.cli.progress import Listener
+
+    check_page(report)
+    with Listener(quiet, log_json) as listen:
+        result = panoptic.match(source, target, matchjob, execution=_recorded(execution), emit=listen)
+    _tell(result, quiet, report)
+
+
+@app.command("consensus")
+@with_options(ConsensusJob, Execution)
+def consensus(
+    sources: Annotated[list[str], typer.Argument(metavar="LABELS... OUTPUT", help="Two or three stacks; then OUTPUT.")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    report: ReportTo = "",
+    consensusjob: Any = None,
+    execution: Any = None,
+) -> None:
+    """Objects on which stacks of labels agree that exist."""
+    from voxweft.apps import panoptic
+    from voxweft.cli.progress import Listener
+
+    check_page(report)
+    if len(sources) < 3:
+        raise RequestError("a consensus needs two or three stacks and an OUTPUT: consensus XY XZ YZ OUTPUT")
+    with Listener(quiet, log_json) as listen:
+        result = panoptic.consensus(
+            sources[:-1], sources[-1], consensusjob, execution=_recorded(execution), emit=listen
+        )
+    _tell(result, quiet, report)
+
+
+def _swept(name: str, what: tuple[str, str, str], options: Any, execution: Any, shown: tuple[bool, str, str]) -> None:
+    """A command whose slices go through a network."""
+    from voxweft.apps import panoptic
+    from voxweft.cli.progress import Listener
+
+    quiet, log_json, report = shown
+    source, target, model = what
+    check_page(report)
+    if not model:
+        raise RequestError(f"--model is missing: voxweft panoptic {name} INPUT OUTPUT --model M")
+    with Listener(quiet, log_json) as listen:
+        job = getattr(panoptic, name)
+        result = job(source, target, model, options, execution=_recorded(execution), emit=listen)
+    _tell(result, quiet, report)
+
+
+def _recorded(execution: Execution) -> Execution:
+    return replace(execution, command=command_line())
+
+
+def _tell(result: Any, quiet: bool, report: str) -> None:
+    if not quiet:
+        summary(result, report)
+    elif report and result.status == "complete":
+        from voxweft.viewer.page import save_report
+
+        save_report(result.output, report)
+
+
+_SWEPT = Division({"source": "INPUT", "target": "OUTPUT", "model": "--model"}, "target", prepares=True, reduces=True)
+_EXISTING = Division({"source": "LABELS", "target": "OUTPUT"}, "target", prepares=True, reduces=True)
+FRONT_END = FrontEnd(
+    app,
+    name="panoptic",
+    panel="Panoptic segmentation",
+    divisions={
+        "panoptic image": _SWEPT,
+        "panoptic stack": _SWEPT,
+        "panoptic ortho": _SWEPT,
+        "panoptic match": _EXISTING,
+    },
+)

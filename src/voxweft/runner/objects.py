@@ -1,0 +1,139 @@
+"""Tables of objects: rows of blocks joined, with what a person wants to know of each; csv and parquet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.engine.gather import Gathered
+from voxweft.engine.op import Made, gather_op, joined
+from voxweft.image.place import Geometry
+from voxweft.ops.runs import merged
+from voxweft.stores.url import records_at
+
+CSV, PARQUET = "objects.csv", "objects.parquet"
+MEASURES = ("voxels", "start", "stop", "sum", "surface")
+
+
+def object_files() -> tuple[str, ...]:
+    """The files that can be written here: a parquet where pyarrow is installed."""
+    return (CSV, PARQUET) if find_spec("pyarrow") else (CSV,)
+
+
+@gather_op
+def write_objects(
+    gathered: Gathered,
+    *,
+    rows: str,
+    shape_zyx: Sequence[int],
+    voxel_size_zyx: Sequence[float],
+    unit: str,
+    names: Mapping[str, str],
+    sure: str = "",
+) -> Made:
+    """Join the rows of all blocks of a stage, and write a table of objects.
+
+    Rows have "class", "label" and the measures of :func:`voxweft.ops.objects.object_rows`. ``sure`` names a gather
+    whose table says of pieces of objects ("class", "object") how sure they are, over how many voxels, and perhaps in
+    which slice they lie.
+    """
+    found = joined([table for _, table in gathered.tables(rows) if table])
+    empty = np.zeros(0, np.int64)
+    keys = [np.asarray(found.get(name, empty), np.int64) for name in ("class", "label")]
+    sides = np.zeros((0, 3), np.int64)
+    none = {name: sides if name in ("start", "stop", "sum") else empty for name in MEASURES}
+    (of, label), table = merged(keys, {name: found[name] for name in MEASURES} if found else none)
+    confidence, n_slices = _sureness(gathered.ledger.table(sure, 0) if sure else {}, of, label)
+    slices = np.where(n_slices > 0, n_slices, table["stop"][:, 0] - table["start"][:, 0])
+    made = {"class": of, "label": label, **table, "confidence": confidence, "slices": slices}
+    listed = _columns(made, shape_zyx, Geometry(tuple(voxel_size_zyx), unit), names)  # type: ignore[arg-type]
+    for name, url in gathered.files.items():
+        folder, _, file = url.rpartition("/")
+        records_at(folder or ".").put(file, _parquet(listed) if name == PARQUET else _csv(listed))
+    return Made(table=made)
+
+
+def _columns(
+    table: Mapping[str, NDArray[Any]], shape: Sequence[int], geometry: Geometry, names: Mapping[str, str]
+) -> dict[str, list[Any]]:
+    """The table as a person reads it."""
+    sizes, unit = geometry.voxel_size_zyx, geometry.unit
+    n = table["voxels"]
+    centre = table["sum"] / np.maximum(n, 1)[:, None]
+    edge = ((table["start"] == 0) | (table["stop"] == np.array(shape))).any(axis=1)
+    columns: dict[str, list[Any]] = {
+        "id": table["label"].tolist(),
+        "class": [names.get(str(one), str(one)) for one in table["class"].tolist()],
+        "voxels": n.tolist(),
+        f"volume_{_short(unit)}3" if unit else "volume": (n * float(np.prod(sizes))).tolist(),
+    }
+    for k, axis in enumerate("zyx"):
+        columns[f"{axis}_start"] = table["start"][:, k].tolist()
+        columns[f"{axis}_stop"] = table["stop"][:, k].tolist()
+    for k, axis in enumerate("zyx"):
+        columns[f"{axis}_centre"] = [round(value, 3) for value in centre[:, k].tolist()]
+    columns["surface_voxels"] = table["surface"].tolist()
+    columns["touches_border"] = edge.tolist()
+    sure = table["confidence"].tolist()
+    if np.isfinite(sure).any():
+        columns["confidence"] = [round(value, 4) if math.isfinite(value) else None for value in sure]
+    columns["slices"] = table["slices"].tolist()
+    return columns
+
+
+def _csv(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(columns)
+    writer.writerows(zip(*columns.values(), strict=True))
+    return text.getvalue().encode()
+
+
+def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
+    import pyarrow
+    import pyarrow.parquet
+
+    data = io.BytesIO()
+    pyarrow.parquet.write_table(pyarrow.table(dict(columns)), data)
+    return data.getvalue()
+
+
+def _sureness(
+    table: Mapping[str, NDArray[Any]], of: NDArray[Any], label: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Mean confidence of objects, NaN where none is known, and in how many slices they lie, 0 where that is unknown."""
+    sure, slices = np.full(len(of), np.nan), np.zeros(len(of), np.int64)
+    if not table or not len(of):
+        return sure, slices
+    inside = table["object"] > 0
+    wanted = of << 40 | label
+    for kind in ("confidence", "z"):
+        if kind not in table:
+            continue
+        known = inside & np.isfinite(table[kind])
+        keys = table["class"][known] << 40 | table["object"][known]
+        if kind == "z":
+            (keys, _), _ = merged([keys, table["z"][known]], {})
+            (found,), sums = merged([keys], {"n": np.ones(len(keys), np.int64)})
+            values = sums["n"]
+        else:
+            n = table["voxels"][known].astype(np.float64)
+            (found,), sums = merged([keys], {"n": n, "sure": n * table["confidence"][known]})
+            values = sums["sure"] / np.maximum(sums["n"], 1) if len(found) else sums["sure"]
+        if not len(found):
+            continue
+        at = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
+        hit = found[at] == wanted
+        (slices if kind == "z" else sure)[hit] = values[at[hit]]
+    return sure, slices
+
+
+def _short(unit: str) -> str:
+    return {"nanometer": "nm", "micrometer": "um", "millimeter": "mm", "angstrom": "A"}.get(unit, unit)
