@@ -139,6 +139,8 @@ def looks_like_a_model(url: str) -> bool:
     path = local(url)
     if url in BUILT_IN or url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
         return True
+    if import_module("voxweft.backends.panoptic").description_of(path):
+        return True
     return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())
 
 

@@ -11,6 +11,35 @@ from numpy.typing import NDArray
 from voxweft.errors import RequestError
 
 
+def connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:
+    """Components of equal values that are not 0, numbered from 1 in the order of their first voxels.
+
+    Parameters
+    ----------
+    values
+        Integers or bool [Y, X] or [Z, Y, X].
+    connectivity
+        4 or 8 in two dimensions, 6, 18 or 26 in three.
+
+    Raises
+    ------
+    RequestError
+        If connected-components-3d is not installed.
+
+    Examples
+    --------
+    >>> connected(np.array([[5, 5, 0, 7]]), 4)
+    array([[1, 1, 0, 2]], dtype=uint32)
+    """
+    try:
+        import cc3d
+    except ImportError as error:
+        raise RequestError("components need connected-components-3d: pip install 'voxweft[panoptic]'") from error
+    if values.dtype == np.bool_ and (values.ndim < 3 or min(values.shape) < 2):
+        values = values.view(np.uint8)  # of bool planes and lines 4.1.1 gives wrong components, or raises
+    return np.asarray(cc3d.connected_components(values, connectivity=connectivity, out_dtype=np.uint32))  # type: ignore[call-overload]
+
+
 def keep_largest(labels: NDArray[Any], groups: Sequence[Sequence[int]]) -> NDArray[Any]:
     """Labels with nothing left of each group but its largest component (neighbours share a corner); the rest is 0.
 
@@ -36,16 +65,12 @@ def keep_largest(labels: NDArray[Any], groups: Sequence[Sequence[int]]) -> NDArr
     >>> keep_largest(np.array([[[1, 1, 0, 1, 2, 0, 2, 2]]], np.uint8), [[1], [2]])
     array([[[1, 1, 0, 0, 0, 0, 2, 2]]], dtype=uint8)
     """
-    try:
-        import cc3d
-    except ImportError as error:
-        raise RequestError("components need the extra 'medical': pip install 'voxweft[medical]'") from error
     kept = labels.copy()
     for group in groups:
         inside = np.isin(kept, list(group))
         if not inside.any():
             continue
-        ids = cc3d.connected_components(inside, connectivity=26)
+        ids = connected(inside, 26)
         sizes = np.bincount(ids.ravel())[1:]
         kept[inside & (ids != 1 + int(sizes.argmax()))] = 0
     return kept

@@ -60,6 +60,8 @@ def consensus(combinations: Ints, voxels: Ints, votes: Votes) -> Ints:
     array([1, 0, 0])
     """
     n, n_stacks = combinations.shape
+    if not n:
+        return np.zeros(0, np.int64)
     nodes, members = _nodes(combinations)
     least = 1 if votes.one_view else n_stacks // 2 + 1
     certain = 0.0 if votes.voxel < least else votes.cluster_iou

@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.ops.components import connected
+
 
 def fill_holes(labels: NDArray[Any]) -> NDArray[Any]:
     """Labels [Y, X] or [Z, Y, X] whose holes have the label around them; nothing else changes.
@@ -18,9 +20,7 @@ def fill_holes(labels: NDArray[Any]) -> NDArray[Any]:
     >>> fill_holes(np.array([[5, 5, 5, 0], [5, 0, 5, 0], [5, 5, 5, 0]]))[1]
     array([5, 5, 5, 0])
     """
-    import cc3d
-
-    background = cc3d.connected_components(labels == 0, connectivity=4 if labels.ndim == 2 else 6)
+    background = connected(labels == 0, 4 if labels.ndim == 2 else 6)
     n = int(background.max(initial=0))
     if not n:
         return labels

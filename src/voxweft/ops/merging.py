@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.ops.components import connected
+
 STUFF_AREA = 64
 
 
@@ -84,8 +86,6 @@ def split_connected(panoptic: NDArray[np.int64], classes: Collection[int], divis
     >>> split_connected(np.array([[1001, 0, 1001, 2000]]), [1], 1000)
     array([[1001,    0, 1002, 2000]])
     """
-    import cc3d
-
     made = panoptic.copy()
     for one in classes:
         inside = panoptic // divisor == one
@@ -94,6 +94,6 @@ def split_connected(panoptic: NDArray[np.int64], classes: Collection[int], divis
         rows, columns = (np.flatnonzero(inside.any(axis=1 - axis)) for axis in (0, 1))
         place = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
         numbers = np.where(inside[place], panoptic[place] - one * divisor, 0).astype(np.uint32)
-        pieces = cc3d.connected_components(numbers, connectivity=8)
+        pieces = connected(numbers, 8)
         made[place] = np.where(pieces > 0, pieces.astype(np.int64) + one * divisor, made[place])
     return made

@@ -11,30 +11,29 @@ from voxweft.geometry.box import Box
 from voxweft.ops.runs import Runs, measured, surface
 
 
-def object_rows(labels: NDArray[Any], read: Box, box: Box) -> dict[str, NDArray[np.int64]]:
+def object_rows(labels: NDArray[Any], box: Box, near: NDArray[np.bool_]) -> dict[str, NDArray[np.int64]]:
     """A row an object that a box holds: its label, and of its voxels there their number, box, sums and surface.
 
     Parameters
     ----------
     labels
-        [Z, Y, X] of ``read``.
-    read, box
-        What was read, one voxel more on every side where there is one; what is wanted.
+        [Z, Y, X] of the box.
+    box
+        Where it lies.
+    near
+        The voxels that are on the surface of their object, see :func:`voxweft.ops.runs.surface`.
 
     Examples
     --------
-    >>> rows = object_rows(np.array([[[4, 4, 4, 9]]]), Box.of((1, 1, 4)), Box.of((1, 1, 3)))
+    >>> labels = np.array([[[4, 4, 4]]])
+    >>> rows = object_rows(labels, Box.of((1, 1, 3)), np.array([[[False, False, True]]]))
     >>> rows["label"], rows["voxels"], rows["surface"]
     (array([4]), array([3]), array([1]))
     """
-    inside = box.shift(read.start, -1).slices
-    own = labels[inside]
-    runs = Runs.of([own], box.start)
+    runs = Runs.of([labels], box.start)
     (label,), table = measured(runs, [runs.values[:, 0]])
-    outer = own[surface(labels, inside)]
-    found, n = np.unique(outer, return_counts=True)
-    table["surface"] = np.zeros(len(label), np.int64)
-    table["surface"][np.searchsorted(label, found)] = n
+    outer = labels[near & (labels > 0)]
+    table["surface"] = np.bincount(np.searchsorted(label, outer), minlength=len(label)).astype(np.int64)
     return {"label": label, **table}
 
 

@@ -156,12 +156,12 @@ def surface(labels: NDArray[Any], inside: tuple[slice, slice, slice]) -> NDArray
     >>> surface(np.array([[[1, 1, 1, 2, 0]]]), whole)[0, 0]
     array([False, False,  True,  True, False])
     """
-    found = np.zeros(labels.shape, np.bool_)
+    same = labels > 0
     for axis in range(3):
         low, high = (
             tuple(s if a == axis else slice(None) for a in range(3)) for s in (slice(None, -1), slice(1, None))
         )
-        differs = labels[low] != labels[high]
-        found[low] |= differs
-        found[high] |= differs
-    return np.asarray((found & (labels > 0))[inside])
+        alike = labels[low] == labels[high]
+        same[low] &= alike
+        same[high] &= alike
+    return np.asarray((labels[inside] > 0) & ~same[inside])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
@@ -16,6 +17,7 @@ from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Made, gather_op, joined
 from voxweft.image.place import Geometry
 from voxweft.ops.runs import merged
+from voxweft.runner.place import IN_MEMORY
 from voxweft.stores.url import records_at
 
 CSV, PARQUET = "objects.csv", "objects.parquet"
@@ -25,6 +27,16 @@ MEASURES = ("voxels", "start", "stop", "sum", "surface")
 def object_files() -> tuple[str, ...]:
     """The files that can be written here: a parquet where pyarrow is installed."""
     return (CSV, PARQUET) if find_spec("pyarrow") else (CSV,)
+
+
+def object_places(output: str) -> dict[str, str]:
+    """Where the files of an output lie: beside it; nowhere for one in memory.
+
+    >>> object_places("memory://"), object_places("cells.zarr")["objects.csv"]
+    ({}, 'cells_objects.csv')
+    """
+    base = re.sub(r"\.(zarr|tiff?)$", "", output)
+    return {} if output == IN_MEMORY else {name: f"{base}_{name}" for name in object_files()}
 
 
 @gather_op

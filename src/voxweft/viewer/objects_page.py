@@ -61,9 +61,8 @@ def objects_page(output: Any) -> str:
         "<h2>Provenance</h2>",
         fact_table({"command": report.get("command", ""), **report.get("environment", {})}),
     ]
-    parts.append(
-        f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>{escape(plan.to_json().decode())}</pre></details>"
-    )
+    as_json = escape(plan.to_json().decode())
+    parts.append(f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>{as_json}</pre></details>")
     style = f"<style>{CSS}</style>"
     return f"<!doctype html><html lang=en><meta charset=utf-8><title>voxweft report</title>{style}" + "".join(parts)
 

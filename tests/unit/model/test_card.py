@@ -47,6 +47,7 @@ FULL = ModelCard(
     label_ids=(1, 2, 4),
     intensity=(Intensity(1.0, 2.0, 0.5, 3.0),),
     input_dtype="uint8",
+    things=(1,),
     stride_zyx=(1, 8, 8),
     resampling=Resampling((3.0, 1.0, None), 3, 1, 0, 0, apart=True),
     masked=(True,),

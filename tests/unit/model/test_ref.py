@@ -48,6 +48,7 @@ CHANGES = {
     "transpose": (2, 0, 1),
     "masked": (True,),
     "divisor": 200.0,
+    "things": (1,),
 }
 
 

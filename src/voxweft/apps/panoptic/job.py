@@ -57,7 +57,7 @@ from voxweft.model.protocols import Model
 from voxweft.model.ref import model_ref
 from voxweft.runner.devices import budget_of, devices_of
 from voxweft.runner.execution import Execution
-from voxweft.runner.objects import object_files
+from voxweft.runner.objects import object_places
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import Place
 from voxweft.runner.planning import fingerprint_of, follow, grey_samples, refuse_labels
@@ -467,6 +467,4 @@ def _follow(
     opened = Opened(plan, volumes, [model] if model else [])
     if not asked.execution.overwrite and (stored := Ledger(sink.records).plan()):
         opened = follow(Plan.from_json(stored), opened, device)
-    base = str(sink.url).removesuffix(".zarr")
-    files = {name: f"{base}_{name}" for name in object_files()}
-    return run_plan(opened, Place.of(sink, files), workers, asked.execution, asked.emit)
+    return run_plan(opened, Place.of(sink, object_places(sink.url)), workers, asked.execution, asked.emit)

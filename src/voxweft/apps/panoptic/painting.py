@@ -15,6 +15,7 @@ from voxweft.engine.op import Cell, Made, Table, block_op, joined
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
 from voxweft.ops.objects import dilated, eroded, object_rows
+from voxweft.ops.runs import surface
 
 Ints = NDArray[np.int64]
 LARGEST = (1 << 32) - 1
@@ -49,11 +50,12 @@ def paint_slices(
     inside = cell.box.shift(read.start, -1).slices
     rows = []
     for z in range(cell.box.start[0], cell.box.stop[0]):
-        plane = Box((z, *read.start[1:]), (z + 1, *read.stop[1:]))
         k = z - read.start[0]
-        box = Box((z, *cell.box.start[1:]), (z + 1, *cell.box.stop[1:]))
+        flat = (slice(0, 1), *inside[1:])
         for number in classes:
-            made = object_rows(np.where(of[k : k + 1] == number, found[k : k + 1], 0), plane, box)
+            labels = np.where(of[k : k + 1] == number, found[k : k + 1], 0)
+            plane = Box((z, *cell.box.start[1:]), (z + 1, *cell.box.stop[1:]))
+            made = object_rows(labels[flat], plane, surface(labels, flat))
             rows.append({"class": np.full(len(made["label"]), number), **made})
     return Made((_as_stored(found[inside]),), joined(rows))
 
@@ -81,7 +83,7 @@ def _painted(layers: Sequence[Ints], cell: Cell, classes: Sequence[int], divisor
     inside, rows, arrays = cell.box.shift(read.start, -1).slices, [], []
     for number, layer in zip(classes, layers, strict=True):
         labels = dilated(eroded(layer, change[0]), change[1])
-        made = object_rows(labels, read, cell.box)
+        made = object_rows(labels[inside], cell.box, surface(labels, inside))
         rows.append({"class": np.full(len(made["label"]), number), **made})
         arrays.append(labels[inside])
     if len(classes) > 1:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.apps.panoptic.codes import DIVISOR
+from voxweft.apps.panoptic.codes import DIVISOR, SHIFT
 from voxweft.backends.maps import CENTRES, COARSE, OFFSETS, SEMANTIC
 from voxweft.engine.op import Cell, Made, block_op, slice_op
 from voxweft.engine.slices import SliceLabels
@@ -125,10 +125,14 @@ def objects_of(
     step = 1 if rules.fine else COARSE
     centres = find_centres(heat, rules.centre, rules.distance) if things.any() else np.zeros((0, 2), np.int64)
     rows, columns = np.nonzero(things)
-    cells = rows // (step * rules.scale) * heat.shape[1] + columns // (step * rules.scale)
-    wanted, index = np.unique(cells, return_inverse=True)
-    pixels = np.stack(np.divmod(wanted, heat.shape[1]), axis=1)
-    instances = group_pixels(pixels, offsets, centres, step)[index]
+    width, factor = heat.shape[1], step * rules.scale
+    cells = rows // factor * width + columns // factor if factor > 1 else rows * width + columns
+    wanted = np.zeros(heat.size, np.bool_)
+    wanted[cells] = True
+    found = np.zeros(heat.size, np.int64)
+    pixels = np.flatnonzero(wanted)
+    found[pixels] = group_pixels(np.stack(np.divmod(pixels, width), axis=1), offsets, centres, step)
+    instances = found[cells]
     panoptic = merge_instances(semantic, things, instances, DIVISOR, stuff_area=rules.stuff_area)
     panoptic = split_connected(panoptic, rules.things, DIVISOR)
     return fill_holes(panoptic.astype(np.uint32)) if rules.holes else panoptic.astype(np.uint32)
@@ -137,9 +141,15 @@ def objects_of(
 def _rows(z: int, codes: NDArray[np.uint32], confidence: NDArray[np.float16]) -> dict[str, NDArray[Any]]:
     """Of each object of a slice its slice, code and mean probability: rows of the table of a slab."""
     inside = codes > 0
-    found, index, n = np.unique(codes[inside], return_inverse=True, return_counts=True)
-    sums = np.bincount(index, confidence[inside].astype(np.float64), len(found))
-    return {"z": np.full(len(found), z), "code": found.astype(np.int64), "confidence": sums / np.maximum(n, 1)}
+    own = codes[inside]
+    of, number = own >> SHIFT, own & (DIVISOR - 1)
+    width = int(number.max(initial=0)) + 1
+    keys = of.astype(np.int64) * width + number
+    n = np.bincount(keys, minlength=1)
+    sums = np.bincount(keys, confidence[inside].astype(np.float64), len(n))
+    found = np.flatnonzero(n)
+    code = found // width << SHIFT | found % width
+    return {"z": np.full(len(found), z), "code": code, "confidence": sums[found] / n[found]}
 
 
 @block_op
