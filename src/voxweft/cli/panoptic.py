@@ -10,7 +10,7 @@ import typer
 from voxweft.apps.panoptic.options import ConsensusJob, ImageJob, MatchJob, OrthoJob, StackJob
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd
-from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, summary
+from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, summary
 from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
 
@@ -34,11 +34,52 @@ def image(
     verbose: Verbose = False,
     log_json: LogJson = "",
     report: ReportTo = "",
+    grid: Annotated[
+        list[str] | None,
+        typer.Option("--grid", help="Try values on some slices, NAME=A,B NAME=C,D; OUTPUT is a PNG.", metavar="..."),
+    ] = None,
+    slices: Annotated[str, typer.Option("--slices", help="With --grid: slices, 0,10,20; default: the middle.")] = "",
     imagejob: Any = None,
     execution: Any = None,
 ) -> None:
-    """Objects of an image, or of each slice of a stack by itself."""
+    """Objects of an image, or of each slice of a stack by itself; with --grid a picture of what parameters do."""
+    if grid:
+        _sheet((source, target, model), imagejob, (grid, slices), (quiet, log_json))
+        return
+    if slices:
+        raise RequestError("--slices goes with --grid; --roi takes a box of the volume")
     _swept("image", (source, target, model), imagejob, execution, (quiet, log_json, report))
+
+
+def grid_words(words: list[str]) -> list[str]:
+    """``--grid A=1 B=2`` as ``--grid A=1 --grid B=2``.
+
+    >>> grid_words(["panoptic", "image", "in", "out.png", "--grid", "a=1,2", "b=3", "-m", "M"])
+    ['panoptic', 'image', 'in', 'out.png', '--grid', 'a=1,2', '--grid', 'b=3', '-m', 'M']
+    """
+    made, inside = list[str](), False
+    for n, word in enumerate(words):
+        if inside and "=" in word and not word.startswith("-") and words[n - 1] != "--grid":
+            made.append("--grid")
+        inside = word == "--grid" or (inside and "=" in word and not word.startswith("-"))
+        made.append(word)
+    return made
+
+
+def _sheet(what: tuple[str, str, str], options: Any, tried: tuple[list[str], str], shown: tuple[bool, str]) -> None:
+    """The contact sheet of parameters that are tried."""
+    from voxweft.apps.panoptic.trial import trials
+    from voxweft.cli.progress import Listener
+    from voxweft.viewer.contact_sheet import check_sheet, save_sheet
+
+    source, target, model = what
+    if not model:
+        raise RequestError("--model is missing: voxweft panoptic image INPUT SHEET.png --model M --grid NAME=A,B")
+    check_sheet(target)
+    with Listener(*shown) as listen:
+        path = save_sheet(trials(source, model, options, *tried, emit=listen), target)
+    if not shown[0]:
+        say(f"contact sheet: {path}")
 
 
 @app.command("stack")
@@ -157,6 +198,7 @@ FRONT_END = FrontEnd(
     app,
     name="panoptic",
     panel="Panoptic segmentation",
+    reads=grid_words,
     divisions={
         "panoptic image": _SWEPT,
         "panoptic stack": _SWEPT,

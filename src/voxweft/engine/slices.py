@@ -23,6 +23,7 @@ from voxweft.engine.op import Table, find_op
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.slabs import SlabWriter
 from voxweft.engine.stage import Sweep
+from voxweft.engine.totals import Totals
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import Tile, TileGrid
@@ -100,6 +101,24 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
                     patches.add(0, tile)
             patches.then(partial(end, mask.outside(z, box)))
         patches.flush()
+
+
+def maps_of_slice(opened: OpenedSweep, z: int) -> dict[str, NDArray[np.float32]]:
+    """The maps [C, Y, X] of one slice, by their names."""
+    import torch
+
+    _, height, width = opened.stage.info.shape_zyx
+    box, maps = Box((z, 0, 0), (z + 1, height, width)), SliceMaps(opened.stage)
+    with (
+        torch.inference_mode(),
+        one_core_each(opened.device),
+        ForwardQueue(opened, maps, Totals(), box, box) as patches,
+    ):
+        patches.need(z, z + 1)
+        for tile in _tiles(opened.stage.grid, z):
+            patches.add(0, tile)
+        patches.flush()
+    return maps.take()
 
 
 def _tiles(grid: TileGrid, z: int) -> Iterator[Tile]:

@@ -205,8 +205,8 @@ def _swept(app: str, source: Any, model: Any, options: SweptJob, asked: Request3
     device = devices_of(options.device)[0]
     workers = Workers.of(asked.execution, devices_of(options.device))
     budget = budget_of(options.memory, device, workers.n_sharing)
-    found = opened_model(model, options)
-    plan, volumes = plan_job(app, source, found, options, (device, budget, _is_divided(asked.execution, workers)))
+    found, base = opened_model(model, options), open_image(source, options)
+    plan, volumes = plan_job(app, base, found, options, (device, budget, _is_divided(asked.execution, workers)))
     return _follow(plan, volumes, found, asked, workers, device)
 
 
@@ -233,14 +233,14 @@ def opened_model(model: Any, options: SliceOptions) -> Model:
 
 
 def plan_job(
-    app: str, source: Any, model: Model, options: SweptJob, machine: tuple[str, Budget, bool]
+    app: str, base: Volume, model: Model, options: SweptJob, machine: tuple[str, Budget, bool]
 ) -> tuple[Plan, dict[str, Volume]]:
-    """The plan of a job, and its open inputs.
+    """The plan of a job on an image of :func:`open_image`, and its open inputs.
 
     ``machine``: the device, the memory, and whether the work is divided.
     """
     device, budget, divided = machine
-    card, base = model.card, _image(source, options)
+    card = model.card
     box = central_patch(base, base.info.chunk_zyx)[1]
     if not options.accept_labels:
         refuse_labels(base, box)
@@ -289,17 +289,23 @@ def _after(frame: Frame, plane: str, options: SweptJob) -> list[Stage]:
     divisor = options.max_objects_per_class
     if isinstance(options, StackJob):
         return [*matching_stages(frame, plane, options), *stack_stages(frame, plane, options, options, divisor)]
-    return [*matching_stages(frame, plane, None, divisor), *slice_stages(frame, options)]
+    return [*matching_stages(frame, plane, None, divisor), *slice_stages(frame, plane, options)]
 
 
 def _planes(options: SweptJob) -> tuple[str, ...]:
     if isinstance(options, OrthoJob):
         return tuple(PLANES)
-    return (options.plane,) if isinstance(options, StackJob) else ("xy",)
+    return (options.plane,)
 
 
-def _image(source: Any, options: ImageOptions) -> Volume:
-    """The grey values, or the box of them that is wanted."""
+def open_image(source: Any, options: ImageOptions) -> Volume:
+    """The grey values, or the box of them that is wanted.
+
+    Raises
+    ------
+    VolumeError
+        If it is no image of grey values.
+    """
     volume = open_volume(source, level=options.level)
     info = volume.info
     if info.n_channels != 1:

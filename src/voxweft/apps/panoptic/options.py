@@ -272,7 +272,7 @@ class PieceOptions(Options):
 
 
 @dataclass(frozen=True)
-class ImageJob(MachineOptions, ObjectOptions, SliceOptions, ImageOptions):
+class ImageJob(MachineOptions, ObjectOptions, PlaneOptions, SliceOptions, ImageOptions):
     """Slices by themselves."""
 
 

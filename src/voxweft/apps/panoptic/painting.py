@@ -14,6 +14,7 @@ from voxweft.apps.panoptic.voting import Stacks, voted
 from voxweft.engine.op import Cell, Made, Table, block_op, joined
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
+from voxweft.image.order import inverse, permute_box
 from voxweft.ops.objects import dilated, eroded, object_rows
 from voxweft.ops.runs import surface
 
@@ -42,22 +43,32 @@ def paint_stack(
 
 @block_op
 def paint_slices(
-    sources: Sequence[NDArray[Any]], cell: Cell, *, matched: str, classes: Sequence[int], tables: Mapping[str, Table]
+    sources: Sequence[NDArray[Any]],
+    cell: Cell,
+    *,
+    order: tuple[int, int, int],
+    matched: str,
+    classes: Sequence[int],
+    tables: Mapping[str, Table],
 ) -> Made:
-    """Objects of slices by themselves, as one array: their numbers say the class already."""
-    codes, read = sources[0][0], cell.reads[0]
+    """Objects of slices by themselves, as one array: their numbers say the class already. A row an object.
+
+    ``order``: how the slices lie, see :class:`~voxweft.apps.panoptic.voting.Stacks`.
+    """
+    back = inverse(order)
+    codes, read, box = sources[0][0].transpose(back), permute_box(cell.reads[0], back), permute_box(cell.box, back)
     found, of = objects_at(codes, read.start[0], tables[matched]), class_of(codes)
-    inside = cell.box.shift(read.start, -1).slices
-    rows = []
-    for z in range(cell.box.start[0], cell.box.stop[0]):
-        k = z - read.start[0]
-        flat = (slice(0, 1), *inside[1:])
+    inside = box.shift(read.start, -1).slices
+    flat, rows = (slice(0, 1), *inside[1:]), []
+    for k in range(inside[0].start, inside[0].stop):
+        z = read.start[0] + k
+        plane = permute_box(Box((z, *box.start[1:]), (z + 1, *box.stop[1:])), order)
         for number in classes:
             labels = np.where(of[k : k + 1] == number, found[k : k + 1], 0)
-            plane = Box((z, *cell.box.start[1:]), (z + 1, *cell.box.stop[1:]))
-            made = object_rows(labels[flat], plane, surface(labels, flat))
+            near = surface(labels, flat)
+            made = object_rows(labels[flat].transpose(order), plane, near.transpose(order))
             rows.append({"class": np.full(len(made["label"]), number), **made})
-    return Made((_as_stored(found[inside]),), joined(rows))
+    return Made((_as_stored(found[inside].transpose(order)),), joined(rows))
 
 
 @block_op

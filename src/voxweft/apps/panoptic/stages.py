@@ -125,22 +125,7 @@ def sweep_stage(
     """
     options, device = how
     name, seen = source
-    things = tuple(one.number for one in frame.classes if one.is_thing)
-    median, mode = (1, "plain")
-    if isinstance(options, StackOptions):
-        median, mode = options.median_filter_size, options.median
-    rules = SliceRules(
-        things=things,
-        confidence=options.segmentation_confidence_threshold,
-        centre=options.center_confidence_threshold,
-        distance=options.centers_min_distance,
-        median=median,
-        mode="recursive" if mode == "recursive" else "plain",
-        stuff_area=options.stuff_area,
-        scale=options.image_downsampling,
-        fine=options.fine_boundaries,
-        holes=options.fill_holes,
-    )
+    rules = rules_of(options, tuple(one.number for one in frame.classes if one.is_thing))
     n_semantic = card.all_heads[0].n_channels
     down = 1 if options.fine_boundaries else COARSE
     empty = (-20.0,) if n_semantic == 1 else (20.0, *(0.0,) * (n_semantic - 1))
@@ -172,6 +157,23 @@ def sweep_stage(
             context=rules.median // 2,
             from_first=rules.mode == "recursive" and rules.median > 1,
         ),
+    )
+
+
+def rules_of(options: SliceOptions, things: tuple[int, ...]) -> SliceRules:
+    """How maps become objects, from the options."""
+    median, mode = (options.median_filter_size, options.median) if isinstance(options, StackOptions) else (1, "plain")
+    return SliceRules(
+        things=things,
+        confidence=options.segmentation_confidence_threshold,
+        centre=options.center_confidence_threshold,
+        distance=options.centers_min_distance,
+        median=median,
+        mode="recursive" if mode == "recursive" else "plain",
+        stuff_area=options.stuff_area,
+        scale=options.image_downsampling,
+        fine=options.fine_boundaries,
+        holes=options.fill_holes,
     )
 
 
@@ -252,10 +254,10 @@ def stack_stages(frame: Frame, plane: str, options: ObjectOptions, how: StackOpt
     return _painted(frame, options, op, (source,), ("slices", "match"), "match")
 
 
-def slice_stages(frame: Frame, options: ObjectOptions) -> list[Stage]:
+def slice_stages(frame: Frame, plane: str, options: ObjectOptions) -> list[Stage]:
     """The objects of slices by themselves."""
-    op = Op.of(paint_slices, matched="match", classes=frame.numbers)
-    source = Source("slices", halo_zyx=(0, 1, 1))
+    op = Op.of(paint_slices, order=inverse(PLANES[plane]), matched="match", classes=frame.numbers)
+    source = Source("slices", halo_zyx=_around(1), order=inverse(PLANES[plane]))
     return _painted(frame, options, op, (source,), ("slices", "match"), "match", one_array=True)
 
 
