@@ -82,7 +82,7 @@ def test_images_are_made_smaller_as_opencv_does(stack: Any, scale: int) -> None:
     found = view.read(Box.of((1, *size)))[0, 0].astype(int)
     wanted = cv2.resize(image, size[::-1], interpolation=cv2.INTER_LINEAR).astype(int)
     assert np.abs(found - wanted).max() <= 1
-    assert abs((found - wanted).mean()) < 0.1  # it rounds in 11 bits, each of its releases in its own way
+    assert np.abs(found - wanted).mean() < 0.2  # it rounds in 11 bits, each of its releases in its own way
 
 
 def variation(a: Any, b: Any) -> tuple[float, float]:

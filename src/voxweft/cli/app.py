@@ -232,16 +232,19 @@ def demo(
     seed: Annotated[int, typer.Option(help="Another phantom for another number.")] = 1,
     ink: Annotated[bool, typer.Option("--ink", help="A surface with text in ink, and the small ink network.")] = False,
     medical: Annotated[bool, typer.Option("--medical", help="A folder of three small images instead.")] = False,
+    panoptic: Annotated[bool, typer.Option("--panoptic", help="A stack of granules, told apart, instead.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Segment a fresh phantom with a small network, and score it."""
-    from voxweft.cli.demo import run_demo, run_ink_demo, run_medical_demo
+    from voxweft.cli.demo import run_demo, run_ink_demo, run_medical_demo, run_panoptic_demo
     from voxweft.cli.progress import Listener
 
     with Listener(quiet) as listen:
         if medical:
             lines = run_medical_demo(folder, seed, listen)
+        elif panoptic:
+            lines = run_panoptic_demo(folder, seed, listen)
         else:
             lines = run_ink_demo(folder, seed, listen) if ink else run_demo(folder, size, seed, listen)
     say("\n".join(lines))

@@ -102,6 +102,39 @@ def run_medical_demo(folder: str, seed: int, emit: Emit) -> list[str]:
     return [f"images:  {images} (3 of 64^3 voxels)", f"labels:  {labels}", f"report:  {page}; {report.seconds:.1f} s"]
 
 
+def run_panoptic_demo(folder: str, seed: int, emit: Emit) -> list[str]:
+    """Make a stack of granules and a network that finds them, segment it, score it; the lines to print."""
+    from voxweft.apps import panoptic
+    from voxweft.apps.panoptic.options import StackJob
+    from voxweft.testing.granules import make_granules, write_granule_model
+
+    target = Path(folder)
+    made, image, result = make_granules(seed=seed), str(target / "granules.zarr"), str(target / "objects.zarr")
+    _write_image(image, made.image)
+    model = write_granule_model(target)
+    command = f"voxweft demo {folder} --panoptic --seed {seed}"
+    execution = Execution(overwrite=True, command=command)
+    report = panoptic.stack(image, result, str(model), StackJob(), execution=execution, emit=emit)
+    sink = open_sink(result)
+    found = sink.read(Box.of(sink.open().shape_zyx))[0]
+    n = sum(_best_overlap(made.labels == k, found) > 0.5 for k in range(1, int(made.labels.max()) + 1))
+    z, y, x = made.labels.shape
+    return [
+        f"stack:   {image} ({z} x {y} x {x} voxels of {VOXEL_NM:g} nm)",
+        f"network: {model}",
+        f"objects: {result} (labels), {target / 'objects_objects.csv'}",
+        f"report:  {save_report(result, '')}",
+        f"{n} of {int(made.labels.max())} granules found, {int(found.max())} objects; {report.elapsed_s:.1f} s",
+    ]
+
+
+def _best_overlap(inside: np.ndarray, found: np.ndarray) -> float:
+    """The largest intersection over union of an object with what was found."""
+    values, n = np.unique(found[inside], return_counts=True)
+    scores = [k / (inside.sum() + (found == v).sum() - k) for v, k in zip(values, n, strict=True) if v]
+    return max(scores, default=0.0)
+
+
 def _write_image(url: str, image: np.ndarray) -> None:
     """The phantom as OME-Zarr, 10 nm voxels."""
     z, y, x = image.shape

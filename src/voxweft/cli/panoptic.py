@@ -10,7 +10,7 @@ import typer
 from voxweft.apps.panoptic.options import ConsensusJob, ImageJob, MatchJob, OrthoJob, StackJob
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd
-from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, summary
+from voxweft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, summary, table
 from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
 
@@ -39,6 +39,7 @@ def image(
         typer.Option("--grid", help="Try values on some slices, NAME=A,B NAME=C,D; OUTPUT is a PNG.", metavar="..."),
     ] = None,
     slices: Annotated[str, typer.Option("--slices", help="With --grid: slices, 0,10,20; default: the middle.")] = "",
+    estimate: Estimate = False,
     imagejob: Any = None,
     execution: Any = None,
 ) -> None:
@@ -48,7 +49,7 @@ def image(
         return
     if slices:
         raise RequestError("--slices goes with --grid; --roi takes a box of the volume")
-    _swept("image", (source, target, model), imagejob, execution, (quiet, log_json, report))
+    _swept("image", (source, target, model), (imagejob, execution), (quiet, log_json, report), estimate)
 
 
 def grid_words(words: list[str]) -> list[str]:
@@ -92,11 +93,12 @@ def stack(
     verbose: Verbose = False,
     log_json: LogJson = "",
     report: ReportTo = "",
+    estimate: Estimate = False,
     stackjob: Any = None,
     execution: Any = None,
 ) -> None:
     """Objects of a volume from its slices; the same command continues it after any stop."""
-    _swept("stack", (source, target, model), stackjob, execution, (quiet, log_json, report))
+    _swept("stack", (source, target, model), (stackjob, execution), (quiet, log_json, report), estimate)
 
 
 @app.command("ortho")
@@ -109,11 +111,12 @@ def ortho(
     verbose: Verbose = False,
     log_json: LogJson = "",
     report: ReportTo = "",
+    estimate: Estimate = False,
     orthojob: Any = None,
     execution: Any = None,
 ) -> None:
     """Objects on which the slices of all three planes agree."""
-    _swept("ortho", (source, target, model), orthojob, execution, (quiet, log_json, report))
+    _swept("ortho", (source, target, model), (orthojob, execution), (quiet, log_json, report), estimate)
 
 
 @app.command("match")
@@ -163,16 +166,24 @@ def consensus(
     _tell(result, quiet, report)
 
 
-def _swept(name: str, what: tuple[str, str, str], options: Any, execution: Any, shown: tuple[bool, str, str]) -> None:
+def _swept(
+    name: str, what: tuple[str, str, str], how: tuple[Any, Any], shown: tuple[bool, str, str], estimate: bool
+) -> None:
     """A command whose slices go through a network."""
     from voxweft.apps import panoptic
     from voxweft.cli.progress import Listener
 
     quiet, log_json, report = shown
     source, target, model = what
+    options, execution = how
     check_page(report)
     if not model:
         raise RequestError(f"--model is missing: voxweft panoptic {name} INPUT OUTPUT --model M")
+    if estimate:
+        from voxweft.apps.panoptic.forecast import forecast
+
+        table(forecast(f"panoptic {name}", source, model, options, execution)[1])
+        return
     with Listener(quiet, log_json) as listen:
         job = getattr(panoptic, name)
         result = job(source, target, model, options, execution=_recorded(execution), emit=listen)

@@ -29,14 +29,14 @@ def object_files() -> tuple[str, ...]:
     return (CSV, PARQUET) if find_spec("pyarrow") else (CSV,)
 
 
-def object_places(output: str) -> dict[str, str]:
-    """Where the files of an output lie: beside it; nowhere for one in memory.
+def object_places(output: str, more: Sequence[str] = ()) -> dict[str, str]:
+    """Where the files of an output lie, and ``more`` of them: beside it; nowhere for one in memory.
 
     >>> object_places("memory://"), object_places("cells.zarr")["objects.csv"]
     ({}, 'cells_objects.csv')
     """
     base = re.sub(r"\.(zarr|tiff?)$", "", output)
-    return {} if output == IN_MEMORY else {name: f"{base}_{name}" for name in object_files()}
+    return {} if output == IN_MEMORY else {name: f"{base}_{name}" for name in (*object_files(), *more)}
 
 
 @gather_op

@@ -16,6 +16,7 @@ from voxweft.apps.panoptic.options import (
     ImageJob,
     ImageOptions,
     MatchJob,
+    ObjectOptions,
     OrthoJob,
     SliceOptions,
     StackJob,
@@ -57,6 +58,7 @@ from voxweft.model.protocols import Model
 from voxweft.model.ref import model_ref
 from voxweft.runner.devices import budget_of, devices_of
 from voxweft.runner.execution import Execution
+from voxweft.runner.exports import EXPORTS
 from voxweft.runner.objects import object_places
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import Place
@@ -83,6 +85,7 @@ class Request3D:
     output: Any
     execution: Execution
     emit: Emit = silent
+    exports: tuple[str, ...] = ()
 
 
 def image(
@@ -117,7 +120,8 @@ def image(
     RunError
         If the run could not be finished; the same call continues it.
     """
-    return _swept("panoptic image", source, model, options or ImageJob(), _request(output, execution, emit))
+    options = options or ImageJob()
+    return _swept("panoptic image", source, model, options, _request(output, options, execution, emit))
 
 
 def stack(
@@ -130,7 +134,8 @@ def stack(
     emit: Emit = silent,
 ) -> Report:
     """Objects of a volume, from its slices along one plane; as :func:`image`, but objects are numbered from 1."""
-    return _swept("panoptic stack", source, model, options or StackJob(), _request(output, execution, emit))
+    options = options or StackJob()
+    return _swept("panoptic stack", source, model, options, _request(output, options, execution, emit))
 
 
 def ortho(
@@ -143,7 +148,8 @@ def ortho(
     emit: Emit = silent,
 ) -> Report:
     """Objects of a volume on which its slices along all three planes agree; as :func:`stack`."""
-    return _swept("panoptic ortho", source, model, options or OrthoJob(), _request(output, execution, emit))
+    options = options or OrthoJob()
+    return _swept("panoptic ortho", source, model, options, _request(output, options, execution, emit))
 
 
 def match(
@@ -155,7 +161,8 @@ def match(
     emit: Emit = silent,
 ) -> Report:
     """Objects of a stack of label slices that exists, unsigned integers [Z, Y, X]; as :func:`stack`."""
-    options, asked = options or MatchJob(), _request(output, execution, emit)
+    options = options or MatchJob()
+    asked = _request(output, options, execution, emit)
     workers = Workers.of(asked.execution, ["cpu"])
     budget = budget_of(options.memory, "cpu", workers.n_sharing)
     volume = _labels(source, options)
@@ -177,7 +184,8 @@ def consensus(
     emit: Emit = silent,
 ) -> Report:
     """Objects on which two or three stacks of labels agree that exist, of one shape [Z, Y, X]; as :func:`stack`."""
-    options, asked = options or ConsensusJob(), _request(output, execution, emit)
+    options = options or ConsensusJob()
+    asked = _request(output, options, execution, emit)
     if not 2 <= len(sources) <= 3:
         raise RequestError(f"{len(sources)} stacks: a consensus is one of two or three")
     volumes = [_labels(one, options) for one in sources]
@@ -196,8 +204,9 @@ def consensus(
     return _run("panoptic consensus", stages, dict(zip(names, volumes, strict=True)), None, options, asked)
 
 
-def _request(output: Any, execution: Execution | None, emit: Emit) -> Request3D:
-    return Request3D(output, execution or Execution(), emit)
+def _request(output: Any, options: ObjectOptions, execution: Execution | None, emit: Emit) -> Request3D:
+    wanted = tuple(file for name, file in EXPORTS.items() if getattr(options, name))
+    return Request3D(output, execution or Execution(), emit, wanted)
 
 
 def _swept(app: str, source: Any, model: Any, options: SweptJob, asked: Request3D) -> Report:
@@ -473,4 +482,5 @@ def _follow(
     opened = Opened(plan, volumes, [model] if model else [])
     if not asked.execution.overwrite and (stored := Ledger(sink.records).plan()):
         opened = follow(Plan.from_json(stored), opened, device)
-    return run_plan(opened, Place.of(sink, object_places(sink.url)), workers, asked.execution, asked.emit)
+    files = object_places(sink.url, asked.exports)
+    return run_plan(opened, Place.of(sink, files), workers, asked.execution, asked.emit)

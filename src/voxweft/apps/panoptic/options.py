@@ -208,6 +208,8 @@ class ObjectOptions(Options):
         "Write the objects of each plane too, beside the result.",
         names=("--return-stacks", "--save-panoptic", "--return-xy-xz-yz-stacks"),
     )
+    tiff: bool = option(False, "Write the result as OUTPUT_labels.tif too.", decides=False)
+    precomputed: bool = option(False, "Write OUTPUT_precomputed too, as neuroglancer reads it.", decides=False)
     chunk: str = like(StorageOptions, "chunk", default="64,256,256", names=("--chunk", "--chunk-size"))
     compressor: str = like(StorageOptions, "compressor")
     compression_level: int = like(StorageOptions, "compression_level", default=1)

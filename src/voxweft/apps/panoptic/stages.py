@@ -35,6 +35,7 @@ from voxweft.model.protocols import ForwardSetting
 from voxweft.ops.activate import Finish
 from voxweft.ops.matching import Rules
 from voxweft.ops.median import Mode
+from voxweft.runner.exports import EXPORTS, write_export
 from voxweft.runner.objects import object_files, write_objects
 
 PAINT = "paint"
@@ -387,7 +388,11 @@ def _painted(
         sure=sure,
     )
     files = tuple(Output(name) for name in object_files())
-    return [paint, Gather("objects", write, (PAINT, sure), files), *level_stages(main, Box.of(spec.shape_zyx), PAINT)]
+    stages: list[Stage] = [paint, Gather("objects", write, (PAINT, sure), files)]
+    for name, file in EXPORTS.items():  # where they are asked for, perhaps by a later call
+        export = Op.of(write_export, source=PAINT, voxel_size_zyx=list(place.voxel_size_zyx), unit=place.unit)
+        stages.append(Gather(name, export, (PAINT,), (Output(file),)))
+    return [*stages, *level_stages(main, Box.of(spec.shape_zyx), PAINT)]
 
 
 def normalization_for(

@@ -1,0 +1,58 @@
+"""What a job will cost: slices, tiles, memory, and the time, from one slice in the middle."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from typing import Any
+
+from voxweft.apps.panoptic.job import SweptJob, open_image, opened_model, plan_job
+from voxweft.apps.panoptic.slices import SliceObjects
+from voxweft.apps.panoptic.stages import rules_of
+from voxweft.engine.opened import OpenedSweep
+from voxweft.engine.passes import Sweep
+from voxweft.engine.plan import Plan
+from voxweft.engine.slices import maps_of_slice
+from voxweft.engine.totals import lanes_for
+from voxweft.runner.devices import budget_of, devices_of
+from voxweft.runner.execution import Execution
+
+
+def forecast(app: str, source: Any, model: Any, options: SweptJob, execution: Execution) -> tuple[Plan, dict[str, str]]:
+    """The plan of a job and what it costs, in rows to be shown; nothing is written.
+
+    One slice of each plane goes through the network twice, and the second time counts.
+    """
+    device = devices_of(options.device)[0]
+    budget, lanes = budget_of(options.memory, device), lanes_for(device)
+    found, base = opened_model(model, options), open_image(source, options)
+    divided = execution.num_parts > 1 or execution.workers > 1
+    plan, volumes = plan_job(app, base, found, options, (device, budget, divided))
+    sweeps = [stage for stage in plan.stages if isinstance(stage, Sweep)]
+    network_s, rest_s, slices, tiles = 0.0, 0.0, [], []
+    for stage in sweeps:
+        n = stage.info.shape_zyx[0]
+        setting = replace(stage.passes[0].setting, device=device, n_lanes=lanes)
+        opened = OpenedSweep(stage, volumes[stage.source], (found.open(setting),), device=device, n_lanes=lanes)
+        things = tuple(stage.slices.op.arguments["things"]) if stage.slices else ()
+        maps = maps_of_slice(opened, n // 2)
+        before = time.perf_counter()
+        maps = maps_of_slice(opened, n // 2)
+        between = time.perf_counter()
+        list(SliceObjects(0, 1, replace(rules_of(options, things), median=1)).push(maps, None))
+        rest_s += n * (time.perf_counter() - between)
+        network_s += n * (between - before) / (lanes if stage.grid.n_tiles == n else 1)
+        slices.append(f"{n} of {stage.columns.shape[1]} x {stage.columns.shape[2]} pixels")
+        tiles.append(f"{stage.grid.n_tiles} of {stage.grid.patch[1]} x {stage.grid.patch[2]}")
+    pixels = max(math.prod(stage.columns.shape[1:]) for stage in sweeps)
+    slab = max(stage.columns.slab_z * math.prod(stage.columns.shape[1:]) * 4 for stage in sweeps)
+    rows = {
+        "volume": f"{base.info.shape_zyx} z y x, {base.info.dtype}, {base.info.format}",
+        "slices": "; ".join(slices),
+        "network": f"{'; '.join(tiles)}, on {device}",
+        "slabs": ", ".join(f"{stage.n_units} of {stage.columns.slab_z} slices" for stage in sweeps),
+        "memory": f"{(3 * slab + 40 * pixels) / 1e9:.2f} GB beside the network",
+        "time": f"{max(network_s, rest_s) / 60:.1f} min for the slices",
+    }
+    return plan, rows | ({"notes": "\n".join(plan.notes)} if plan.notes else {})

@@ -1,0 +1,87 @@
+"""Label volumes in further formats: a TIFF, and what neuroglancer reads without a server that knows zarr."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxweft.engine.gather import Gathered
+from voxweft.engine.op import Made, gather_op
+from voxweft.engine.opened import Readable
+from voxweft.errors import RequestError
+from voxweft.geometry.box import Box
+from voxweft.image.place import Geometry
+from voxweft.stores.url import local_path
+
+EXPORTS = {"tiff": "labels.tif", "precomputed": "precomputed"}
+"""Options and the files that they ask for."""
+PLANES, CHUNK = 64, 64
+NANOMETRES = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "angstrom": 0.1}
+
+
+@gather_op
+def write_export(gathered: Gathered, *, source: str, voxel_size_zyx: Sequence[float], unit: str) -> Made:
+    """Write the first array of a stage in another format: that of the file which has a place."""
+    written = gathered.outputs[source][0]
+    place = Geometry((voxel_size_zyx[0], voxel_size_zyx[1], voxel_size_zyx[2]), unit)
+    for name, url in gathered.files.items():
+        (write_tiff if name == EXPORTS["tiff"] else write_precomputed)(written, local_path(url), place)
+    return Made()
+
+
+def write_tiff(source: Readable, path: Path, place: Geometry) -> None:
+    """Labels as an ImageJ-like stack of pages, BigTIFF where they are many; plane by plane."""
+    try:
+        import tifffile
+    except ImportError as error:
+        raise RequestError("--tiff needs tifffile: pip install 'voxweft[em]'") from error
+    shape = source.shape_zyx
+    temporary = path.with_suffix(".tmp.tif")
+    planes = (plane for values in _slabs(source) for plane in values)
+    z, y, x = place.voxel_size_zyx
+    about = {"axes": "ZYX", "PhysicalSizeZ": z, "PhysicalSizeY": y, "PhysicalSizeX": x}
+    unit = {"nanometer": "nm", "micrometer": "\u00b5m", "millimeter": "mm", "angstrom": "\u00c5"}.get(place.unit)
+    about |= {f"PhysicalSize{axis}Unit": unit for axis in "ZYX"} if unit else {}
+    tifffile.imwrite(
+        temporary, planes, shape=shape, dtype=np.uint32, bigtiff=True, ome=True, metadata=about, compression="zlib"
+    )
+    temporary.replace(path)
+
+
+def write_precomputed(source: Readable, folder: Path, place: Geometry) -> None:
+    """Labels as a neuroglancer volume "precomputed": ``info`` and raw chunks of 64 voxels a side, x fastest."""
+    z, y, x = source.shape_zyx
+    nm = NANOMETRES.get(place.unit, 1.0)
+    key = "full"
+    scale = {
+        "key": key,
+        "size": [x, y, z],
+        "resolution": [s * nm for s in reversed(place.voxel_size_zyx)],
+        "voxel_offset": [0, 0, 0],
+        "chunk_sizes": [[CHUNK] * 3],
+        "encoding": "raw",
+    }
+    info = {"@type": "neuroglancer_multiscale_volume", "type": "segmentation", "data_type": "uint32"}
+    (folder / key).mkdir(parents=True, exist_ok=True)
+    for box in Box.of((z, y, x)).cells((CHUNK,) * 3):
+        cell = box & Box.of((z, y, x))
+        values = source.read(cell)
+        if values is None or not values.any():
+            continue  # what is missing is background
+        sides = zip(reversed(cell.start), reversed(cell.stop), strict=True)
+        name = "_".join(f"{a}-{b}" for a, b in sides)
+        (folder / key / name).write_bytes(np.ascontiguousarray(values[0], "<u4").tobytes())
+    (folder / "info").write_text(json.dumps(info | {"num_channels": 1, "scales": [scale]}), encoding="utf-8")
+
+
+def _slabs(source: Readable) -> Iterator[NDArray[Any]]:
+    depth, height, width = source.shape_zyx
+    for z in range(0, depth, PLANES):
+        box = Box((z, 0, 0), (min(depth, z + PLANES), height, width))
+        values = source.read(box)
+        yield np.zeros(box.shape, np.uint32) if values is None else values[0].astype(np.uint32)
