@@ -356,3 +356,83 @@ def test_python_refuses_what_the_command_refuses() -> None:
         StackJob(median_filter_size=2)
     with pytest.raises(RequestError, match="part-id"):
         Execution(part_id=1)
+
+
+def test_several_classes_have_arrays_of_their_own(tmp_path: Path, voxweft: Voxweft) -> None:
+    """Classes are matched by themselves; the result is class x divisor + number, and each class beside it."""
+    labels = np.zeros((6, 30, 40), np.uint32)
+    labels[:, 2:12, 2:12], labels[:, 2:12, 20:30] = 1001, 1002
+    labels[:, 15:28, 5:35], labels[:, 13:14, 5:35] = 2001, 3001
+    zarr.save_array(tmp_path / "classes.zarr", labels)
+    flags = ("--label-divisor", 1000, "--classes", "mito,er", "--min-size", 0, "--min-extent", 0)
+    voxweft("panoptic", "match", "classes.zarr", "out.zarr", *flags)
+    assert sorted(np.unique(read(tmp_path / "out.zarr")).tolist()) == [0, 1001, 1002, 2001]
+    assert np.array_equal(read(tmp_path / "out_mito.zarr"), np.where(labels // 1000 == 1, labels % 1000, 0))
+    assert np.array_equal(read(tmp_path / "out_er.zarr"), labels // 1000 == 2)
+    assert [row["class"] for row in objects(tmp_path / "out_objects.csv")] == ["mito", "mito", "er"]
+    names = ("classes.zarr", "classes.zarr", "classes.zarr", "voted.zarr")
+    voxweft("panoptic", "consensus", *names, *flags)
+    assert np.array_equal(read(tmp_path / "voted.zarr"), read(tmp_path / "out.zarr"))
+    attributes = zarr.open(tmp_path / "out_er.zarr", mode="r").attrs.asdict()
+    assert "image-label" in attributes.get("ome", attributes)
+
+
+@pytest.mark.parametrize("job", ["image", "stack", "ortho"])
+def test_semantic_only_tells_no_objects_apart(job: str) -> None:
+    labels = cells((20, 48, 48), 9)
+    made = voxweft.open_sink("memory://")
+    options: Any = {"image": ImageJob, "stack": StackJob, "ortho": OrthoJob}[job](
+        semantic_only=True, accept_labels=True, fine_boundaries=True, stuff_area=1
+    )
+    getattr(panoptic, job)(labels, made, FAKE, options)
+    found = made.read(voxweft.Box.of(labels.shape))[0]
+    assert np.unique(found).tolist() == [0, 10000 if job == "image" else 1]
+
+
+def test_holes_objects_and_edges_as_asked(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
+    """Erosion and dilation of what was found, in blocks, are those of the whole."""
+    from voxweft.ops.objects import dilated, eroded
+
+    voxweft("panoptic", "stack", volume, "plain.zarr", "-m", FAKE, *EXACT, "--chunk", "16,32,32")
+    more = ("--erode-labels", 2, "--dilate-labels", 1)
+    voxweft("panoptic", "stack", volume, "changed.zarr", "-m", FAKE, *EXACT, "--chunk", "16,32,32", *more)
+    assert np.array_equal(read(tmp_path / "changed.zarr"), dilated(eroded(read(tmp_path / "plain.zarr"), 2), 1))
+
+
+def test_parameters_are_tried_in_a_picture(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
+    from PIL import Image
+
+    grid = ("--grid", "image-downsampling=1,2", "confidence-thr=0.3,0.5", "--slices", "10,20,30")
+    done = voxweft("panoptic", "image", volume, "sheet.png", "-m", FAKE, "--accept-labels", *grid)
+    assert done.stderr.count("objects") == 12
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.width > 4 * 72
+    for words, said in (
+        ("--grid colour=1", "image-downsampling"),
+        ("--grid confidence-thr=many", "no value"),
+        ("--grid confidence-thr=0.3 --slices 99", "0 to 39"),
+        ("--grid confidence-thr=7", "not 0 to 1"),
+    ):
+        done = voxweft("panoptic", "image", volume, "no.png", "-m", FAKE, "--accept-labels", *words.split(), code=2)
+        assert said in done.stderr
+    assert not (tmp_path / "no.png").exists()
+
+
+def test_what_it_will_cost_is_said_and_nothing_written(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
+    flags = ("--accept-labels", "--median-filter-size", 5, "--estimate")
+    done = voxweft("panoptic", "ortho", volume, "out.zarr", "-m", FAKE, *flags)
+    assert "40 of 64 x 72" in done.stdout
+    assert [p.name for p in tmp_path.iterdir()] == ["cells.zarr"]
+
+
+def test_other_formats(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
+    tifffile = pytest.importorskip("tifffile")
+    voxweft("panoptic", "stack", volume, "out.zarr", "-m", FAKE, *EXACT, "--tiff")
+    voxweft("panoptic", "stack", volume, "out.zarr", "-m", FAKE, *EXACT, "--precomputed")
+    labels = read(tmp_path / "out.zarr")
+    assert np.array_equal(tifffile.imread(tmp_path / "out_labels.tif"), labels)
+    chunk = tmp_path / "out_precomputed" / "full" / "0-64_0-64_0-40"
+    assert np.array_equal(np.fromfile(chunk, "<u4").reshape(40, 64, 64), labels[:, :, :64])
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(tmp_path / "out_objects.parquet").to_pydict()
+    assert [str(n) for n in table["id"]] == [row["id"] for row in objects(tmp_path / "out_objects.csv")]

@@ -101,7 +101,7 @@ def test_neurons_in_one_two_and_five_parts(tmp_path: Path, shared: Path, voxweft
     truth = (labels if hasattr(labels, "shape") else labels["0"])[200:264, :192, :192]
     zarr.create_array(tmp_path / "neurons.zarr", data=truth, chunks=(32, 64, 64))
     settings = ("-m", "fake://labels", "--fine-boundaries", "--accept-labels", "--median", "plain", "--min-size", 0)
-    settings = (*settings, "--min-extent", 0, "--memory", "600MB", "--max-iou-jump", 0.3, "--merge-ioa-thr", 0.8)
+    settings = (*settings, "--min-extent", 0, "--memory", "600MB", "--merge-ioa-thr", 0.8)
     made = []
     for n in (1, 2, 5):
         for part in range(n):

@@ -214,7 +214,7 @@ def _stages(info: VolumeInfo, options: LabelOptions) -> list[Stage]:
         Blocks(
             name=PAINT,
             op=Op.of(paint_components, grid=grid, how=how),
-            sources=source,
+            sources=(Source(VOLUME, halo_zyx=(1, 1, 1), only_after=True),),
             outputs=(main,),
             needs=(JOIN,),
             tables=(JOIN,),

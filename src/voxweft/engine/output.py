@@ -61,6 +61,8 @@ class Source:
         Voxels of the source per voxel that is made, an axis.
     halo_zyx
         Voxels of the source that are read beyond the block, on both sides.
+    only_after
+        Whether they are read behind the block only.
     order
         How the source lies: axis k of the stage is axis ``order[k]`` of the source, as ``numpy.transpose`` takes it.
     """
@@ -69,6 +71,7 @@ class Source:
     output: int = 0
     finer_zyx: Zyx = (1, 1, 1)
     halo_zyx: Zyx = (0, 0, 0)
+    only_after: bool = False
     order: Order = AS_IT_IS
 
     def reads(self, box: Box) -> Box:
@@ -77,7 +80,8 @@ class Source:
         >>> str(Source("image", finer_zyx=(2, 2, 2), halo_zyx=(1, 0, 0)).reads(Box((4, 0, 0), (6, 3, 3))))
         '7:13,0:6,0:6'
         """
-        start = (a * f - h for a, f, h in zip(box.start, self.finer_zyx, self.halo_zyx, strict=True))
+        before = (0, 0, 0) if self.only_after else self.halo_zyx
+        start = (a * f - h for a, f, h in zip(box.start, self.finer_zyx, before, strict=True))
         stop = (b * f + h for b, f, h in zip(box.stop, self.finer_zyx, self.halo_zyx, strict=True))
         return permute_box(Box(tuple(start), tuple(stop)), inverse(self.order))  # type: ignore[arg-type]
 

@@ -18,11 +18,13 @@ from voxweft.engine.totals import lanes_for
 from voxweft.runner.devices import budget_of, devices_of
 from voxweft.runner.execution import Execution
 
+WARM_UP = 3
+
 
 def forecast(app: str, source: Any, model: Any, options: SweptJob, execution: Execution) -> tuple[Plan, dict[str, str]]:
     """The plan of a job and what it costs, in rows to be shown; nothing is written.
 
-    One slice of each plane goes through the network twice, and the second time counts.
+    One slice of each plane goes through the network four times, and the last time counts.
     """
     device = devices_of(options.device)[0]
     budget, lanes = budget_of(options.memory, device), lanes_for(device)
@@ -36,7 +38,8 @@ def forecast(app: str, source: Any, model: Any, options: SweptJob, execution: Ex
         setting = replace(stage.passes[0].setting, device=device, n_lanes=lanes)
         opened = OpenedSweep(stage, volumes[stage.source], (found.open(setting),), device=device, n_lanes=lanes)
         things = tuple(stage.slices.op.arguments["things"]) if stage.slices else ()
-        maps = maps_of_slice(opened, n // 2)
+        for _ in range(WARM_UP):  # TorchScript is made ready in its first runs
+            maps_of_slice(opened, n // 2)
         before = time.perf_counter()
         maps = maps_of_slice(opened, n // 2)
         between = time.perf_counter()
