@@ -436,3 +436,29 @@ def test_other_formats(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(tmp_path / "out_objects.parquet").to_pydict()
     assert [str(n) for n in table["id"]] == [row["id"] for row in objects(tmp_path / "out_objects.csv")]
+
+
+def test_a_folder_of_images_each_of_its_own_size(tmp_path: Path, voxweft: Voxweft) -> None:
+    """TIFF, PNG and JPEG; a picture of colours fails, is named, and does not hide behind exit code 0."""
+    from PIL import Image
+
+    tifffile = pytest.importorskip("tifffile")
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for n, size in enumerate([(40, 50), (64, 33), (20, 90)]):
+        image = np.random.default_rng(n).integers(0, 60, size).astype(np.uint8)
+        image[5:15, 5:15] = 200
+        if n == 0:
+            tifffile.imwrite(folder / "a.tif", image)
+        else:
+            Image.fromarray(image).save(folder / f"{'bc'[n - 1]}.png")
+    voxweft("panoptic", "image", "images", "results", "-m", FAKE, "--accept-labels", "--intensity-range", "0,255")
+    for name, size in zip("abc", [(40, 50), (64, 33), (20, 90)], strict=True):
+        assert read(tmp_path / f"results/{name}.zarr").shape == (1, *size)
+        assert (tmp_path / f"results/{name}_objects.csv").exists()
+    colours = np.random.default_rng(9).integers(0, 255, (30, 30, 3)).astype(np.uint8)
+    Image.fromarray(colours).save(folder / "d.png")
+    done = voxweft(
+        "panoptic", "image", "images", "results", "-m", FAKE, "--accept-labels", "--intensity-range", "0,255", code=1
+    )
+    assert "d.png is a picture of colours" in done.stderr

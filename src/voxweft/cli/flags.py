@@ -63,6 +63,32 @@ def _title(cls: type, name: str) -> str:
     return str(getattr(group, "title", group.__name__))
 
 
+def _others(f: Field[Any]) -> list[str]:
+    """The names that a flag has elsewhere, in words."""
+    names = f.metadata.get("also", ())
+    return [f"(Also {', '.join(names)}.)"] if names else []
+
+
+def own_names(words: list[str], *classes: type) -> list[str]:
+    """Words with the flags of dataclasses in place of those that mean the same; see ``also`` of ``option``.
+
+    >>> from voxweft.apps.panoptic.options import SliceOptions
+    >>> own_names(["--nms-kernel=7", "--confidence-thr", "0.3"], SliceOptions)
+    ['--centers-min-distance=7', '--segmentation-confidence-threshold', '0.3']
+    """
+    known = {
+        other: "--" + f.name.replace("_", "-")
+        for cls in classes
+        for f in fields(cls)
+        for other in f.metadata.get("also", ())
+    }
+    made = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        made.append(f"{known[flag]}{equals}{value}" if flag in known else word)
+    return made
+
+
 def _flag(f: Field[Any], hint: Any, title: str) -> inspect.Parameter:
     flag = "--" + f.name.replace("_", "-")
     names = [f"{flag}/--no-{flag[2:]}"] if hint is bool and f.default else [*f.metadata.get("names", (flag,))]
@@ -71,7 +97,7 @@ def _flag(f: Field[Any], hint: Any, title: str) -> inspect.Parameter:
     info = typer.Option(
         default,
         *names,
-        help=f.metadata.get("help", ""),
+        help=" ".join([f.metadata.get("help", ""), *_others(f)]),
         envvar=f.metadata.get("env"),
         rich_help_panel=title,
         show_default=default not in (None, "", -1, ()),

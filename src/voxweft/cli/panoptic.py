@@ -8,16 +8,16 @@ from typing import Annotated, Any
 import typer
 
 from voxweft.apps.panoptic.options import ConsensusJob, ImageJob, MatchJob, OrthoJob, StackJob
-from voxweft.cli.flags import with_options
+from voxweft.cli.flags import own_names, with_options
 from voxweft.cli.front_end import Division, FrontEnd
 from voxweft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, summary, table
 from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
 
 app = typer.Typer(help="Objects of electron microscopy: images, stacks, ortho-planes.", no_args_is_help=True)
-Source = Annotated[str, typer.Argument(metavar="INPUT", help="Volume or image: zarr, TIFF, HDF5, MRC; or s3://.")]
+Source = Annotated[str, typer.Argument(metavar="INPUT", help="Volume or image: zarr, TIFF, HDF5, PNG; a path or s3://.")]
 Labels = Annotated[str, typer.Argument(metavar="LABELS", help="Stack of label slices.")]
-Target = Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr, or a TIFF.")]
+Target = Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")]
 ModelName = Annotated[
     str,
     typer.Option("--model", "-m", "--model-config", help="Its .yaml or .pth, or a name of ~/.empanada/configs."),
@@ -52,12 +52,15 @@ def image(
     _swept("image", (source, target, model), (imagejob, execution), (quiet, log_json, report), estimate)
 
 
-def grid_words(words: list[str]) -> list[str]:
-    """``--grid A=1 B=2`` as ``--grid A=1 --grid B=2``.
+def read_words(words: list[str]) -> list[str]:
+    """Flags of empanada's engine by the names that they have here, and ``--grid A=1 B=2`` as two.
 
-    >>> grid_words(["panoptic", "image", "in", "out.png", "--grid", "a=1,2", "b=3", "-m", "M"])
-    ['panoptic', 'image', 'in', 'out.png', '--grid', 'a=1,2', '--grid', 'b=3', '-m', 'M']
+    >>> read_words(["panoptic", "image", "in", "out.png", "--grid", "a=1,2", "b=3", "--nms-kernel", "7"])
+    ['panoptic', 'image', 'in', 'out.png', '--grid', 'a=1,2', '--grid', 'b=3', '--centers-min-distance', '7']
     """
+    if words[:1] != ["panoptic"]:
+        return words
+    words = own_names(words, ImageJob, StackJob, OrthoJob, MatchJob, ConsensusJob)
     made, inside = list[str](), False
     for n, word in enumerate(words):
         if inside and "=" in word and not word.startswith("-") and words[n - 1] != "--grid":
@@ -179,6 +182,12 @@ def _swept(
     check_page(report)
     if not model:
         raise RequestError(f"--model is missing: voxweft panoptic {name} INPUT OUTPUT --model M")
+    if name == "image" and panoptic.is_folder_of_images(source, target):
+        with Listener(quiet, log_json) as listen:
+            done = panoptic.images(source, target, model, options, execution=_recorded(execution), emit=listen)
+        if not quiet:
+            say(f"complete: {len(done)} images\nresult: {target}")
+        return
     if estimate:
         from voxweft.apps.panoptic.forecast import forecast
 
@@ -209,7 +218,7 @@ FRONT_END = FrontEnd(
     app,
     name="panoptic",
     panel="Panoptic segmentation",
-    reads=grid_words,
+    reads=read_words,
     divisions={
         "panoptic image": _SWEPT,
         "panoptic stack": _SWEPT,

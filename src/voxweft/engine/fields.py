@@ -13,7 +13,7 @@ def option(default: Any, text: str, **extra: Any) -> Any:
     """A field with its help text.
 
     ``decides=False`` marks what says where and when, but not what comes out; ``names`` are its flags where they are not
-    made from the field's name.
+    made from the field's name; ``also`` are flags of other programs that mean the same, for a front end to know.
     """
     return field(default=default, metadata={"help": text, **extra})
 

@@ -31,6 +31,7 @@ FORMATS = {
     ".mhd": "voxweft.stores.itk:ItkVolume",
     ".nrrd": "voxweft.stores.itk:ItkVolume",
     "dicom": "voxweft.stores.itk:ItkVolume",
+    **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), "voxweft.stores.picture:PictureVolume"),
 }
 OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
@@ -215,7 +216,7 @@ def _opener(url: str) -> Callable[..., Any]:
         return _load(FORMATS[suffix])
     raise VolumeError(
         f"{url} is no volume that voxweft knows: use zarr, OME-Zarr, TIFF (file or folder), HDF5, "
-        "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD or a folder with a DICOM series"
+        "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD, a picture or a folder with a DICOM series"
     )
 
 

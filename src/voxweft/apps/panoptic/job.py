@@ -315,7 +315,8 @@ def open_image(source: Any, options: ImageOptions) -> Volume:
     VolumeError
         If it is no image of grey values.
     """
-    volume = open_volume(source, level=options.level)
+    flat = isinstance(source, np.ndarray) and source.ndim == 2
+    volume = open_volume(source[None] if flat else source, level=options.level)
     info = volume.info
     if info.n_channels != 1:
         raise VolumeError(f"{info.url} has {info.n_channels} channels; a panoptic network takes one, grey values")
@@ -387,7 +388,7 @@ def _tiled(options: SliceOptions, seen: VolumeInfo, card: ModelCard, budget: Bud
     side = TILE
     while side * side > limit:
         side //= 2
-    grid = slice_grid(seen.shape_zyx, card.divisor_zyx[1], (side, side), options.overlap)
+    grid = slice_grid(seen.shape_zyx, card.divisor_zyx[1], (side, side), options.shared)
     note = f"slices of {height} x {width} pixels are tiled: {grid.axes[1].count} x {grid.axes[2].count} of {side}"
     return replace(options, patch_size=f"{side},{side}"), [note]
 
@@ -449,7 +450,7 @@ def _existing_classes(options: ExistingOptions) -> tuple[ObjectClass, ...]:
 
 
 def _is_divided(execution: Execution, workers: Workers) -> bool:
-    return workers.kind != "serial" or execution.num_parts > 1
+    return workers.kind != "serial" or execution.num_parts > 1 or execution.prepare  # for parts to follow
 
 
 def _input(name: str, volume: Volume, card: ModelCard | None) -> InputRef:

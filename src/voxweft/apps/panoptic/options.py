@@ -57,38 +57,35 @@ class SliceOptions(Options):
 
     title: ClassVar[str] = "Slices"
 
-    image_downsampling: int = option(
-        1, "Make images smaller by 1, 2, 4 ... 64 first.", names=("--image-downsampling", "--inference-scale")
-    )
+    image_downsampling: int = option(1, "Make images smaller by 1, 2, 4 ... 64 first.", also=("--inference-scale",))
     segmentation_confidence_threshold: float = option(
         0.5,
         "Least probability of an object's pixel.",
-        names=("--segmentation-confidence-threshold", "--segmentation-confidence-thr", "--confidence-thr"),
+        also=("--segmentation-confidence-thr", "--confidence-thr"),
     )
     center_confidence_threshold: float = option(
         0.1,
         "Least value of an object's centre.",
-        names=("--center-confidence-threshold", "--center-confidence-thr", "--nms-threshold"),
+        also=("--center-confidence-thr", "--nms-threshold"),
     )
     centers_min_distance: int = option(
         3,
         "Side of a centre's neighbourhood, in pixels of the centre map (4 of the image).",
-        names=("--centers-min-distance", "--nms-kernel"),
+        also=("--nms-kernel",),
     )
     fine_boundaries: bool = option(False, "Find and group at full resolution: finer borders, more memory.")
     semantic_only: bool = option(False, "Do not tell objects apart.")
-    fill_holes: bool = option(
-        False, "Fill holes of objects, slice by slice.", names=("--fill-holes", "--fill-holes-in-segmentation")
-    )
+    fill_holes: bool = option(False, "Fill holes of objects, slice by slice.", also=("--fill-holes-in-segmentation",))
     max_objects_per_class: int = option(
         10000,
         "A class is this times its number; 0: numbers begin with 1. Widened where it is too small.",
-        names=("--max-objects-per-class", "--label-divisor"),
+        also=("--label-divisor",),
     )
     stuff_area: int = option(64, "Least pixels of a class without objects in a slice.")
     use_quantized: bool = option(False, "Take the 8-bit twin of the network (CPU only).")
     patch_size: str = option("", "Tile of a slice y,x that is blended; default: the slice, unless that is too large.")
     overlap: float = option(0.25, "Overlap of tiles, a fraction 0 <= o < 1.")
+    tile_size: int = option(0, "Square tiles that overlap by a tenth, 128 pixels at most, as empanada lays them.")
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
@@ -104,15 +101,24 @@ class SliceOptions(Options):
                 found.append(f"--{name.replace('_', '-')} {getattr(self, name)} is negative")
         if not 0 <= self.overlap < 1:
             found.append(f"--overlap {self.overlap} is not a fraction; use 0 <= overlap < 1, for example 0.25")
+        if self.tile_size < 0 or (self.tile_size and self.patch_size):
+            found.append(f"--tile-size {self.tile_size}: give pixels, and --patch-size or this, not both")
         return found + size_problems("patch_size", f"1,{self.patch_size}" if self.patch_size else "")
 
     @property
     def tile_yx(self) -> tuple[int, int] | None:
         """The tile that was asked for."""
+        if self.tile_size:
+            return self.tile_size, self.tile_size
         if not self.patch_size:
             return None
         numbers = [int(part) for part in self.patch_size.split(",")]
         return numbers[-2] if numbers[1:] else numbers[0], numbers[-1]
+
+    @property
+    def shared(self) -> float:
+        """The share of a tile that the next one covers too."""
+        return min(128, self.tile_size // 10) / self.tile_size if self.tile_size else self.overlap
 
 
 @dataclass(frozen=True)
@@ -121,24 +127,25 @@ class StackOptions(Options):
 
     title: ClassVar[str] = "Stack"
 
-    median_filter_size: int = option(
-        3, "Slices of the median, an odd number.", names=("--median-filter-size", "--median-kernel-size")
-    )
+    median_filter_size: int = option(3, "Slices of the median, an odd number.", also=("--median-kernel-size",))
     median: str = option("auto", "recursive (as empanada), plain (the same in parts), auto: plain where divided.")
-    min_size: int = option(500, "Least voxels of an object.", names=("--min-size",))
+    min_size: int = option(
+        500,
+        "Least voxels of an object.",
+    )
     min_extent: int = option(
-        5, "Least voxels of an object's box on each axis.", names=("--min-extent", "--min-box-extent", "--min-span")
+        5, "Least voxels of an object's box on each axis.", also=("--min-box-extent", "--min-span")
     )
     merge_iou: float = option(
-        0.25, "Least intersection over union of slices of one object.", names=("--merge-iou-thr", "--iou-thr")
+        0.25, "Least intersection over union of slices of one object.", also=("--merge-iou-thr", "--iou-thr")
     )
     merge_ioa: float = option(
-        0.25, "Least share of a piece that lies within an object.", names=("--merge-ioa-thr", "--ioa-thr")
+        0.25, "Least share of a piece that lies within an object.", also=("--merge-ioa-thr", "--ioa-thr")
     )
     max_gap: int = option(0, "Slices that an object may be missing in.")
     max_iou_jump: float = option(0.0, "Part what one slice fuses: the largest fall of the overlap; 0: off.")
-    erode_labels: int = option(0, "Voxels taken off every object.", names=("--erode-labels", "--label-erosion"))
-    dilate_labels: int = option(0, "Voxels added to every object.", names=("--dilate-labels", "--label-dilation"))
+    erode_labels: int = option(0, "Voxels taken off every object.", also=("--label-erosion",))
+    dilate_labels: int = option(0, "Voxels added to every object.", also=("--label-dilation",))
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
@@ -162,7 +169,7 @@ class PlaneOptions(Options):
 
     title: ClassVar[str] = "Stack"
 
-    plane: str = option("xy", "Slices are xy, xz or yz.", names=("--plane", "--inference-plane", "--axis-name"))
+    plane: str = option("xy", "Slices are xy, xz or yz.", also=("--inference-plane", "--axis-name"))
 
     def problems(self) -> list[str]:
         """What is wrong with it."""
@@ -178,14 +185,14 @@ class VoteOptions(Options):
     voxel_vote_threshold: int = option(
         2,
         "Stacks that must have a voxel, 1 to 3.",
-        names=("--voxel-vote-threshold", "--voxel-vote-thr", "--pixel-vote-thr"),
+        also=("--voxel-vote-thr", "--pixel-vote-thr"),
     )
     permit_detections_in_1_stack: bool = option(
         False,
         "Keep objects that one stack alone has found.",
-        names=("--permit-detections-in-1-stack", "--allow-one-view", "--one-view", "--bypass"),
+        also=("--allow-one-view", "--one-view", "--bypass"),
     )
-    cluster_iou: float = option(0.75, "Overlap above which objects surely are one.", names=("--cluster-iou-thr",))
+    cluster_iou: float = option(0.75, "Overlap above which objects surely are one.", also=("--cluster-iou-thr",))
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
@@ -206,11 +213,11 @@ class ObjectOptions(Options):
     return_stacks: bool = option(
         False,
         "Write the objects of each plane too, beside the result.",
-        names=("--return-stacks", "--save-panoptic", "--return-xy-xz-yz-stacks"),
+        also=("--save-panoptic", "--return-xy-xz-yz-stacks"),
     )
     tiff: bool = option(False, "Write the result as OUTPUT_labels.tif too.", decides=False)
     precomputed: bool = option(False, "Write OUTPUT_precomputed too, as neuroglancer reads it.", decides=False)
-    chunk: str = like(StorageOptions, "chunk", default="64,256,256", names=("--chunk", "--chunk-size"))
+    chunk: str = like(StorageOptions, "chunk", default="64,256,256", also=("--chunk-size",))
     compressor: str = like(StorageOptions, "compressor")
     compression_level: int = like(StorageOptions, "compression_level", default=1)
     pyramid: bool = like(StorageOptions, "pyramid")
@@ -246,7 +253,7 @@ class ExistingOptions(Options):
     max_objects_per_class: int = option(
         0,
         "Labels are class x this + number; 0: they are numbers of one class.",
-        names=("--max-objects-per-class", "--label-divisor"),
+        also=("--label-divisor",),
     )
     classes: str = option("", "Names of classes 1, 2 and so on, for example mito,er; others are left out.")
 

@@ -136,7 +136,7 @@ def sweep_stage(
         SliceMap(card.all_heads[2].name, 2, down=down, background=(0.0, 0.0)),
     )
     spec = frame.slices_spec(plane)
-    grid = slice_grid(seen.shape_zyx, card.divisor_zyx[1], options.tile_yx, options.overlap)
+    grid = slice_grid(seen.shape_zyx, card.divisor_zyx[1], options.tile_yx, options.shared)
     shape = spec.shape_zyx
     column = tuple(_up(n, s) for n, s in zip(shape[1:], spec.shard_zyx[1:], strict=True))
     shown = Finish("multiclass", "labels", max(2, n_semantic), "softmax")

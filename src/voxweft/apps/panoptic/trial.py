@@ -24,7 +24,7 @@ from voxweft.image.protocols import Volume
 from voxweft.image.views import Permute
 from voxweft.runner.devices import budget_of, devices_of
 
-NETWORK = ("image_downsampling", "fine_boundaries", "use_quantized", "patch_size", "overlap")
+NETWORK = ("image_downsampling", "fine_boundaries", "use_quantized", "patch_size", "overlap", "tile_size")
 MOST = 64
 
 
@@ -117,7 +117,7 @@ def _choices(grid: Sequence[str]) -> dict[str, list[Any]]:
     """Fields of the options and the values that are tried."""
     known = {}
     for f in fields(SliceOptions):
-        for flag in f.metadata.get("names", (f"--{f.name}",)):
+        for flag in (f"--{f.name}", *f.metadata.get("also", ())):
             known[flag.removeprefix("--").replace("-", "_")] = f
     found: dict[str, list[Any]] = {}
     for word in grid:
