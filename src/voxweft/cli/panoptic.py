@@ -15,7 +15,9 @@ from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
 
 app = typer.Typer(help="Objects of electron microscopy: images, stacks, ortho-planes.", no_args_is_help=True)
-Source = Annotated[str, typer.Argument(metavar="INPUT", help="Volume or image: zarr, TIFF, HDF5, PNG; a path or s3://.")]
+Source = Annotated[
+    str, typer.Argument(metavar="INPUT", help="Volume or image: zarr, TIFF, HDF5, PNG; a path or s3://.")
+]
 Labels = Annotated[str, typer.Argument(metavar="LABELS", help="Stack of label slices.")]
 Target = Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")]
 ModelName = Annotated[

@@ -43,10 +43,17 @@ class SliceLabels:
 
 
 class SliceOp(Protocol):
-    """Makes labels of the maps of slices."""
+    """Makes labels of the maps of slices; a context, which may hold threads."""
+
+    def __enter__(self) -> SliceOp: ...
+
+    def __exit__(self, *exc: object) -> None: ...
 
     def push(self, maps: Mapping[str, NDArray[np.float32]], outside: NDArray[np.bool_] | None) -> Iterator[SliceLabels]:
         """Take the maps [C, Y, X] of the next slice, and where it lies outside the mask; give what is ready."""
+
+    def rest(self) -> Iterator[SliceLabels]:
+        """What is still on its way, after the last slice."""
 
 
 def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) -> None:
@@ -67,8 +74,9 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
     made = stage.swept(units)
     box, maps = stage.source_box(made), SliceMaps(stage)
     make = find_op(spec.op, "slice")
-    op: SliceOp = make(box.start[0], stage.info.shape_zyx[0], stage.columns.shape[1:], **spec.op.arguments)
+    slice_op: SliceOp = make(box.start[0], stage.info.shape_zyx[0], stage.columns.shape[1:], **spec.op.arguments)
     with (
+        slice_op as op,
         torch.inference_mode(),
         MaskPlanes(opened.mask, box, stage.info.shape_zyx) as mask,
         SlabWriter(stage, units, commit) as writer,
@@ -76,13 +84,16 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
         ForwardQueue(opened, maps, totals, box, box) as patches,
     ):
 
-        def end(outside: NDArray[np.bool_] | None) -> None:
+        def write(ready: Iterator[SliceLabels]) -> None:
             with totals.timed("finish"):
-                for done in op.push(maps.take(), outside):
+                for done in ready:
                     if made.start[0] <= done.z < made.stop[0]:
                         writer.note(done.rows)
                         writer.put(done.z, 0, (done.labels[None, None],), made)
                         writer.advance(done.z + 1)
+
+        def end(outside: NDArray[np.bool_] | None) -> None:
+            write(op.push(maps.take(), outside))
 
         unit = writer.unit
         for z in range(box.start[0], box.stop[0]):
@@ -101,6 +112,7 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
                     patches.add(0, tile)
             patches.then(partial(end, mask.outside(z, box)))
         patches.flush()
+        write(op.rest())
 
 
 def maps_of_slice(opened: OpenedSweep, z: int) -> dict[str, NDArray[np.float32]]:

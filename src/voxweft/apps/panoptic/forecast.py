@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from voxweft.apps.panoptic.job import SweptJob, open_image, opened_model, plan_job
-from voxweft.apps.panoptic.slices import SliceObjects
+from voxweft.apps.panoptic.slices import one_slice
 from voxweft.apps.panoptic.stages import rules_of
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.passes import Sweep
@@ -43,7 +43,7 @@ def forecast(app: str, source: Any, model: Any, options: SweptJob, execution: Ex
         before = time.perf_counter()
         maps = maps_of_slice(opened, n // 2)
         between = time.perf_counter()
-        list(SliceObjects(0, 1, replace(rules_of(options, things), median=1)).push(maps, None))
+        list(one_slice(0, maps, replace(rules_of(options, things), median=1)))
         rest_s += n * (time.perf_counter() - between)
         network_s += n * (between - before) / (lanes if stage.grid.n_tiles == n else 1)
         slices.append(f"{n} of {stage.columns.shape[1]} x {stage.columns.shape[2]} pixels")

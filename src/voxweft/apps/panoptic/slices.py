@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +21,8 @@ from voxweft.ops.grouping import group_pixels
 from voxweft.ops.holes import fill_holes
 from voxweft.ops.median import Mode, RunningMedian
 from voxweft.ops.merging import merge_instances, split_connected
+
+AHEAD = 2  # slices whose objects are looked for at the same time
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +80,48 @@ class SliceObjects:
         self._rules = rules
         self._median = RunningMedian(rules.median, rules.mode, first, n_slices)
         self._next = first
-        self._held: dict[int, tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float16]]] = {}
-        self._outside: dict[int, NDArray[np.bool_] | None] = {}
+        self._held: dict[int, tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[np.bool_] | None]] = {}
+        self._ahead: deque[Future[SliceLabels]] = deque()
+        self._threads = ThreadPoolExecutor(AHEAD, thread_name_prefix="voxweft-slices")
 
     def push(self, maps: Mapping[str, NDArray[np.float32]], outside: NDArray[np.bool_] | None) -> Iterator[SliceLabels]:
         """The maps of the next slice, at the resolution of the result for the classes."""
         likely = probabilities(maps[SEMANTIC])
         of_class = likely[0] if len(likely) == 1 else likely.max(axis=0)
-        self._held[self._next] = (maps[CENTRES][0], maps[OFFSETS], of_class.astype(np.float16))
-        self._outside[self._next] = outside
+        self._held[self._next] = (maps[CENTRES][0], maps[OFFSETS], of_class.astype(np.float16), outside)
         self._next += 1
         # the median of what is above a threshold is whether most are: a bit a pixel is enough
         enters = likely[0] >= np.float32(self._rules.confidence) if len(likely) == 1 else likely
         for z, values in self._median.push(enters):
-            semantic = values.astype(np.uint8) if values.ndim == 2 else values.argmax(axis=0).astype(np.uint8)
-            if (missed := self._outside.pop(z)) is not None:
-                semantic[missed] = 0
-            heat, offsets, confidence = self._held.pop(z)
-            codes = objects_of(semantic, heat, offsets, self._rules)
-            yield SliceLabels(z, codes, _rows(z, codes, confidence))
+            self._ahead.append(self._threads.submit(self._found, z, values))
+        while len(self._ahead) > AHEAD:
+            yield self._ahead.popleft().result()
+
+    def rest(self) -> Iterator[SliceLabels]:
+        """What is still on its way."""
+        while self._ahead:
+            yield self._ahead.popleft().result()
+
+    def __enter__(self) -> SliceObjects:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._threads.shutdown(wait=True, cancel_futures=True)
+
+    def _found(self, z: int, values: NDArray[Any]) -> SliceLabels:
+        """The objects of a slice, from the median of what is likely."""
+        semantic = values.astype(np.uint8) if values.ndim == 2 else values.argmax(axis=0).astype(np.uint8)
+        heat, offsets, confidence, outside = self._held.pop(z)
+        if outside is not None:
+            semantic[outside] = 0
+        codes = objects_of(semantic, heat, offsets, self._rules)
+        return SliceLabels(z, codes, _rows(z, codes, confidence))
+
+
+def one_slice(z: int, maps: Mapping[str, NDArray[np.float32]], rules: SliceRules) -> list[SliceLabels]:
+    """A slice without its neighbours."""
+    with SliceObjects(z, z + 1, rules) as op:
+        return [*op.push(maps, None), *op.rest()]
 
 
 def probabilities(logits: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from voxweft.apps.panoptic.job import open_image, opened_model, plan_job
 from voxweft.apps.panoptic.options import PLANES, ImageJob, SliceOptions
-from voxweft.apps.panoptic.slices import SliceObjects
+from voxweft.apps.panoptic.slices import one_slice
 from voxweft.apps.panoptic.stages import rules_of
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.opened import OpenedSweep
@@ -101,7 +101,7 @@ def trials(
             image = _plane(base, options.plane, z)
             for settings, job in jobs:
                 if tuple(getattr(job, name) for name in NETWORK) == key:
-                    (made,) = SliceObjects(z, 1, rules_of(job, things)).push(maps, None)
+                    (made,) = one_slice(z, maps, rules_of(job, things))
                     emit(Event("note", f"slice {z}, {_said(settings)}: {len(made.rows['code'])} objects"))
                     yield Trial(z, settings, image, made.labels)
 
