@@ -462,3 +462,19 @@ def test_a_folder_of_images_each_of_its_own_size(tmp_path: Path, voxweft: Voxwef
         "panoptic", "image", "images", "results", "-m", FAKE, "--accept-labels", "--intensity-range", "0,255", code=1
     )
     assert "d.png is a picture of colours" in done.stderr
+
+
+def test_a_mask_is_that_of_the_result_however_small_the_images(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
+    """At half the resolution, with a mask as fine as the volume, and one of another shape, which is refused."""
+    mask = np.zeros((40, 64, 72), np.uint8)
+    mask[:, 11:41, 5:61] = 1
+    zarr.save_array(tmp_path / "mask.zarr", mask)
+    zarr.save_array(tmp_path / "other.zarr", mask[:, :50])
+    flags = ("-m", FAKE, "--accept-labels", "--min-size", 0, "--min-extent", 0, "--image-downsampling", 2)
+    voxweft("panoptic", "stack", volume, "out.zarr", *flags, "--mask", "mask.zarr")
+    found = read(tmp_path / "out.zarr")
+    assert found[mask > 0].any()
+    assert not found[mask == 0].any()
+    done = voxweft("panoptic", "stack", volume, "no.zarr", *flags, "--mask", "other.zarr", code=2)
+    assert "other.zarr" in done.stderr
+    assert not (tmp_path / "no.zarr").exists()

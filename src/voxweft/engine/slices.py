@@ -73,12 +73,14 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
         return
     made = stage.swept(units)
     box, maps = stage.source_box(made), SliceMaps(stage)
+    _, height, width = stage.columns.shape
+    painted = Box((box.start[0], 0, 0), (box.stop[0], height, width))  # the same slices, as large as the result
     make = find_op(spec.op, "slice")
     slice_op: SliceOp = make(box.start[0], stage.info.shape_zyx[0], stage.columns.shape[1:], **spec.op.arguments)
     with (
         slice_op as op,
         torch.inference_mode(),
-        MaskPlanes(opened.mask, box, stage.info.shape_zyx) as mask,
+        MaskPlanes(opened.mask, painted, stage.columns.shape) as mask,
         SlabWriter(stage, units, commit) as writer,
         one_core_each(opened.device),
         ForwardQueue(opened, maps, totals, box, box) as patches,
@@ -105,14 +107,20 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
                 patches.need(z, z + 1)
                 mask.need(z, z + 1)
             for tile in _tiles(stage.grid, z):
-                if mask.misses(tile.box & Box.of(stage.info.shape_zyx)):
+                if mask.misses(_enlarged(tile.box, spec.maps[0].up) & painted):
                     patches.then(partial(maps.skip, 0, tile))
                     totals.n_skipped += 1
                 else:
                     patches.add(0, tile)
-            patches.then(partial(end, mask.outside(z, box)))
+            patches.then(partial(end, mask.outside(z, painted)))
         patches.flush()
         write(op.rest())
+
+
+def _enlarged(box: Box, factor: int) -> Box:
+    """A box of slices that are so many times as large."""
+    (a, *start), (b, *stop) = box.start, box.stop
+    return Box((a, start[0] * factor, start[1] * factor), (b, stop[0] * factor, stop[1] * factor))
 
 
 def maps_of_slice(opened: OpenedSweep, z: int) -> dict[str, NDArray[np.float32]]:

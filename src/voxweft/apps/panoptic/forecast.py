@@ -7,7 +7,8 @@ import time
 from dataclasses import replace
 from typing import Any
 
-from voxweft.apps.panoptic.job import SweptJob, open_image, opened_model, plan_job
+from voxweft.apps.panoptic.job import SweptJob, opened_model, plan_job
+from voxweft.apps.panoptic.look import open_image
 from voxweft.apps.panoptic.slices import one_slice
 from voxweft.apps.panoptic.stages import rules_of
 from voxweft.engine.opened import OpenedSweep

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.apps.panoptic.job import open_image, opened_model, plan_job
+from voxweft.apps.panoptic.job import opened_model, plan_job
+from voxweft.apps.panoptic.look import open_image
 from voxweft.apps.panoptic.options import PLANES, ImageJob, SliceOptions
 from voxweft.apps.panoptic.slices import one_slice
 from voxweft.apps.panoptic.stages import rules_of
