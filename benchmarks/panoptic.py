@@ -145,9 +145,7 @@ def label(args: Any) -> None:
         theirs.append(time.perf_counter() - before)
         del values
     rows.append(f"| cc3d, array in memory (5 GB), nothing read or written | {statistics.median(theirs):.1f} | | {n} |")
-    rows.append(
-        f"| voxweft label, file to file | {statistics.median(ours):.1f} | {peak / 1e9:.2f} GB | {n} |"
-    )
+    rows.append(f"| voxweft label, file to file | {statistics.median(ours):.1f} | {peak / 1e9:.2f} GB | {n} |")
     keep("panoptic label", "\n".join(rows))
 
 

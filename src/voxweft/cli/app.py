@@ -167,7 +167,8 @@ def info(
     if as_json:
         print(json.dumps(found, indent=1, default=str))
     else:
-        table({k.replace("_", " "): str(v) for k, v in found.items() if v not in (None, "", (), {})})
+        details = found.pop("details", {})
+        table({k.replace("_", " "): str(v) for k, v in {**found, **details}.items() if v not in (None, "", (), {})})
 
 
 @app.command("verify")

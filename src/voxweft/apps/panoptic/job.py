@@ -46,7 +46,7 @@ from voxweft.backends import load_model
 from voxweft.backends.maps import CENTRES, OFFSETS, SEMANTIC
 from voxweft.engine.budget import Budget
 from voxweft.engine.calibrate import central_patch
-from voxweft.engine.events import Emit, silent
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request
@@ -280,7 +280,7 @@ def plan_job(
         stacks = [(plane, f"slices-{plane}") for plane in planes]
         stages += consensus_stages(frame, options, (options, options), stacks, (options.max_objects_per_class, 0))
         if options.return_stacks:
-            stages += [plane_stage(frame, plane, options) for plane in planes]
+            stages += [plane_stage(frame, plane, options, options.max_objects_per_class) for plane in planes]
     request = Request(app, decisive(options), defaults_of(options))
     inputs = [_input(name, volume, model.card) for name, volume in volumes.items()]
     plan = Plan(request, tuple(inputs), (model_ref(model),), tuple(stages), tuple(dict.fromkeys(notes)))
@@ -342,4 +342,8 @@ def _follow(
     if not asked.execution.overwrite and (stored := Ledger(sink.records).plan()):
         opened = follow(Plan.from_json(stored), opened, device)
     files = object_places(sink.url, asked.exports)
-    return run_plan(opened, Place.of(sink, files), workers, asked.execution, asked.emit)
+    report = run_plan(opened, Place.of(sink, files), workers, asked.execution, asked.emit)
+    asked_for, wide = Ledger(sink.records).table("match", 0).get("divisor", (0, 0))
+    if wide != asked_for:
+        asked.emit(Event("warning", f"slices have more objects than {asked_for - 1}: the divisor is {wide}"))
+    return report

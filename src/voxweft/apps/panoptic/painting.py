@@ -30,15 +30,18 @@ def paint_stack(
     stacks: Mapping[str, Any],
     divisor: int,
     change: tuple[int, int],
+    only_one: bool = False,
     tables: Mapping[str, Table],
 ) -> Made:
     """Objects of one stack, from its codes and those around that thinning and measuring need.
 
-    ``stacks``: fields of :class:`~voxweft.apps.panoptic.voting.Stacks`; ``change``: voxels taken off, and then added.
+    ``stacks``: fields of :class:`~voxweft.apps.panoptic.voting.Stacks`; ``change``: voxels taken off, and then added;
+    ``only_one``: of several classes the array of all of them, and no other.
     """
     one = Stacks(**stacks)
     layers = [found[0] for _, found in one.objects(sources, cell.reads, tables)]
-    return _painted(layers, cell, one.classes, _wide(tables[one.matched[0]], divisor), change)
+    made = _painted(layers, cell, one.classes, _wide(tables[one.matched[0]], divisor), change)
+    return Made(made.arrays[:1], made.table) if only_one else made
 
 
 @block_op

@@ -329,12 +329,12 @@ def consensus_stages(
     ]
 
 
-def plane_stage(frame: Frame, plane: str, options: ObjectOptions) -> Blocks:
+def plane_stage(frame: Frame, plane: str, options: ObjectOptions, divisor: int) -> Blocks:
     """The objects of one of several planes, beside the result."""
     spec = replace(frame.object_spec(options), pyramid="none")
     slices, match = _named("slices", plane, frame), _named("match", plane, frame)
-    stacks = {"orders": [inverse(PLANES[plane])], "matched": [match], "classes": frame.numbers[:1]}
-    op = Op.of(paint_stack, stacks=stacks, divisor=0, change=[0, 0])
+    stacks = {"orders": [inverse(PLANES[plane])], "matched": [match], "classes": frame.numbers}
+    op = Op.of(paint_stack, stacks=stacks, divisor=divisor, change=[0, 0], only_one=True)
     return Blocks(
         name=f"paint-{plane}",
         op=op,

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from voxweft.apps.panoptic.codes import DIVISOR, class_of, classes_from
 from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Cell, Made, Table, block_op, gather_op, joined
+from voxweft.ops.filters import large_enough
 from voxweft.ops.matching import Overlaps, Pieces, Rules, track_backward, track_forward
 from voxweft.ops.runs import Runs, group, looked_up, measured, merged
 
@@ -141,7 +142,9 @@ def match_slices(
             continue
         how = Rules(**rules)
         labels = track_backward(pieces, overlaps, track_forward(pieces, overlaps, how), how)
-        made[index] = kept(labels, {name: values[index] for name, values in stack.table.items()}, min_size, min_extent)
+        made[index] = large_enough(
+            labels, {name: values[index] for name, values in stack.table.items()}, min_size, min_extent
+        )
     return Made(table=stack.rows(made))
 
 
@@ -174,26 +177,6 @@ def number_slices(
         made = rank - first + 1
     more = {"divisor": np.array([divisor, wide])}
     return Made(table=stack.rows(made) | more)
-
-
-def kept(labels: Ints, table: Table, min_size: int, min_extent: int) -> Ints:
-    """Labels numbered 1 to N in their order; 0 for objects that are too small or too thin.
-
-    Parameters
-    ----------
-    labels
-        The object of each piece, from 1; 0 for none: int64 [n].
-    table
-        "voxels", "start", "stop" of the pieces.
-    min_size, min_extent
-        Least voxels of an object, and least voxels of its box along each axis.
-    """
-    (found,), whole = merged([labels], {name: np.asarray(table[name]) for name in ("voxels", "start", "stop")})
-    large = (whole["voxels"] >= min_size) & (
-        (whole["stop"] - whole["start"]).min(axis=1, initial=1 << 40) >= min_extent
-    )
-    large &= found > 0
-    return looked_up(labels, found, np.where(large, np.cumsum(large), 0))
 
 
 def objects_at(codes: NDArray[Any], z: int, table: Table) -> Ints:

@@ -10,13 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.apps.panoptic.codes import class_of, classes_from
-from voxweft.apps.panoptic.tracking import kept, objects_at
+from voxweft.apps.panoptic.tracking import objects_at
 from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Cell, Made, Table, block_op, gather_op, joined
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
 from voxweft.image.order import inverse
 from voxweft.ops.consensus import Votes, consensus
+from voxweft.ops.filters import large_enough
 from voxweft.ops.runs import Runs, measured, merged
 
 Ints = NDArray[np.int64]
@@ -111,7 +112,9 @@ def agree(
             made[inside] = (members[inside] > 0).sum(axis=1) >= votes["voxel"]
             continue
         found = consensus(members[inside], table["voxels"][inside], Votes(**votes))
-        made[inside] = kept(found, {name: values[inside] for name, values in table.items()}, min_size, min_extent)
+        made[inside] = large_enough(
+            found, {name: values[inside] for name, values in table.items()}, min_size, min_extent
+        )
     sure = _confidence(gathered, matched, of, members)
     return Made(table=dict(zip(names, keys, strict=True)) | {"object": made, "confidence": sure} | table)
 
