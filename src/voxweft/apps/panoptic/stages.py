@@ -9,6 +9,7 @@ consensus   the same from Blocks(shared)
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -34,7 +35,6 @@ from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.protocols import ForwardSetting
 from voxweft.ops.activate import Finish
 from voxweft.ops.matching import Rules
-from voxweft.ops.median import Mode
 from voxweft.runner.exports import EXPORTS, write_export
 from voxweft.runner.objects import object_files, write_objects
 
@@ -57,8 +57,6 @@ class Frame:
         What is told apart.
     slab
         Slices that are written at once, of each plane.
-    memory
-        Bytes that buffers may take.
     """
 
     info: VolumeInfo
@@ -184,7 +182,7 @@ def slice_grid(shape: Zyx, divisor: int, tile_yx: tuple[int, int] | None, overla
     >>> slice_grid((5, 700, 900), 32, None, 0.25).patch, slice_grid((5, 700, 900), 32, (256, 256), 0.25).axes[1].starts
     ((1, 704, 928), (0, 192, 384, 448))
     """
-    unit = divisor * COARSE // COARSE if divisor % COARSE == 0 else divisor * COARSE
+    unit = math.lcm(divisor, COARSE)
     axes = [AxisTiles(shape[0], 1, 1, "snap")]
     for n, tile in zip(shape[1:], tile_yx or shape[1:], strict=True):
         extent = _up(n, unit)
@@ -418,6 +416,3 @@ def _around(n: int) -> Zyx:
 
 def _up(n: int, step: int) -> int:
     return -(-n // step) * step
-
-
-__all__ = ["Frame", "Mode", "consensus_stages", "matching_stages", "plane_stage", "stack_stages", "sweep_stage"]
