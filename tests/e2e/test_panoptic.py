@@ -478,3 +478,12 @@ def test_a_mask_is_that_of_the_result_however_small_the_images(tmp_path: Path, v
     done = voxweft("panoptic", "stack", volume, "no.zarr", *flags, "--mask", "other.zarr", code=2)
     assert "other.zarr" in done.stderr
     assert not (tmp_path / "no.zarr").exists()
+
+
+def test_a_stored_plan_is_repeated(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
+    """Tiles, a scale and a box included."""
+    more = ("--patch-size", "32,32", "--image-downsampling", 2, "--roi", "0:40,0:64,2:70")
+    voxweft("panoptic", "ortho", volume, "out.zarr", "-m", FAKE, *EXACT, *more)
+    voxweft("run", "--plan", "out.zarr", "again.zarr")
+    assert np.array_equal(read(tmp_path / "out.zarr"), read(tmp_path / "again.zarr"))
+    assert "OME-Zarr" in voxweft("panoptic", "stack", volume, "out.tif", "-m", FAKE, *EXACT, code=2).stderr

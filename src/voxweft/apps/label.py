@@ -24,12 +24,12 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import Crop
-from voxweft.ops.components import connected
+from voxweft.ops.components import connected, require_components
 from voxweft.ops.join import joined_components, plane_parts
 from voxweft.ops.objects import object_rows
 from voxweft.ops.runs import merged, surface
 from voxweft.runner.execution import Execution
-from voxweft.runner.objects import MEASURES, object_files, object_places, write_objects
+from voxweft.runner.objects import MEASURES, object_places, object_stages
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import Place
 from voxweft.runner.planning import fingerprint_of, follow
@@ -133,6 +133,7 @@ def label(
     array([1, 1, 0, 2], dtype=uint32)
     """
     options, execution = options or LabelOptions(), execution or Execution()
+    require_components()
     volume = open_volume(source, level=options.level)
     _check(volume.info, options)
     if options.roi:
@@ -199,15 +200,6 @@ def _stages(info: VolumeInfo, options: LabelOptions) -> list[Stage]:
     source = (Source(VOLUME, halo_zyx=(1, 1, 1)),)
     common: dict[str, Any] = {"shape_zyx": shape, "region": Box.of(shape), "block_zyx": block, "at_once": AT_ONCE}
     main = Output(spec=spec)
-    place = info.geometry
-    write = Op.of(
-        write_objects,
-        rows=JOIN,
-        shape_zyx=list(shape),
-        voxel_size_zyx=list(place.voxel_size_zyx),
-        unit=place.unit,
-        names={"1": "component"},
-    )
     return [
         Blocks(name="components", op=Op.of(find_components, how=how), sources=source, outputs=(), **common),
         Gather(JOIN, Op.of(join_components, grid=grid, seeds=high is not None, **limits), ("components",)),
@@ -220,7 +212,7 @@ def _stages(info: VolumeInfo, options: LabelOptions) -> list[Stage]:
             tables=(JOIN,),
             **common,
         ),
-        Gather("objects", write, (JOIN, PAINT), tuple(Output(name) for name in object_files())),
+        *object_stages(JOIN, info.geometry, shape, {1: "component"}),
         *level_stages(main, Box.of(shape), PAINT),
     ]
 

@@ -184,6 +184,8 @@ def _swept(
     check_page(report)
     if not model:
         raise RequestError(f"--model is missing: voxweft panoptic {name} INPUT OUTPUT --model M")
+    if target.lower().endswith((".tif", ".tiff")):
+        raise RequestError(f"{target}: the result is an OME-Zarr; give NAME.zarr, and --tiff for a TIFF beside it")
     if name == "image" and panoptic.is_folder_of_images(source, target):
         with Listener(quiet, log_json) as listen:
             done = panoptic.images(source, target, model, options, execution=_recorded(execution), emit=listen)

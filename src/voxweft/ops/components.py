@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import RequestError
+
+
+def require_components() -> None:
+    """Refuse to begin what needs components where they cannot be found.
+
+    Raises
+    ------
+    RequestError
+        If connected-components-3d is not installed.
+    """
+    if find_spec("cc3d") is None:
+        raise RequestError("components need connected-components-3d: pip install 'voxweft[panoptic]'")
 
 
 def connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:
@@ -31,10 +44,9 @@ def connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:
     >>> connected(np.array([[5, 5, 0, 7]]), 4)
     array([[1, 1, 0, 2]], dtype=uint32)
     """
-    try:
-        import cc3d
-    except ImportError as error:
-        raise RequestError("components need connected-components-3d: pip install 'voxweft[panoptic]'") from error
+    require_components()
+    import cc3d
+
     if values.dtype == np.bool_ and (values.ndim < 3 or min(values.shape) < 2):
         values = values.view(np.uint8)  # of bool planes and lines 4.1.1 gives wrong components, or raises
     return np.asarray(cc3d.connected_components(values, connectivity=connectivity, out_dtype=np.uint32))  # type: ignore[call-overload]

@@ -14,13 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.gather import Gathered
-from voxweft.engine.op import Made, gather_op, joined
+from voxweft.engine.op import Made, Op, gather_op, joined
+from voxweft.engine.output import Output
+from voxweft.engine.stage import Gather, Stage
 from voxweft.image.place import Geometry
 from voxweft.ops.runs import merged
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores.url import records_at
 
 CSV, PARQUET = "objects.csv", "objects.parquet"
+OBJECTS = "objects"  # name of the stage
 MEASURES = ("voxels", "start", "stop", "sum", "surface")
 
 
@@ -39,22 +42,34 @@ def object_places(output: str, more: Sequence[str] = ()) -> dict[str, str]:
     return {} if output == IN_MEMORY else {name: f"{base}_{name}" for name in (*object_files(), *more)}
 
 
+def object_stages(
+    rows: str, geometry: Geometry, shape_zyx: Sequence[int], names: Mapping[int, str], sure: str = ""
+) -> list[Stage]:
+    """The stages that make the table of objects of a stage, and its files where they have a place.
+
+    ``rows`` and ``sure`` as for :func:`join_objects`; ``names``: of the classes.
+    """
+    files = tuple(Output(name) for name in object_files())
+    about = {
+        "shape_zyx": list(shape_zyx),
+        "voxel_size_zyx": list(geometry.voxel_size_zyx),
+        "unit": geometry.unit,
+        "names": {str(number): name for number, name in names.items()},
+    }
+    needs = (rows, sure) if sure else (rows,)
+    return [
+        Gather(OBJECTS, Op.of(join_objects, rows=rows, sure=sure), needs),
+        Gather("list", Op.of(list_objects, **about), (OBJECTS,), files),
+    ]
+
+
 @gather_op
-def write_objects(
-    gathered: Gathered,
-    *,
-    rows: str,
-    shape_zyx: Sequence[int],
-    voxel_size_zyx: Sequence[float],
-    unit: str,
-    names: Mapping[str, str],
-    sure: str = "",
-) -> Made:
-    """Join the rows of all blocks of a stage, and write a table of objects.
+def join_objects(gathered: Gathered, *, rows: str, sure: str) -> Made:
+    """Join the rows of all blocks of a stage to one an object.
 
     Rows have "class", "label" and the measures of :func:`voxweft.ops.objects.object_rows`. ``sure`` names a gather
     whose table says of pieces of objects ("class", "object") how sure they are, over how many voxels, and perhaps in
-    which slice they lie.
+    which slice they lie; or "".
     """
     found = joined([table for _, table in gathered.tables(rows) if table])
     empty = np.zeros(0, np.int64)
@@ -64,12 +79,25 @@ def write_objects(
     (of, label), table = merged(keys, {name: found[name] for name in MEASURES} if found else none)
     confidence, n_slices = _sureness(gathered.ledger.table(sure, 0) if sure else {}, of, label)
     slices = np.where(n_slices > 0, n_slices, table["stop"][:, 0] - table["start"][:, 0])
-    made = {"class": of, "label": label, **table, "confidence": confidence, "slices": slices}
-    listed = _columns(made, shape_zyx, Geometry(tuple(voxel_size_zyx), unit), names)  # type: ignore[arg-type]
+    return Made(table={"class": of, "label": label, **table, "confidence": confidence, "slices": slices})
+
+
+@gather_op
+def list_objects(
+    gathered: Gathered,
+    *,
+    shape_zyx: Sequence[int],
+    voxel_size_zyx: Sequence[float],
+    unit: str,
+    names: Mapping[str, str],
+) -> Made:
+    """Write the table of objects for people, and for programs."""
+    table = gathered.ledger.table(OBJECTS, 0)
+    listed = _columns(table, shape_zyx, Geometry(tuple(voxel_size_zyx), unit), names)  # type: ignore[arg-type]
     for name, url in gathered.files.items():
         folder, _, file = url.rpartition("/")
         records_at(folder or ".").put(file, _parquet(listed) if name == PARQUET else _csv(listed))
-    return Made(table=made)
+    return Made()
 
 
 def _columns(

@@ -17,12 +17,12 @@ from voxweft.geometry.box import Box
 from voxweft.image.protocols import Sink, Volume
 from voxweft.image.ref import VolumeRef
 from voxweft.image.views import Crop
+from voxweft.runner.objects import OBJECTS
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_ref, open_sink
 from voxweft.viewer import pictures
 from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
 
-OBJECTS = "objects"
 WINDOW, SHOWN, MARGIN, SMALLEST = 512, 10, 16, 64
 
 

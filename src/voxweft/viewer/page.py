@@ -19,13 +19,14 @@ from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
 from voxweft.model.card import ModelCard
 from voxweft.ops.activate import Finish
+from voxweft.runner.objects import OBJECTS
 from voxweft.runner.opening import Opened
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 from voxweft.stores.url import records_at
 from voxweft.viewer import pictures
 from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
-from voxweft.viewer.objects_page import OBJECTS, objects_page
+from voxweft.viewer.objects_page import objects_page
 from voxweft.viewer.seams import SeamCheck, check_seams
 
 WINDOW, WHOLE = 256, 1600

@@ -37,7 +37,6 @@ from voxweft.apps.panoptic.stages import (
     matching_stages,
     normalization_for,
     plane_stage,
-    slice_grid,
     slice_stages,
     stack_stages,
     sweep_stage,
@@ -51,14 +50,14 @@ from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
-from voxweft.engine.stage import Stage
+from voxweft.engine.stage import Stage, Sweep
 from voxweft.errors import ModelError, RequestError, VolumeError
 from voxweft.geometry.box import Zyx
 from voxweft.image.protocols import Volume
 from voxweft.image.ref import volume_ref
-from voxweft.model.card import ModelCard
 from voxweft.model.protocols import Model
 from voxweft.model.ref import model_ref
+from voxweft.ops.components import require_components
 from voxweft.runner.devices import budget_of, devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.exports import EXPORTS
@@ -201,6 +200,7 @@ def consensus(
 
 
 def _request(output: Any, options: ObjectOptions, execution: Execution | None, emit: Emit) -> Request3D:
+    require_components()
     wanted = tuple(file for name, file in EXPORTS.items() if getattr(options, name))
     return Request3D(output, execution or Execution(), emit, wanted)
 
@@ -282,7 +282,8 @@ def plan_job(
         if options.return_stacks:
             stages += [plane_stage(frame, plane, options, options.max_objects_per_class) for plane in planes]
     request = Request(app, decisive(options), defaults_of(options))
-    inputs = [_input(name, volume, model.card) for name, volume in volumes.items()]
+    patch = next(stage.grid.patch for stage in stages if isinstance(stage, Sweep))
+    inputs = [_input(name, one, patch if name == VOLUME else one.info.chunk_zyx) for name, one in volumes.items()]
     plan = Plan(request, tuple(inputs), (model_ref(model),), tuple(stages), tuple(dict.fromkeys(notes)))
     return plan, volumes
 
@@ -311,10 +312,7 @@ def _is_divided(execution: Execution, workers: Workers) -> bool:
     return workers.kind != "serial" or execution.num_parts > 1 or execution.prepare  # for parts to follow
 
 
-def _input(name: str, volume: Volume, card: ModelCard | None) -> InputRef:
-    patch: Zyx = volume.info.chunk_zyx
-    if card is not None and name == VOLUME:
-        patch = (1, *slice_grid(volume.info.shape_zyx, card.divisor_zyx[1], None, 0.0).patch[1:])
+def _input(name: str, volume: Volume, patch: Zyx) -> InputRef:
     return InputRef(name, volume_ref(volume), fingerprint_of(volume.info, central_patch(volume, patch)[1]))
 
 
@@ -326,7 +324,7 @@ def _run(
     options: Any,
     asked: Request3D,
 ) -> Report:
-    inputs = tuple(_input(name, volume, None) for name, volume in volumes.items())
+    inputs = tuple(_input(name, volume, volume.info.chunk_zyx) for name, volume in volumes.items())
     plan = Plan(Request(app, decisive(options), defaults_of(options)), inputs, (), tuple(stages))
     return _follow(plan, volumes, model, asked, Workers.of(asked.execution, ["cpu"]), "cpu")
 

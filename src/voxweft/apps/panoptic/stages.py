@@ -36,7 +36,7 @@ from voxweft.model.protocols import ForwardSetting
 from voxweft.ops.activate import Finish
 from voxweft.ops.matching import Rules
 from voxweft.runner.exports import EXPORTS, write_export
-from voxweft.runner.objects import object_files, write_objects
+from voxweft.runner.objects import object_stages
 
 PAINT = "paint"
 INNER: Zyx = (16, 64, 64)  # chunks of what is written on the way
@@ -376,17 +376,8 @@ def _painted(
         tables=tables or tuple(name for name in needs if name.startswith("match")),
     )
     place = frame.info.geometry
-    write = Op.of(
-        write_objects,
-        rows=PAINT,
-        shape_zyx=list(spec.shape_zyx),
-        voxel_size_zyx=list(place.voxel_size_zyx),
-        unit=place.unit,
-        names={str(one.number): one.name for one in frame.classes},
-        sure=sure,
-    )
-    files = tuple(Output(name) for name in object_files())
-    stages: list[Stage] = [paint, Gather("objects", write, (PAINT, sure), files)]
+    named = {one.number: one.name for one in frame.classes}
+    stages: list[Stage] = [paint, *object_stages(PAINT, place, spec.shape_zyx, named, sure)]
     for name, file in EXPORTS.items():  # where they are asked for, perhaps by a later call
         export = Op.of(write_export, source=PAINT, voxel_size_zyx=list(place.voxel_size_zyx), unit=place.unit)
         stages.append(Gather(name, export, (PAINT,), (Output(file),)))
