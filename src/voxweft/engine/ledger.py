@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.op import Table
-from voxweft.errors import PlanMismatchError, RunError
+from voxweft.errors import PlanMismatchError, RequestError, RunError
 from voxweft.image.protocols import Records
 
 READ_AT_ONCE = 16  # records, since each may be a request
@@ -57,7 +57,7 @@ class Ledger:
 
         Decided atomically; from then on this ledger belongs to the generation of the plan.
         """
-        mine = uuid.uuid4().hex
+        mine = f"{uuid.uuid4().hex}{zlib.crc32(plan):08x}"
         if self._records.create(PLAN_KEY, HEAD + mine.encode() + b'",' + plan[1:]):
             self.generation = mine
             return plan, True
@@ -163,15 +163,28 @@ class Ledger:
 
 
 def parted(stored: bytes | None) -> tuple[bytes | None, str]:
-    """A stored plan and its generation.
+    """A stored plan and its generation, which ends in the crc32 of the plan.
 
+    Raises
+    ------
+    RequestError
+        If the plan is not as it was stored.
+
+    Examples
+    --------
     >>> parted(b'{"generation":"7f","request":{}}')
     (b'{"request":{}}', '7f')
+    >>> parted(b'{"generation":"' + b"7" * 32 + b'00000000","request":{}}')
+    Traceback (most recent call last):
+    voxweft.errors.RequestError: the plan of this output was damaged after it was stored; give --overwrite to begin anew
     """
     if stored is None or not stored.startswith(HEAD):
         return stored, ""
     generation, _, rest = stored.removeprefix(HEAD).partition(b'",')
-    return b"{" + rest, generation.decode("ascii", "replace")
+    plan, check = b"{" + rest, generation[32:]
+    if check and check != b"%08x" % zlib.crc32(plan):
+        raise RequestError("the plan of this output was damaged after it was stored; give --overwrite to begin anew")
+    return plan, generation.decode("ascii", "replace")
 
 
 def _key(kind: str, stage: str, unit: int) -> str:
