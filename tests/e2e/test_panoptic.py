@@ -210,13 +210,13 @@ def test_killed_at_random_it_gives_the_same_labels(tmp_path: Path, volume: Path,
             command, cwd=tmp_path, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         ) as run:
             try:
-                run.wait(rng.uniform(3.0, 7.0))
+                run.wait(rng.uniform(2.0, 3.5))
             except subprocess.TimeoutExpired:
                 os.killpg(run.pid, signal.SIGKILL)
                 n_killed += 1
         time.sleep(0.05)
     voxweft("panoptic", "ortho", volume, "out.zarr", "-m", slow, *small)
-    assert n_killed > 0
+    assert n_killed > KILLS // 2
     assert np.array_equal(read(tmp_path / "out.zarr"), read(tmp_path / "whole.zarr"))
     assert (tmp_path / "out_objects.csv").read_text() == (tmp_path / "whole_objects.csv").read_text()
 
