@@ -287,6 +287,7 @@ def test_bad_files_are_refused_in_a_line(tmp_path: Path, voxweft: Voxweft) -> No
         ("panoptic stack large.zarr out.zarr -m more.yaml", "std"),
         ("panoptic stack large.zarr out.zarr -m fake://null", "no panoptic network"),
         ("panoptic stack large.zarr out.zarr", "--model is missing"),
+        ("run large.zarr out.zarr --model fake://labels --patch-size 1,16,16", "use voxweft panoptic"),
         ("panoptic match float.zarr out.zarr", "labels are integers"),
         ("panoptic consensus large.zarr small.zarr out.zarr", "one shape"),
         ("panoptic consensus large.zarr out.zarr", "two or three stacks"),

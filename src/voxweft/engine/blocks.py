@@ -17,6 +17,7 @@ from voxweft.engine.opened import OpenedBlocks
 from voxweft.engine.stored import StoredLogits
 from voxweft.engine.totals import Totals
 from voxweft.geometry.box import Box
+from voxweft.image.info import OutputSpec
 from voxweft.image.order import permute_box
 from voxweft.ops.halve import halve
 from voxweft.ops.normalize import moments
@@ -57,18 +58,26 @@ def _computed(
     """The arrays of a block, one an output, and its table: those of its cells, one after the other."""
     stage = opened.stage
     specs = [output.spec for output in stage.outputs if output.spec]
-    arrays = tuple(np.zeros((spec.n_channels, *box.shape), spec.dtype) for spec in specs)
+    arrays: tuple[NDArray[Any], ...] = ()
     tables, given = list[Table](), {"tables": opened.tables} if opened.tables else {}
     for cell, values in _cells(opened, box, totals):
         with totals.timed("compute"):
             made = operation(values, cell, **given, **stage.op.arguments)
-        if made.arrays:
+        if made.arrays and cell.box == box:
+            pairs = zip(made.arrays, specs, strict=True)
+            arrays = tuple(np.ascontiguousarray(array, spec.dtype) for array, spec in pairs)
+        elif made.arrays:
+            arrays = arrays or _zeros(specs, box)
             place = (slice(None), *cell.box.shift(box.start, -1).slices)
             for array, part in zip(arrays, made.arrays, strict=True):
                 array[place] = part
         if made.table:
             tables.append(made.table)
-    return arrays, joined(tables)
+    return arrays or _zeros(specs, box), joined(tables)
+
+
+def _zeros(specs: Sequence[OutputSpec], box: Box) -> tuple[NDArray[Any], ...]:
+    return tuple(np.zeros((spec.n_channels, *box.shape), spec.dtype) for spec in specs)
 
 
 def _cells(opened: OpenedBlocks, box: Box, totals: Totals) -> Iterator[tuple[Cell, list[Values]]]:

@@ -152,6 +152,8 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         raise VolumeError(f"{source.url} is empty: its shape is {source.shape_zyx}")
     cards = [ref.card for ref in models]
     require_alike(cards)
+    if any(card.is_panoptic for card in cards):
+        raise ModelError(f"{cards[0].path} is a panoptic network, whose maps become objects; use voxweft panoptic")
     passes, notes = [], list(source.notes)
     for n, card in enumerate(cards):
         made, remarks = _passes_of(source, card, options, found, n)

@@ -263,6 +263,11 @@ class ModelCard:
             raise ModelError(f"{self.path}: the heads {named} have {found} channels, the model has {self.n_classes}")
 
     @property
+    def is_panoptic(self) -> bool:
+        """Whether it gives maps of centres and offsets, of which whole slices become objects."""
+        return {"ctr_hmp", "offsets"} <= {head.name for head in self.heads}
+
+    @property
     def all_heads(self) -> tuple[Head, ...]:
         """The heads; of a model that names none one head, without a name, of all its channels."""
         return self.heads or (Head("", self.n_classes, self.activation),)

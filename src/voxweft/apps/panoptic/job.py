@@ -42,7 +42,6 @@ from voxweft.apps.panoptic.stages import (
     sweep_stage,
 )
 from voxweft.backends import load_model
-from voxweft.backends.maps import CENTRES, OFFSETS, SEMANTIC
 from voxweft.engine.budget import Budget
 from voxweft.engine.calibrate import central_patch
 from voxweft.engine.events import Emit, Event, silent
@@ -229,7 +228,7 @@ def opened_model(model: Any, options: SliceOptions) -> Model:
         fine_boundaries=options.fine_boundaries,
         use_quantized=options.use_quantized,
     )
-    if tuple(head.name for head in found.card.heads) != (SEMANTIC, CENTRES, OFFSETS):
+    if not found.card.is_panoptic:
         raise ModelError(
             f"{found.card.path} ({found.card.format}) is no panoptic network: it has no maps of centres and offsets.",
             "Give the yaml of an empanada model, or use voxweft run.",
