@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,13 +41,13 @@ class Votes:
     one_view: bool = False
 
 
-def consensus(combinations: Ints, voxels: Ints, votes: Votes) -> Ints:
+def consensus(rows: Ints, voxels: Ints, votes: Votes) -> Ints:
     """The object of each combination, 1 to N without a gap; 0 where there is none.
 
     Parameters
     ----------
-    combinations
-        Objects of the stacks, 0 for none: int64 [n, n_stacks]; every row once.
+    rows
+        Combinations of objects of the stacks, 0 for none: int64 [n, n_stacks]; every row once.
     voxels
         How many voxels have it, int64 [n].
     votes
@@ -59,10 +59,10 @@ def consensus(combinations: Ints, voxels: Ints, votes: Votes) -> Ints:
     >>> consensus(rows, np.array([90, 10, 50]), Votes())
     array([1, 0, 0])
     """
-    n, n_stacks = combinations.shape
+    n, n_stacks = rows.shape
     if not n:
         return np.zeros(0, np.int64)
-    nodes, members = _nodes(combinations)
+    nodes, members = _nodes(rows)
     least = 1 if votes.one_view else n_stacks // 2 + 1
     certain = 0.0 if votes.voxel < least else votes.cluster_iou
     sizes = np.zeros(len(nodes), np.int64)
@@ -70,31 +70,30 @@ def consensus(combinations: Ints, voxels: Ints, votes: Votes) -> Ints:
         np.add.at(sizes, members[:, column][members[:, column] >= 0], voxels[members[:, column] >= 0])
     links = _links(members, voxels, sizes)
     group_of = _connected(len(nodes), [(i, j) for i, j, _, _ in links])
-    rows_of = _rows_by_group(members, group_of)
     links_of: dict[int, list[tuple[int, int, float, int]]] = {}
     for link in links:
         links_of.setdefault(group_of[link[0]], []).append(link)
     nodes_of: dict[int, list[int]] = {}
     for node, group in enumerate(group_of):
         nodes_of.setdefault(group, []).append(node)
+    rows_of = _rows_by_node(members, len(nodes))
     made, following = np.zeros(n, np.int64), 1
     for group, inside in nodes_of.items():
         if len(inside) < least:
             continue
-        rows = rows_of[group]
         clusters = [c for c in _clusters(inside, links_of.get(group, []), certain) if len(c) >= least]
-        results = [_voted(members[rows], cluster, votes.voxel) for cluster in clusters]
-        for result in _joined([r for r in results if r.any()], voxels[rows]):
-            made[rows[result]] = following
+        results = [_voted(rows_of, cluster, votes.voxel) for cluster in clusters]
+        for result in _joined([r for r in results if len(r)], voxels):
+            made[result] = following
             following += 1
     return made
 
 
-def _nodes(combinations: Ints) -> tuple[list[tuple[int, int]], Ints]:
+def _nodes(rows: Ints) -> tuple[list[tuple[int, int]], Ints]:
     """All objects as (stack, label), stack by stack, and the node of each object of each row; -1 for none."""
     nodes: list[tuple[int, int]] = []
-    members = np.full(combinations.shape, -1, np.int64)
-    for stack, labels in enumerate(combinations.T):
+    members = np.full(rows.shape, -1, np.int64)
+    for stack, labels in enumerate(rows.T):
         found, index = np.unique(labels, return_inverse=True)
         base = len(nodes) - int(len(found) > 0 and found[0] == 0)
         nodes += [(stack, int(label)) for label in found if label]
@@ -128,12 +127,12 @@ def _connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
     return [int(k) for k in np.argsort(np.argsort(first))[index]]
 
 
-def _rows_by_group(members: Ints, group_of: list[int]) -> dict[int, Ints]:
-    """The rows in which objects of a group occur; a row has objects of one group only."""
-    groups = np.array(group_of, np.int64)[members.max(axis=1)]
-    order = np.argsort(groups, kind="stable")
-    values, first = np.unique(groups[order], return_index=True)
-    return dict(zip(map(int, values), np.split(order, first[1:]), strict=True))
+def _rows_by_node(members: Ints, n: int) -> list[Ints]:
+    """The rows in which each object occurs."""
+    rows, columns = np.nonzero(members >= 0)
+    nodes = members[rows, columns]
+    order = np.argsort(nodes, kind="stable")
+    return np.split(rows[order], np.searchsorted(nodes[order], np.arange(1, n)))
 
 
 def _clusters(inside: list[int], links: list[tuple[int, int, float, int]], certain: float) -> list[set[int]]:
@@ -173,21 +172,27 @@ def _clusters(inside: list[int], links: list[tuple[int, int, float, int]], certa
     return list(clusters.values())
 
 
-def _voted(members: Ints, cluster: set[int], least: int) -> NDArray[np.bool_]:
+def _voted(rows_of: list[Ints], cluster: set[int], least: int) -> Ints:
     """The rows of which enough objects are in a cluster."""
-    return np.asarray(np.isin(members, list(cluster)).sum(axis=1) >= least)
+    rows, n = np.unique(np.concatenate([rows_of[node] for node in cluster]), return_counts=True)
+    return np.asarray(rows[n >= least])
 
 
-def _joined(results: list[NDArray[np.bool_]], voxels: Ints) -> list[NDArray[np.bool_]]:
-    """Results that overlap as one."""
-    pairs = []
-    for i, one in enumerate(results):
-        for j in range(i):
-            shared = int(voxels[one & results[j]].sum())
-            union = int(voxels[one | results[j]].sum())
-            if shared and (shared / union > OVERLAP_IOU or shared > OVERLAP_VOXELS):
-                pairs.append((j, i))
-    made: dict[int, Any] = {}
-    for number, result in zip(_connected(len(results), pairs), results, strict=True):
-        made[number] = made[number] | result if number in made else result
+def _joined(results: list[Ints], voxels: Ints) -> list[Ints]:
+    """Results, as rows, that overlap as one."""
+    sizes = [int(voxels[rows].sum()) for rows in results]
+    owners: dict[int, list[int]] = {}
+    for number, rows in enumerate(results if len(results) > 1 else []):
+        for row in rows.tolist():
+            owners.setdefault(row, []).append(number)
+    shared: dict[tuple[int, int], int] = {}
+    for row, numbers in owners.items():
+        for pair in combinations(numbers, 2):
+            shared[pair] = shared.get(pair, 0) + int(voxels[row])
+    pairs = [
+        (i, j) for (i, j), n in shared.items() if n > OVERLAP_VOXELS or n / (sizes[i] + sizes[j] - n) > OVERLAP_IOU
+    ]
+    made: dict[int, Ints] = {}
+    for number, rows in zip(_connected(len(results), pairs), results, strict=True):
+        made[number] = np.union1d(made[number], rows) if number in made else rows
     return list(made.values())
