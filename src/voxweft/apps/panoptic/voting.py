@@ -18,7 +18,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.order import inverse
 from voxweft.ops.consensus import Votes, consensus
 from voxweft.ops.filters import large_enough
-from voxweft.ops.runs import Runs, measured, merged
+from voxweft.ops.runs import Runs, looked_up, measured, merged
 
 Ints = NDArray[np.int64]
 
@@ -136,11 +136,10 @@ def voted(
         keys = _joint(columns, sizes)
         order = np.argsort(keys)
         seen = _joint([np.where(s < n, s, 0) for s, n in zip(found, sizes, strict=True)], sizes)
-        # what is looked up is few values: those that occur
-        values, index = np.unique(seen, return_inverse=True)
-        at = np.minimum(np.searchsorted(keys[order], values), max(0, len(keys) - 1))
-        made = np.where(keys[order][at] == values, agreed["object"][inside][order][at], 0) if len(keys) else values * 0
-        yield made[index].reshape(seen.shape)
+        flat = seen.reshape(-1)  # what is looked up is runs, of which there are few
+        begins = np.flatnonzero(np.concatenate([[True], flat[1:] != flat[:-1]]))
+        made = looked_up(flat[begins], keys[order], agreed["object"][inside][order])
+        yield np.repeat(made, np.diff(begins, append=len(flat))).reshape(seen.shape)
 
 
 def _joint(columns: Sequence[NDArray[Any]], sizes: Sequence[int]) -> Ints:
