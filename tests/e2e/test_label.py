@@ -63,12 +63,15 @@ def test_parts_workers_and_the_table(tmp_path: Path, mask: Any, voxweft: Voxweft
 
 def test_killed_and_continued(tmp_path: Path, mask: Any, voxweft: Voxweft) -> None:
     command = [sys.executable, "-m", "voxweft", "label", "mask.zarr", "out.zarr", *FLAGS, "-q"]
+    n_killed = 0
     for seconds in (1.5, 2.2, 2.8):
         with subprocess.Popen(command, cwd=tmp_path, start_new_session=True) as run:
             try:
                 run.wait(seconds)
             except subprocess.TimeoutExpired:
                 os.killpg(run.pid, signal.SIGKILL)
+                n_killed += 1
+    assert n_killed > 0
     voxweft("label", "mask.zarr", "out.zarr", *FLAGS)
     voxweft("label", "mask.zarr", "whole.zarr", *FLAGS)
     assert np.array_equal(read(tmp_path / "out.zarr"), read(tmp_path / "whole.zarr"))
@@ -82,5 +85,7 @@ def test_probabilities_of_a_run_become_objects(tmp_path: Path, voxweft: Voxweft)
     likely, found = read(tmp_path / "likely.zarr"), read(tmp_path / "objects.zarr")
     assert not found[likely < 140].any()
     assert set(np.unique(found[likely >= 200])) >= set(np.unique(found[found > 0]))
+    voxweft("label", "likely.zarr", "quiet.zarr", "--threshold", 140, "-q", "--report", "page.html")
+    assert "The largest" in (tmp_path / "page.html").read_text()
     page = (tmp_path / "objects.zarr.voxweft" / "report.html").read_text()
     assert "The largest" in page

@@ -18,10 +18,10 @@ import zarr
 
 import voxweft
 from conftest import Voxweft
+from slicestacks import same_objects
 from voxweft.apps import panoptic
 from voxweft.apps.panoptic.options import ImageJob, MatchJob, OrthoJob, StackJob
 from voxweft.errors import ModelError, RequestError
-from voxweft.runner.execution import Execution
 
 pytest.importorskip("cc3d")
 KILLS = int(os.environ.get("VOXWEFT_KILLS", "3"))
@@ -117,11 +117,6 @@ def test_a_plane_is_the_stack_of_a_turned_volume(plane: str) -> None:
         found.append(sink.read(voxweft.Box.of(values.shape))[0])
     assert np.array_equal(found[0].transpose(order) > 0, found[1] > 0)
     assert same_objects(found[0].transpose(order), found[1])
-
-
-def same_objects(a: Any, b: Any) -> bool:
-    pairs = np.unique(np.stack([a.ravel(), b.ravel()]).astype(np.int64), axis=1)
-    return len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1]))
 
 
 def test_lone_objects_come_back_as_they_are() -> None:
@@ -355,8 +350,6 @@ def test_a_lost_chunk_is_noticed_and_made_again(tmp_path: Path, volume: Path, vo
 def test_python_refuses_what_the_command_refuses() -> None:
     with pytest.raises(RequestError, match="odd number"):
         StackJob(median_filter_size=2)
-    with pytest.raises(RequestError, match="part-id"):
-        Execution(part_id=1)
 
 
 def test_several_classes_have_arrays_of_their_own(tmp_path: Path, voxweft: Voxweft) -> None:
@@ -408,6 +401,10 @@ def test_parameters_are_tried_in_a_picture(tmp_path: Path, volume: Path, voxweft
     assert done.stderr.count("objects") == 12
     with Image.open(tmp_path / "sheet.png") as sheet:
         assert sheet.width > 4 * 72
+    both = ("--grid", "semantic-only=false,true", "--slices", "20", "--accept-labels")
+    done = voxweft("panoptic", "image", volume, "both.png", "-m", FAKE, *both)
+    counts = [int(line.rpartition(": ")[2].split()[0]) for line in done.stderr.splitlines() if "objects" in line]
+    assert counts[0] > counts[1] == 1
     for words, said in (
         ("--grid colour=1", "image-downsampling"),
         ("--grid confidence-thr=many", "no value"),
@@ -434,6 +431,9 @@ def test_other_formats(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:
     assert np.array_equal(tifffile.imread(tmp_path / "out_labels.tif"), labels)
     chunk = tmp_path / "out_precomputed" / "full" / "0-64_0-64_0-40"
     assert np.array_equal(np.fromfile(chunk, "<u4").reshape(40, 64, 64), labels[:, :, :64])
+    more = ("--min-size", 10**6, "--overwrite", "--precomputed")  # nothing is that large, and nothing old must stay
+    voxweft("panoptic", "stack", volume, "out.zarr", "-m", FAKE, *EXACT[:2], "--median", "plain", *more)
+    assert not [*(tmp_path / "out_precomputed" / "full").iterdir()]
     parquet = pytest.importorskip("pyarrow.parquet")
     table = parquet.read_table(tmp_path / "out_objects.parquet").to_pydict()
     assert [str(n) for n in table["id"]] == [row["id"] for row in objects(tmp_path / "out_objects.csv")]
@@ -463,6 +463,9 @@ def test_a_folder_of_images_each_of_its_own_size(tmp_path: Path, voxweft: Voxwef
         "panoptic", "image", "images", "results", "-m", FAKE, "--accept-labels", "--intensity-range", "0,255", code=1
     )
     assert "d.png is a picture of colours" in done.stderr
+    done = voxweft("panoptic", "image", "images", "other", "-m", FAKE, "--estimate", code=2)
+    assert "folder of images" in done.stderr
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_mask_is_that_of_the_result_however_small_the_images(tmp_path: Path, volume: Path, voxweft: Voxweft) -> None:

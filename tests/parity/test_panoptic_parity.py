@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 import voxweft
+from slicestacks import group_all, overlaps_of, pieces_of, same_objects
 from voxweft.apps import panoptic
 from voxweft.apps.panoptic.options import ConsensusJob, MatchJob
 from voxweft.apps.panoptic.slices import SliceRules, objects_of, probabilities
 from voxweft.ops.centres import find_centres
 from voxweft.ops.consensus import Votes, consensus
-from voxweft.ops.grouping import group_all
-from voxweft.ops.matching import Rules, overlaps_of, pieces_of, track_backward, track_forward
+from voxweft.ops.matching import Rules, track_backward, track_forward
 from voxweft.ops.median import RunningMedian
 from voxweft.ops.merging import merge_instances, split_connected
 
@@ -105,12 +105,6 @@ def test_matching_of_odd_sequences(golden: Any) -> None:
         forward, backward = tracked(case[f"{name}__in"].astype(np.int64), 1000)
         assert np.array_equal(forward, case[f"{name}__forward"]), name
         assert np.array_equal(backward, case[f"{name}__backward"]), name
-
-
-def same_objects(a: Any, b: Any) -> bool:
-    """Whether two label arrays differ in nothing but numbers."""
-    pairs = np.unique(np.stack([a.ravel(), b.ravel()]).astype(np.int64), axis=1)
-    return len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1]))
 
 
 def test_consensus_of_odd_stacks(golden: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 import voxweft
+from slicestacks import overlaps_of, pieces_of, same_objects
 from voxweft.apps import label as app
 from voxweft.apps.label import LabelOptions, label
 from voxweft.geometry.box import Box
@@ -19,7 +19,7 @@ from voxweft.ops.components import connected, keep_largest
 from voxweft.ops.consensus import Votes, consensus
 from voxweft.ops.grouping import group_pixels
 from voxweft.ops.holes import fill_holes
-from voxweft.ops.matching import Rules, overlaps_of, pieces_of, track_backward, track_forward
+from voxweft.ops.matching import Rules, track_backward, track_forward
 from voxweft.ops.median import RunningMedian
 from voxweft.ops.objects import dilated, eroded
 from voxweft.ops.runs import Runs, looked_up, measured, merged
@@ -47,11 +47,6 @@ def tracked(stack: Any, rules: Rules) -> Any:
         lo, hi = pieces.first[z : z + 2]
         made[z] = looked_up(stack[z], values[lo:hi], labels[lo:hi])
     return made
-
-
-def same_objects(a: Any, b: Any) -> bool:
-    pairs = np.unique(np.stack([a.ravel(), b.ravel()]).astype(np.int64), axis=1)
-    return len(pairs[0]) == len(set(pairs[0])) == len(set(pairs[1]))
 
 
 @given(slices, st.integers(0, 2**31), st.integers(0, 2))
@@ -146,8 +141,7 @@ def test_slices_of_a_volume_have_the_tables_of_the_whole(seed: int) -> None:
 
 
 @given(st.integers(0, 2**31), st.booleans())
-def test_a_consensus_needs_no_order(seed: int, one_view: bool) -> None:
-    """Numbers of objects may be exchanged; a voxel on which all stacks agree is always in an object."""
+def test_a_consensus_is_numbered_without_a_gap_and_of_two_votes(seed: int, one_view: bool) -> None:
     rng = np.random.default_rng(seed)
     rows = np.unique(rng.integers(0, 4, (12, 3)), axis=0)
     rows = rows[rows.any(axis=1)]
@@ -226,8 +220,3 @@ def test_erosion_and_dilation_of_one_object(seed: int, n: int) -> None:
     cross = ndimage.generate_binary_structure(3, 1)
     assert np.array_equal(eroded(labels.astype(int), n) > 0, ndimage.binary_erosion(labels, cross, n, border_value=1))
     assert np.array_equal(dilated((~labels).astype(int), n) > 0, ndimage.binary_dilation(~labels, cross, n))
-
-
-def test_pieces_keep_their_numbers() -> None:
-    pieces, values = pieces_of(np.array([[[4, 0, 9]], [[2, 2, 0]]]))
-    assert replace(pieces, number=values).number.tolist() == [4, 9, 2]

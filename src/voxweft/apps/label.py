@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.fields import Options, decisive, defaults_of, like, option, parse_size, size_problems, unknown
 from voxweft.engine.gather import Gathered
-from voxweft.engine.ledger import Ledger
 from voxweft.engine.op import Cell, Made, Op, Table, block_op, gather_op
 from voxweft.engine.options import RegionOptions, StorageOptions
 from voxweft.engine.output import Output, Source
@@ -25,18 +24,17 @@ from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import Crop
 from voxweft.ops.components import connected, require_components
+from voxweft.ops.filters import within_limits
 from voxweft.ops.join import joined_components, plane_parts
 from voxweft.ops.objects import object_rows
 from voxweft.ops.runs import merged, surface
 from voxweft.runner.execution import Execution
 from voxweft.runner.objects import MEASURES, object_places, object_stages
 from voxweft.runner.opening import Opened
-from voxweft.runner.place import Place
-from voxweft.runner.planning import fingerprint_of, follow
-from voxweft.runner.records import check_output
-from voxweft.runner.run import run_plan
+from voxweft.runner.planning import fingerprint_of
+from voxweft.runner.run import run_job
 from voxweft.runner.workers import Workers
-from voxweft.stores import open_sink, open_volume
+from voxweft.stores import open_volume
 
 BLOCK = 256
 AT_ONCE = 2
@@ -145,12 +143,7 @@ def label(
         (),
         tuple(_stages(info, options)),
     )
-    sink = open_sink(output)
-    check_output(sink, execution)
-    opened = Opened(plan, {VOLUME: volume})
-    if not execution.overwrite and (stored := Ledger(sink.records).plan()):
-        opened = follow(Plan.from_json(stored), opened, "cpu")
-    return run_plan(opened, Place.of(sink, object_places(sink.url)), workers, execution, emit)
+    return run_job(Opened(plan, {VOLUME: volume}), output, object_places, workers, execution, emit)
 
 
 def _check(info: VolumeInfo, options: LabelOptions) -> None:
@@ -270,8 +263,7 @@ def join_components(
     at = np.concatenate([base + table["label"] - 1 for base, table in zip(first, tables, strict=False)])
     measures = {n: np.concatenate([t[n] for t in tables]) for n in (*MEASURES, "seeds")}
     (found,), table = merged([whole[at]], measures)
-    kept = (table["voxels"] >= max(1, min_size)) & (table["voxels"] <= (max_size or np.iinfo(np.int64).max))
-    kept &= (table["stop"] - table["start"]).min(axis=1, initial=1 << 40) >= min_extent
+    kept = within_limits(table, min_size, min_extent, max_size)
     if seeds:
         kept &= table["seeds"] > 0
     number = np.zeros(int(whole.max(initial=-1)) + 1, np.int64)

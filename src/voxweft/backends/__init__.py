@@ -8,6 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from voxweft.backends.described import description_of
 from voxweft.backends.hub import SCHEMES, fetch
 from voxweft.backends.loaded import LoadedModel
 from voxweft.errors import ModelError, RequestError, VoxweftError, first_line
@@ -119,7 +120,7 @@ def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
     path = BUILT_IN.get(url) or local(url)  # a folder of that name does not hide a bundled model
     path = _checkpoint_in(path) if path.is_dir() and not _plans_near(path) else path
     if path.suffix in DESCRIBED or not path.exists():
-        path = import_module("voxweft.backends.panoptic").description_of(path) or path
+        path = description_of(path) or path
     try:
         backend = _format_of(path, url)
         needed = {k: v for k, v in arguments.items() if k in TAKES.get(backend, ())}
@@ -139,7 +140,7 @@ def looks_like_a_model(url: str) -> bool:
     path = local(url)
     if url in BUILT_IN or url.startswith(("fake://", "hf://")) or path.suffix in FILES or _plans_near(path):
         return True
-    if import_module("voxweft.backends.panoptic").description_of(path):
+    if description_of(path):
         return True
     return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())
 
@@ -165,7 +166,7 @@ def _format_of(path: Path, url: str) -> str:
     """The backend for a file or folder."""
     if not path.exists():
         raise ModelError(f"{url}: no model lies there")
-    if path.suffix in (".yaml", ".yml") and import_module("voxweft.backends.panoptic").description_of(path):
+    if path.suffix in (".yaml", ".yml") and description_of(path):
         return "panoptic"
     if path.is_dir():
         if _plans_near(path):

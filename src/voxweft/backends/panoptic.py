@@ -20,13 +20,13 @@ import torch
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from voxweft.backends.described import REGISTRY, description_of
 from voxweft.backends.maps import CENTRES, COARSE, OFFSETS, SEMANTIC, PanopticModel, maps_of
 from voxweft.errors import ModelError, first_line
 from voxweft.foreign import checked, local, small_file
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import Head
 
-REGISTRY = Path("~/.empanada")
 SMALLEST_PADDING = 16
 DOWNLOAD_S = 60
 
@@ -57,22 +57,6 @@ class Description(BaseModel):
         if unknown := set(self.thing_list) - set(self.labels):
             raise ValueError(f"thing_list has {sorted(unknown)}, which labels {self.labels} do not have")
         return self
-
-
-def description_of(path: Path) -> Path | None:
-    """The yaml that describes a model at a path, or that a name of the registry stands for; None: there is none."""
-    if path.suffix in (".yaml", ".yml") and path.is_file():
-        return path if b"padding_factor" in path.read_bytes()[:100_000] else None
-    beside = path.with_suffix(".yaml")
-    if path.suffix in (".pth", ".pt") and beside.is_file() and b"padding_factor" in beside.read_bytes()[:100_000]:
-        return beside
-    named = REGISTRY.expanduser() / "configs" / f"{path.name}.yaml"
-    return named if not path.exists() and path.parent == Path() and named.is_file() else None
-
-
-def registered() -> tuple[str, ...]:
-    """The names of the registry."""
-    return tuple(sorted(p.stem for p in (REGISTRY.expanduser() / "configs").glob("*.yaml")))
 
 
 def load(

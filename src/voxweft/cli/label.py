@@ -10,7 +10,7 @@ import typer
 from voxweft.apps.label import LabelOptions
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd
-from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, summary
+from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, tell
 from voxweft.runner.execution import Execution
 
 app = typer.Typer()
@@ -36,8 +36,7 @@ def label(
     execution = replace(execution, command=command_line())
     with Listener(quiet, log_json) as listen:
         result = job.label(source, target, labeloptions, execution=execution, emit=listen)
-    if not quiet:
-        summary(result, report, unit="blocks")
+    tell(result, quiet, report, unit="blocks")
 
 
 FRONT_END = FrontEnd(

@@ -10,7 +10,7 @@ import typer
 from voxweft.apps.panoptic.options import ConsensusJob, ImageJob, MatchJob, OrthoJob, StackJob
 from voxweft.cli.flags import own_names, with_options
 from voxweft.cli.front_end import Division, FrontEnd
-from voxweft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, summary, table
+from voxweft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, table, tell
 from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
 
@@ -143,7 +143,7 @@ def match(
     check_page(report)
     with Listener(quiet, log_json) as listen:
         result = panoptic.match(source, target, matchjob, execution=_recorded(execution), emit=listen)
-    _tell(result, quiet, report)
+    tell(result, quiet, report)
 
 
 @app.command("consensus")
@@ -168,7 +168,7 @@ def consensus(
         result = panoptic.consensus(
             sources[:-1], sources[-1], consensusjob, execution=_recorded(execution), emit=listen
         )
-    _tell(result, quiet, report)
+    tell(result, quiet, report)
 
 
 def _swept(
@@ -187,6 +187,8 @@ def _swept(
     if target.lower().endswith((".tif", ".tiff")):
         raise RequestError(f"{target}: the result is an OME-Zarr; give NAME.zarr, and --tiff for a TIFF beside it")
     if name == "image" and panoptic.is_folder_of_images(source, target):
+        if estimate or report:
+            raise RequestError(f"{source} is a folder of images: --estimate and --report go with one of them")
         with Listener(quiet, log_json) as listen:
             done = panoptic.images(source, target, model, options, execution=_recorded(execution), emit=listen)
         if not quiet:
@@ -200,20 +202,11 @@ def _swept(
     with Listener(quiet, log_json) as listen:
         job = getattr(panoptic, name)
         result = job(source, target, model, options, execution=_recorded(execution), emit=listen)
-    _tell(result, quiet, report)
+    tell(result, quiet, report)
 
 
 def _recorded(execution: Execution) -> Execution:
     return replace(execution, command=command_line())
-
-
-def _tell(result: Any, quiet: bool, report: str) -> None:
-    if not quiet:
-        summary(result, report)
-    elif report and result.status == "complete":
-        from voxweft.viewer.page import save_report
-
-        save_report(result.output, report)
 
 
 _SWEPT = Division({"source": "INPUT", "target": "OUTPUT", "model": "--model"}, "target", prepares=True, reduces=True)

@@ -19,10 +19,9 @@ from voxweft.cli.show import (
     check_page,
     command_line,
     show_forecast,
-    summary,
+    tell,
 )
 from voxweft.engine.options import RunOptions
-from voxweft.engine.part import State
 from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
 
@@ -69,12 +68,7 @@ def run(
             ]:
                 raise RequestError(*problems)
             result = job.run(source, target, model, options, execution=execution, emit=listen)
-    if not quiet:
-        summary(result, report)
-    elif report and result.status == State.COMPLETE:
-        from voxweft.viewer.page import save_report
-
-        save_report(result.output, report)
+    tell(result, quiet, report)
 
 
 @app.command("plan")

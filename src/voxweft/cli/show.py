@@ -66,6 +66,16 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
         say(f"report: {page}")
 
 
+def tell(result: Any, quiet: bool, report_to: str = "", unit: str = "slabs") -> None:
+    """The summary of a run; where it is to be quiet nothing, but report.html where a place for it was given."""
+    if not quiet:
+        summary(result, report_to, unit)
+    elif report_to and result.status == State.COMPLETE:
+        from voxweft.viewer.page import save_report
+
+        save_report(result.output, report_to)
+
+
 def command_line() -> str:
     """The command line as it can be repeated, for the record; secrets are left out."""
     words = ["voxweft", *sys.argv[1:]]

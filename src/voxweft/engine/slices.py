@@ -70,7 +70,7 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
 
     stage, totals, spec = opened.stage, commit.totals, opened.stage.slices
     if spec is None:
-        return
+        raise RunError(f"stage {stage.name} does not say how its slices become labels")
     made = stage.swept(units)
     box, maps = stage.source_box(made), SliceMaps(stage)
     _, height, width = stage.columns.shape
@@ -164,10 +164,7 @@ class SliceMaps:
         """The maps of a patch, one after the other in a row: float32 [n]."""
         values, at = logits.cpu().numpy(), 0
         if not np.isfinite(values.sum()):
-            raise RunError(
-                f"the network returned NaN or Inf for slice {tile.box.start[0]}",
-                "Look at the input there, or use --precision fp32.",
-            )
+            raise RunError(f"the network returned NaN or Inf for slice {tile.box.start[0]}", "Look at the input there.")
         for n, one in enumerate(self._maps):
             side_y, side_x = (p * one.up // one.down for p in self._grid.patch[1:])
             end = at + one.n_channels * side_y * side_x

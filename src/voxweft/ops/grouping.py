@@ -46,10 +46,3 @@ def group_pixels(
         tied = distances[:, 0] == distances[:, 1]
         found = np.where(tied, found.min(axis=1), found[:, 0])
     return np.asarray(found, np.int64).reshape(-1) + 1
-
-
-def group_all(offsets: NDArray[Any], centres: NDArray[np.int64], step: int = 1) -> NDArray[np.int64]:
-    """:func:`group_pixels` for every pixel of a map: int64 [Y, X]."""
-    _, height, width = offsets.shape
-    pixels = np.indices((height, width)).reshape(2, -1).T
-    return group_pixels(pixels, offsets, centres, step).reshape(height, width)

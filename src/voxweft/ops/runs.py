@@ -114,6 +114,18 @@ def merged(keys: Sequence[Ints], table: Mapping[str, NDArray[Any]]) -> tuple[lis
     return [key[order][first] for key in keys], made
 
 
+def rows_of(keys: Ints, wanted: Ints) -> tuple[Ints, NDArray[np.bool_]]:
+    """Where each wanted key stands among ascending keys, and whether it is there at all; where not the place is any.
+
+    >>> rows_of(np.array([2, 5, 9]), np.array([9, 3]))
+    (array([2, 1]), array([ True, False]))
+    """
+    if not len(keys):
+        return np.zeros(len(wanted), np.int64), np.zeros(len(wanted), np.bool_)
+    at = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return at, np.asarray(keys[at] == wanted)
+
+
 def looked_up(labels: NDArray[Any], keys: Ints, targets: Ints) -> Ints:
     """What labels become: the target of the key that each equals, 0 where there is none.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,12 @@ from voxweft.engine.opened import Readable
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.place import Geometry
+from voxweft.image.units import METERS
 from voxweft.stores.url import local_path
 
 EXPORTS = {"tiff": "labels.tif", "precomputed": "precomputed"}
 """Options and the files that they ask for."""
 PLANES, CHUNK = 64, 64
-NANOMETRES = {"nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "angstrom": 0.1}
 
 
 @gather_op
@@ -35,7 +36,7 @@ def write_export(gathered: Gathered, *, source: str, voxel_size_zyx: Sequence[fl
 
 
 def write_tiff(source: Readable, path: Path, place: Geometry) -> None:
-    """Labels as an ImageJ-like stack of pages, BigTIFF where they are many; plane by plane."""
+    """Labels as an OME-TIFF (BigTIFF), plane by plane."""
     try:
         import tifffile
     except ImportError as error:
@@ -54,9 +55,14 @@ def write_tiff(source: Readable, path: Path, place: Geometry) -> None:
 
 
 def write_precomputed(source: Readable, folder: Path, place: Geometry) -> None:
-    """Labels as a neuroglancer volume "precomputed": ``info`` and raw chunks of 64 voxels a side, x fastest."""
+    """Labels as a neuroglancer volume "precomputed": ``info`` and raw chunks of 64 voxels a side, x fastest.
+
+    It takes the place of what lay there when it is whole.
+    """
+    temporary = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
     z, y, x = source.shape_zyx
-    nm = NANOMETRES.get(place.unit, 1.0)
+    nm = METERS[place.unit] / METERS["nanometer"] if place.unit in METERS else 1.0
     key = "full"
     scale = {
         "key": key,
@@ -67,7 +73,7 @@ def write_precomputed(source: Readable, folder: Path, place: Geometry) -> None:
         "encoding": "raw",
     }
     info = {"@type": "neuroglancer_multiscale_volume", "type": "segmentation", "data_type": "uint32"}
-    (folder / key).mkdir(parents=True, exist_ok=True)
+    (temporary / key).mkdir(parents=True)
     for box in Box.of((z, y, x)).cells((CHUNK,) * 3):
         cell = box & Box.of((z, y, x))
         values = source.read(cell)
@@ -75,8 +81,10 @@ def write_precomputed(source: Readable, folder: Path, place: Geometry) -> None:
             continue  # what is missing is background
         sides = zip(reversed(cell.start), reversed(cell.stop), strict=True)
         name = "_".join(f"{a}-{b}" for a, b in sides)
-        (folder / key / name).write_bytes(np.ascontiguousarray(values[0], "<u4").tobytes())
-    (folder / "info").write_text(json.dumps(info | {"num_channels": 1, "scales": [scale]}), encoding="utf-8")
+        (temporary / key / name).write_bytes(np.ascontiguousarray(values[0], "<u4").tobytes())
+    (temporary / "info").write_text(json.dumps(info | {"num_channels": 1, "scales": [scale]}), encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)
 
 
 def _slabs(source: Readable) -> Iterator[NDArray[Any]]:

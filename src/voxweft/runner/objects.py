@@ -14,16 +14,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.gather import Gathered
-from voxweft.engine.op import Made, Op, gather_op, joined
+from voxweft.engine.op import Made, Op, Table, gather_op, joined
 from voxweft.engine.output import Output
 from voxweft.engine.stage import Gather, Stage
 from voxweft.image.place import Geometry
-from voxweft.ops.runs import merged
+from voxweft.ops.runs import merged, rows_of
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores.url import records_at
 
 CSV, PARQUET = "objects.csv", "objects.parquet"
 OBJECTS = "objects"  # name of the stage
+WIDE = 40  # bits of the number of an object, where its class stands before it
 MEASURES = ("voxels", "start", "stop", "sum", "surface")
 
 
@@ -77,7 +78,8 @@ def join_objects(gathered: Gathered, *, rows: str, sure: str) -> Made:
     sides = np.zeros((0, 3), np.int64)
     none = {name: sides if name in ("start", "stop", "sum") else empty for name in MEASURES}
     (of, label), table = merged(keys, {name: found[name] for name in MEASURES} if found else none)
-    confidence, n_slices = _sureness(gathered.ledger.table(sure, 0) if sure else {}, of, label)
+    pieces = gathered.ledger.table(sure, 0) if sure else {}
+    confidence, n_slices = mean_confidence(pieces, of, label), _n_slices(pieces, of, label)
     slices = np.where(n_slices > 0, n_slices, table["stop"][:, 0] - table["start"][:, 0])
     return Made(table={"class": of, "label": label, **table, "confidence": confidence, "slices": slices})
 
@@ -145,34 +147,34 @@ def _parquet(columns: Mapping[str, Sequence[Any]]) -> bytes:
     return data.getvalue()
 
 
-def _sureness(
-    table: Mapping[str, NDArray[Any]], of: NDArray[Any], label: NDArray[Any]
-) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-    """Mean confidence of objects, NaN where none is known, and in how many slices they lie, 0 where that is unknown."""
-    sure, slices = np.full(len(of), np.nan), np.zeros(len(of), np.int64)
-    if not table or not len(of):
-        return sure, slices
-    inside = table["object"] > 0
-    wanted = of << 40 | label
-    for kind in ("confidence", "z"):
-        if kind not in table:
-            continue
-        known = inside & np.isfinite(table[kind])
-        keys = table["class"][known] << 40 | table["object"][known]
-        if kind == "z":
-            (keys, _), _ = merged([keys, table["z"][known]], {})
-            (found,), sums = merged([keys], {"n": np.ones(len(keys), np.int64)})
-            values = sums["n"]
-        else:
-            n = table["voxels"][known].astype(np.float64)
-            (found,), sums = merged([keys], {"n": n, "sure": n * table["confidence"][known]})
-            values = sums["sure"] / np.maximum(sums["n"], 1) if len(found) else sums["sure"]
-        if not len(found):
-            continue
-        at = np.minimum(np.searchsorted(found, wanted), len(found) - 1)
-        hit = found[at] == wanted
-        (slices if kind == "z" else sure)[hit] = values[at[hit]]
-    return sure, slices
+def mean_confidence(table: Table, of: NDArray[Any], label: NDArray[Any]) -> NDArray[np.float64]:
+    """How sure objects are, by the table of a matching: the mean over the voxels of their pieces; NaN where unknown."""
+    found = np.full(len(of), np.nan)
+    if "confidence" not in table:
+        return found
+    known = np.isfinite(table["confidence"]) & (table["object"] > 0)
+    n = table["voxels"][known].astype(np.float64)
+    (keys,), sums = merged([_keys(table, known)], {"n": n, "sure": n * table["confidence"][known]})
+    at, there = rows_of(keys, of << WIDE | label)
+    found[there] = sums["sure"][at[there]] / sums["n"][at[there]]
+    return found
+
+
+def _n_slices(table: Table, of: NDArray[Any], label: NDArray[Any]) -> NDArray[np.int64]:
+    """In how many slices objects lie; 0 where the table does not say."""
+    found = np.zeros(len(of), np.int64)
+    if "z" in table:
+        known = table["object"] > 0
+        (keys, _), _ = merged([_keys(table, known), table["z"][known]], {})
+        keys, n = np.unique(keys, return_counts=True)
+        at, there = rows_of(keys, of << WIDE | label)
+        found[there] = n[at[there]]
+    return found
+
+
+def _keys(table: Table, known: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Class and object of rows as one number."""
+    return np.asarray(table["class"][known] << WIDE | table["object"][known], np.int64)
 
 
 def _short(unit: str) -> str:

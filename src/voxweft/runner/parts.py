@@ -165,8 +165,7 @@ class SharedParts:
         self._generation = place.generation
         self._workers, self._call, self._emit = workers, uuid.uuid4().hex[:12], emit
         self._units: list[range] = []
-        stages = (s for s in plan.stages if not isinstance(s, Sweep))
-        self._operations = tuple(find_op(s.op, "block" if s.kind == "blocks" else "gather") for s in stages)
+        self._operations = tuple(_operations_of(plan))
 
     def task(self, units: range) -> PartTask:
         """A further part."""
@@ -202,6 +201,15 @@ class SharedParts:
         n_done = len(self._ledger.done(self._stage.name))
         data = {"stage": self._stage.name, "n_done": n_done, "n_units": self._stage.n_units}
         self._emit(Event("progress", self._stage.noun, data))
+
+
+def _operations_of(plan: Plan) -> Iterator[Callable[..., Any]]:
+    """The functions that a plan names."""
+    for stage in plan.stages:
+        if not isinstance(stage, Sweep):
+            yield find_op(stage.op, "block" if stage.kind == "blocks" else "gather")
+        elif stage.slices:
+            yield find_op(stage.slices.op, "slice")
 
 
 def with_absolute_paths(plan: Plan) -> Plan:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,9 +22,10 @@ from voxweft.runner.opening import Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
 from voxweft.runner.place import IN_MEMORY, Place
 from voxweft.runner.planning import follow
-from voxweft.runner.records import provenance, require_apart
+from voxweft.runner.records import check_output, provenance, require_apart
 from voxweft.runner.verify import strike_lost
 from voxweft.runner.workers import Workers
+from voxweft.stores import open_sink
 
 LOST = "files of finished units were gone, which are computed again: {}"
 
@@ -75,6 +76,26 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
             raise outcome.failures.popitem()[1]
         raise _failure(outcome.failures, len(outcome.records))
     return report
+
+
+def run_job(
+    opened: Opened,
+    output: Any,
+    files: Callable[[str], Mapping[str, str]],
+    workers: Workers,
+    execution: Execution,
+    emit: Emit,
+) -> Report:
+    """Run a plan into an output that may hold a part of it already, or refuse another one's; as :func:`run_plan`.
+
+    ``files``: of the URL of the output, where each file of the plan is to be written.
+    """
+    main = next(o.spec for s in opened.plan.stages for o in s.outputs if o.spec and not o.name)
+    sink = open_sink(output, layout=main.layout, order=main.order)
+    check_output(sink, execution)
+    if not execution.overwrite and (stored := Ledger(sink.records).plan()):
+        opened = follow(Plan.from_json(stored), opened, workers.devices[0])
+    return run_plan(opened, Place.of(sink, files(sink.url)), workers, execution, emit)
 
 
 def store_or_follow(opened: Opened, place: Place, device: str, emit: Emit) -> tuple[Opened, Ledger, bool]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Iterable
 from pathlib import Path
@@ -26,8 +27,6 @@ def save_sheet(trials: Iterable[Any], path: str) -> str:
     RequestError
         If the name does not end in .png, or the folder is not there.
     """
-    import io
-
     place = Path(path)
     check_sheet(path)
     rows: dict[int, list[Image.Image]] = {}
@@ -60,10 +59,9 @@ def check_sheet(path: str) -> None:
 
 def _cell(trial: Any) -> Image.Image:
     """One slice with its objects, and below it what was tried."""
-    colours = pictures.palette(1024)
     numbers = np.unique(trial.labels, return_inverse=True)[1].reshape(trial.labels.shape)
     labels = np.where(trial.labels > 0, np.maximum(numbers, 1), 0)
-    tint = colours[np.where(labels > 0, 1 + labels % 1023, 0)]
+    tint = pictures.object_colours(labels)
     edges = _edges(labels)[..., None]
     alpha = np.where(edges, 1.0, 0.3 * (labels > 0)[..., None])
     rgb = (pictures.grey(trial.image).astype(np.float32) * (1 - alpha) + tint * alpha).astype(np.uint8)

@@ -110,8 +110,7 @@ def _picture(sink: Sink, image: Volume | None, box: Box, axis: int, only: int = 
     """A plane with its objects in colours, or one of them."""
     labels = sink.read(box)[0].take(0, axis).astype(np.int64)
     labels = np.where(labels == only, labels, 0) if only else labels
-    colours = pictures.palette(1024)
-    tint = colours[np.where(labels > 0, 1 + labels % 1023, 0)]
+    tint = pictures.object_colours(labels)
     if image is None:
         return tint.astype(np.uint8)
     try:

@@ -72,6 +72,11 @@ def palette(count: int) -> NDArray[np.float32]:
     return np.asarray(colours, np.float32)
 
 
+def object_colours(labels: NDArray[np.integer]) -> NDArray[np.float32]:
+    """A colour for each object [..., 3], which comes again after 1023 of them; 0 is black."""
+    return np.asarray(palette(1024)[np.where(labels > 0, 1 + labels % 1023, 0)])
+
+
 def png(rgb: NDArray[np.uint8]) -> str:
     """An RGB picture as a ``data:`` URL."""
     buffer = io.BytesIO()

@@ -47,9 +47,11 @@ from voxweft.engine.calibrate import central_patch
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.ledger import Ledger
+from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Stage, Sweep
+from voxweft.engine.totals import lanes_for
 from voxweft.errors import ModelError, RequestError, VolumeError
 from voxweft.geometry.box import Zyx
 from voxweft.image.protocols import Volume
@@ -57,15 +59,14 @@ from voxweft.image.ref import volume_ref
 from voxweft.model.protocols import Model
 from voxweft.model.ref import model_ref
 from voxweft.ops.components import require_components
+from voxweft.remote import is_remote
 from voxweft.runner.devices import budget_of, devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.exports import EXPORTS
 from voxweft.runner.objects import object_places
 from voxweft.runner.opening import Opened
-from voxweft.runner.place import Place
-from voxweft.runner.planning import fingerprint_of, follow, grey_samples, refuse_labels
-from voxweft.runner.records import check_output
-from voxweft.runner.run import run_plan
+from voxweft.runner.planning import fingerprint_of, grey_samples, refuse_labels
+from voxweft.runner.run import run_job
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink
 
@@ -73,7 +74,7 @@ SweptJob = ImageJob | StackJob | OrthoJob
 
 
 @dataclass(frozen=True, slots=True)
-class Request3D:
+class Asked:
     """Where a job reads and writes, and who works on it."""
 
     output: Any
@@ -166,7 +167,7 @@ def match(
         *matching_stages(frame, options.plane, options, sure=False),
         *stack_stages(frame, options.plane, options, options, options.max_objects_per_class),
     ]
-    return _run("panoptic match", stages, {VOLUME: volume}, None, options, asked)
+    return _run("panoptic match", stages, {VOLUME: volume}, options, asked)
 
 
 def consensus(
@@ -195,23 +196,23 @@ def consensus(
     divisor = options.max_objects_per_class
     stacks = [("", name) for name in names]
     stages = consensus_stages(frame, options, (options, options), stacks, (divisor, divisor))
-    return _run("panoptic consensus", stages, dict(zip(names, volumes, strict=True)), None, options, asked)
+    return _run("panoptic consensus", stages, dict(zip(names, volumes, strict=True)), options, asked)
 
 
-def _request(output: Any, options: ObjectOptions, execution: Execution | None, emit: Emit) -> Request3D:
+def _request(output: Any, options: ObjectOptions, execution: Execution | None, emit: Emit) -> Asked:
     require_components()
     wanted = tuple(file for name, file in EXPORTS.items() if getattr(options, name))
-    return Request3D(output, execution or Execution(), emit, wanted)
+    return Asked(output, execution or Execution(), emit, wanted)
 
 
-def _swept(app: str, source: Any, model: Any, options: SweptJob, asked: Request3D) -> Report:
+def _swept(app: str, source: Any, model: Any, options: SweptJob, asked: Asked) -> Report:
     """A job whose slices go through a network."""
     device = devices_of(options.device)[0]
     workers = Workers.of(asked.execution, devices_of(options.device))
     budget = budget_of(options.memory, device, workers.n_sharing)
     found, base = opened_model(model, options), open_image(source, options)
-    plan, volumes = plan_job(app, base, found, options, (device, budget, _is_divided(asked.execution, workers)))
-    return _follow(plan, volumes, found, asked, workers, device)
+    plan, volumes = plan_job(app, base, found, options, (device, budget, is_divided(asked.execution, workers)))
+    return _followed(Opened(plan, volumes, [found]), asked, workers)
 
 
 def opened_model(model: Any, options: SliceOptions) -> Model:
@@ -234,6 +235,13 @@ def opened_model(model: Any, options: SliceOptions) -> Model:
             "Give the yaml of an empanada model, or use voxweft run.",
         )
     return found
+
+
+def opened_sweep(stage: Sweep, volumes: Mapping[str, Volume], model: Model, device: str) -> OpenedSweep:
+    """A sweep of which single slices are wanted, see :func:`voxweft.engine.slices.maps_of_slice`."""
+    lanes = lanes_for(device)
+    network = model.open(replace(stage.passes[0].setting, device=device, n_lanes=lanes))
+    return OpenedSweep(stage, volumes[stage.source], (network,), device=device, n_lanes=lanes)
 
 
 def plan_job(
@@ -307,40 +315,32 @@ def _existing_classes(options: ExistingOptions) -> tuple[ObjectClass, ...]:
     return tuple(ObjectClass(n, name) for n, name in enumerate(options.names, start=1))
 
 
-def _is_divided(execution: Execution, workers: Workers) -> bool:
-    return workers.kind != "serial" or execution.num_parts > 1 or execution.prepare  # for parts to follow
+def is_divided(execution: Execution, workers: Workers) -> bool:
+    """Whether several work on it, or parts follow."""
+    return workers.kind != "serial" or execution.num_parts > 1 or execution.prepare
 
 
 def _input(name: str, volume: Volume, patch: Zyx) -> InputRef:
     return InputRef(name, volume_ref(volume), fingerprint_of(volume.info, central_patch(volume, patch)[1]))
 
 
-def _run(
-    app: str,
-    stages: Sequence[Stage],
-    volumes: Mapping[str, Volume],
-    model: Model | None,
-    options: Any,
-    asked: Request3D,
-) -> Report:
+def _run(app: str, stages: Sequence[Stage], volumes: Mapping[str, Volume], options: Any, asked: Asked) -> Report:
+    """A job on labels that exist."""
     inputs = tuple(_input(name, volume, volume.info.chunk_zyx) for name, volume in volumes.items())
     plan = Plan(Request(app, decisive(options), defaults_of(options)), inputs, (), tuple(stages))
-    return _follow(plan, volumes, model, asked, Workers.of(asked.execution, ["cpu"]), "cpu")
+    return _followed(Opened(plan, volumes), asked, Workers.of(asked.execution, ["cpu"]))
 
 
-def _follow(
-    plan: Plan, volumes: Mapping[str, Volume], model: Model | None, asked: Request3D, workers: Workers, device: str
-) -> Report:
-    """Follow the plan that the output holds already, or this one."""
-    main = next(o.spec for s in plan.stages for o in s.outputs if o.spec and not o.name)
-    sink = open_sink(asked.output, layout=main.layout, order=main.order)
-    check_output(sink, asked.execution)
-    opened = Opened(plan, volumes, [model] if model else [])
-    if not asked.execution.overwrite and (stored := Ledger(sink.records).plan()):
-        opened = follow(Plan.from_json(stored), opened, device)
-    files = object_places(sink.url, asked.exports)
-    report = run_plan(opened, Place.of(sink, files), workers, asked.execution, asked.emit)
-    asked_for, wide = Ledger(sink.records).table("match", 0).get("divisor", (0, 0))
-    if wide != asked_for:
-        asked.emit(Event("warning", f"slices have more objects than {asked_for - 1}: the divisor is {wide}"))
+def _followed(opened: Opened, asked: Asked, workers: Workers) -> Report:
+    """Run, and say what was made otherwise than asked for."""
+
+    def files(url: str) -> dict[str, str]:
+        if asked.exports and is_remote(url):
+            raise RequestError(f"{url}: --tiff and --precomputed are written to local disks only; leave them out")
+        return object_places(url, asked.exports)
+
+    report = run_job(opened, asked.output, files, workers, asked.execution, asked.emit)
+    wanted, wide = Ledger(open_sink(asked.output).records).table("match", 0).get("divisor", (0, 0))
+    if wide != wanted:
+        asked.emit(Event("warning", f"slices have more objects than {wanted - 1}: the divisor is {wide}"))
     return report

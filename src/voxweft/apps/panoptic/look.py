@@ -20,6 +20,7 @@ from voxweft.image.info import VolumeInfo
 from voxweft.image.order import permute
 from voxweft.image.protocols import Volume
 from voxweft.image.resampled import Resample
+from voxweft.image.units import METERS
 from voxweft.image.views import Crop, Permute
 from voxweft.model.card import ModelCard
 from voxweft.stores import open_volume
@@ -105,7 +106,7 @@ def planes_at_once(info: VolumeInfo, plane: str, wanted: int, budget: Budget) ->
     depth = permute(info.chunk_zyx, PLANES[plane])[0]
     _, height, width = permute(info.shape_zyx, PLANES[plane])
     most = max(1, budget.host_bytes // SHARE // (np.dtype(info.dtype).itemsize * height * width))
-    return max(1, min(max(depth, 1), most)) if depth > 1 else max(1, min(wanted, most))
+    return min(depth if depth > 1 else wanted, most)
 
 
 def tiled(options: SliceOptions, seen: VolumeInfo, card: ModelCard, budget: Budget) -> tuple[Any, list[str]]:
@@ -134,7 +135,7 @@ def median_for(options: SliceOptions, divided: bool, info: VolumeInfo, planes: S
         why = "the same in any division" if mode == "plain" else "each part begins with the first slice, which costs"
         notes.append(f"the median of {size} slices is {mode}: {why}")
     sizes, unit = info.geometry.voxel_size_zyx, info.geometry.unit
-    nm = {"nanometer": 1.0, "micrometer": 1e3, "angstrom": 0.1, "millimeter": 1e6}.get(unit)
+    nm = METERS[unit] / METERS["nanometer"] if unit in METERS else None
     for plane in planes:
         n = permute(info.shape_zyx, PLANES[plane])[0]
         step = permute(sizes, PLANES[plane])[0] * nm if nm else 0.0

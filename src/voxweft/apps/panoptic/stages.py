@@ -124,7 +124,7 @@ def sweep_stage(
     """
     options, device = how
     name, seen = source
-    rules = rules_of(options, tuple(one.number for one in frame.classes if one.is_thing))
+    rules = rules_of(options, frame.classes)
     n_semantic = card.all_heads[0].n_channels
     down = 1 if options.fine_boundaries else COARSE
     empty = (-20.0,) if n_semantic == 1 else (20.0, *(0.0,) * (n_semantic - 1))
@@ -159,11 +159,11 @@ def sweep_stage(
     )
 
 
-def rules_of(options: SliceOptions, things: tuple[int, ...]) -> SliceRules:
-    """How maps become objects, from the options."""
+def rules_of(options: SliceOptions, classes: Sequence[ObjectClass]) -> SliceRules:
+    """How maps become objects, from the options and the classes that are told apart."""
     median, mode = (options.median_filter_size, options.median) if isinstance(options, StackOptions) else (1, "plain")
     return SliceRules(
-        things=things,
+        things=tuple(one.number for one in classes if one.is_thing),
         confidence=options.segmentation_confidence_threshold,
         centre=options.center_confidence_threshold,
         distance=options.centers_min_distance,

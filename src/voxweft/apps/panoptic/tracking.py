@@ -13,7 +13,7 @@ from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Cell, Made, Table, block_op, gather_op, joined
 from voxweft.ops.filters import large_enough
 from voxweft.ops.matching import Overlaps, Pieces, Rules, track_backward, track_forward
-from voxweft.ops.runs import Runs, group, looked_up, measured, merged
+from voxweft.ops.runs import Runs, group, looked_up, measured, merged, rows_of
 
 Ints = NDArray[np.int64]
 
@@ -104,8 +104,7 @@ class Stack:
         rows = joined([table for _, table in gathered.tables(slices) if table]) if slices else {}
         if rows:
             keys = np.asarray(rows["z"], np.int64) * _WIDE + np.asarray(rows["code"], np.int64)
-            at = np.minimum(np.searchsorted(self._keys, keys), max(0, len(self._keys) - 1))
-            known = self._keys[at] == keys if len(self._keys) else np.zeros(len(keys), np.bool_)
+            at, known = rows_of(self._keys, keys)
             found[at[known]] = np.asarray(rows["confidence"])[known]
         return found
 

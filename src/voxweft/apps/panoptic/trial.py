@@ -10,15 +10,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.apps.panoptic.job import opened_model, plan_job
+from voxweft.apps.panoptic.codes import classes_of
+from voxweft.apps.panoptic.job import opened_model, opened_sweep, plan_job
 from voxweft.apps.panoptic.look import open_image
 from voxweft.apps.panoptic.options import PLANES, ImageJob, SliceOptions
 from voxweft.apps.panoptic.slices import one_slice
 from voxweft.apps.panoptic.stages import rules_of
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.slices import maps_of_slice
-from voxweft.engine.totals import lanes_for
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.protocols import Volume
@@ -92,17 +91,13 @@ def trials(
     for key, first in networks.items():
         found = opened_model(model, first)
         plan, volumes = plan_job("panoptic image", base, found, first, (device, budget, False))
-        stage = plan.sweep
-        lanes = lanes_for(device)
-        setting = replace(stage.passes[0].setting, device=device, n_lanes=lanes)
-        opened = OpenedSweep(stage, volumes[stage.source], (found.open(setting),), device=device, n_lanes=lanes)
-        things = tuple(stage.slices.op.arguments["things"]) if stage.slices else ()
+        opened = opened_sweep(plan.sweep, volumes, found, device)
         for z in wanted:
             maps = maps_of_slice(opened, z)
             image = _plane(base, options.plane, z)
             for settings, job in jobs:
                 if tuple(getattr(job, name) for name in NETWORK) == key:
-                    (made,) = one_slice(z, maps, rules_of(job, things))
+                    (made,) = one_slice(z, maps, rules_of(job, classes_of(found.card, job.semantic_only)))
                     emit(Event("note", f"slice {z}, {_said(settings)}: {len(made.rows['code'])} objects"))
                     yield Trial(z, settings, image, made.labels)
 

@@ -19,6 +19,7 @@ from voxweft.image.order import inverse
 from voxweft.ops.consensus import Votes, consensus
 from voxweft.ops.filters import large_enough
 from voxweft.ops.runs import Runs, looked_up, measured, merged
+from voxweft.runner.objects import mean_confidence
 
 Ints = NDArray[np.int64]
 
@@ -151,20 +152,10 @@ def _joint(columns: Sequence[NDArray[Any]], sizes: Sequence[int]) -> Ints:
 
 
 def _confidence(gathered: Gathered, matched: Sequence[str], of: Ints, members: Ints) -> NDArray[np.float64]:
-    """Mean probability of the objects of each combination; NaN where none is known."""
-    total, n = np.zeros(len(of)), np.zeros(len(of))
-    for k, name in enumerate(matched):
-        table = gathered.ledger.table(name, 0) if name else {}
-        if not table:
-            continue
-        known = np.isfinite(table["confidence"]) & (table["object"] > 0)
-        keys = class_of(table["code"][known]) << 40 | table["object"][known]
-        area = table["voxels"][known].astype(np.float64)
-        (found,), sums = merged([keys], {"sure": table["confidence"][known] * area, "area": area})
-        wanted = of << 40 | members[:, k]
-        at = np.minimum(np.searchsorted(found, wanted), max(0, len(found) - 1))
-        hit = (found[at] == wanted) if len(found) else np.zeros(len(of), np.bool_)
-        total[hit] += (sums["sure"] / sums["area"])[at[hit]]
-        n[hit] += 1
-    with np.errstate(invalid="ignore"):
-        return np.where(n > 0, total / np.maximum(n, 1), np.nan)
+    """Mean over the stacks of how sure the objects of each combination are; NaN where none is known."""
+    found = [
+        mean_confidence(gathered.ledger.table(name, 0), of, members[:, k]) for k, name in enumerate(matched) if name
+    ]
+    stacks = np.array(found).reshape(len(found), len(of))
+    n = np.isfinite(stacks).sum(axis=0)
+    return np.where(n > 0, np.nansum(stacks, axis=0) / np.maximum(n, 1), np.nan)

@@ -1,0 +1,19 @@
+"""Which yaml describes a panoptic network; nothing heavy is imported, since every path that is opened is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+REGISTRY = Path("~/.empanada")
+"""Where empanada keeps its models, and their descriptions in ``configs``."""
+
+
+def description_of(path: Path) -> Path | None:
+    """The yaml that describes a model at a path, or that a name of the registry stands for; None: there is none."""
+    if path.suffix in (".yaml", ".yml") and path.is_file():
+        return path if b"padding_factor" in path.read_bytes()[:100_000] else None
+    beside = path.with_suffix(".yaml")
+    if path.suffix in (".pth", ".pt") and beside.is_file() and b"padding_factor" in beside.read_bytes()[:100_000]:
+        return beside
+    named = REGISTRY.expanduser() / "configs" / f"{path.name}.yaml"
+    return named if not path.exists() and path.parent == Path() and named.is_file() else None
