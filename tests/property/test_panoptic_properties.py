@@ -28,13 +28,12 @@ ndimage = pytest.importorskip("scipy.ndimage")
 pytest.importorskip("cc3d")
 
 slices = st.integers(0, 2**31).map(
-    lambda seed: np.repeat(
-        np.random.default_rng(seed).integers(0, 5, (5, 7, 3))
-        * np.random.default_rng(seed + 1).integers(0, 2, (5, 7, 1)),
-        3,
-        axis=2,
-    )
+    lambda seed: (
+        np.random.default_rng(seed).integers(0, 5, (5, 7, 1))
+        * np.random.default_rng(seed + 1).integers(0, 2, (5, 7, 1))
+    ).repeat([1, 2, 4, 8, 16, 32, 64], axis=1)
 )
+"""Stacks of five slices. Each row is larger than all before it together, so no two pairs of pieces share as much."""
 
 
 def tracked(stack: Any, rules: Rules) -> Any:
@@ -51,28 +50,12 @@ def tracked(stack: Any, rules: Rules) -> Any:
 
 @given(slices, st.integers(0, 2**31), st.integers(0, 2))
 def test_other_numbers_of_pieces_change_nothing_but_names(stack: Any, seed: int, gap: int) -> None:
-    """Numbers are exchanged where no two pairs are equally good, which the smallest number would decide."""
     rng = np.random.default_rng(seed)
-    # sizes without ties: rows of different length, so that every overlap is another number
-    stack = np.repeat(stack, [1, 2, 4, 8, 16, 32, 64], axis=1)
-    other = np.zeros_like(stack)
-    for z, one in enumerate(stack):
-        other[z] = np.concatenate([[0], 10 + rng.permutation(5)])[one]
+    other = np.stack([np.concatenate([[0], 10 + rng.permutation(4)])[one] for one in stack])
     rules = Rules(max_gap=gap)
     a, b = tracked(stack, rules), tracked(other, rules)
     assert np.array_equal(a > 0, stack > 0)
-    if not _has_ties(stack):
-        assert same_objects(a, b)
-
-
-def _has_ties(stack: Any) -> bool:
-    """Whether two pieces of a slice have equal shares with one of another slice."""
-    for z in range(len(stack) - 1):
-        for d in range(1, min(4, len(stack) - z)):
-            keys, n = np.unique(stack[z].astype(np.int64) * 10 + stack[z + d], return_counts=True)
-            if len(set(n)) < len(n) and len(keys) > 1:
-                return True
-    return False
+    assert same_objects(a, b)
 
 
 @given(slices)
