@@ -39,6 +39,15 @@ def computed(
     return place.sink.read(Box.of(stage.spec.shape_zyx)), totals
 
 
+def all_outputs(plan: Plan, volume: Volume, model: Model) -> list[np.ndarray]:
+    """Every array that a plan's sweep writes."""
+    place, stage = Place.of(voxweft.open_sink("memory://")), plan.sweep
+    place.create(plan, None)
+    part = Part(stage.name, 0, 1, stage.share(0, 1))
+    compute_part(Opened(plan, {VOLUME: volume}, (model,)), stage, part, place, ("cpu", 2))
+    return [place.sink_of(output).read(Box.of(stage.spec.shape_zyx)) for output in stage.outputs]
+
+
 def kept(plan: Plan, volume: Volume, model: Model, stores: list[PatchLogits]) -> None:
     """The patches of all parts, written to their stores."""
     sink, stage = voxweft.open_sink("memory://"), plan.sweep

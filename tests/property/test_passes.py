@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import voxweft
-from engines import computed
+from engines import all_outputs, computed
 from voxweft.engine.budget import Budget
 from voxweft.engine.options import RunOptions
-from voxweft.engine.planning import make_plan
+from voxweft.engine.planning import Findings, Target, make_plan, plan_sweep
 from voxweft.errors import RequestError
 from voxweft.image import Flip
 from voxweft.model.ref import model_ref
@@ -67,3 +67,53 @@ def test_a_mirrored_volume_is_computed_as_if_it_were_reversed(volume: Any, fit: 
         runs.append(np.flip(values, tuple(axis + 1 for axis in axes)).astype(float))
     wanted = np.mean(runs, axis=0)
     assert np.abs(found - wanted).max() <= 1e-4 * max(1.0, np.abs(wanted).max())
+
+
+TURNED = [  # of the whole volume [Z, Y, X], in the order of octopi, and what undoes each
+    (lambda v: v, lambda v: v),
+    (lambda v: np.rot90(v, 2, (-2, -1)), lambda v: np.rot90(v, 2, (-2, -1))),
+    (lambda v: np.flip(v, -3), lambda v: np.flip(v, -3)),
+    (lambda v: np.flip(v, -1), lambda v: np.flip(v, -1)),
+    (lambda v: np.flip(v, -2), lambda v: np.flip(v, -2)),
+    (lambda v: np.rot90(v, 1, (-2, -1)), lambda v: np.rot90(v, -1, (-2, -1))),
+    (lambda v: np.rot90(v, 3, (-2, -1)), lambda v: np.rot90(v, -3, (-2, -1))),
+    (lambda v: np.flip(v, (-3, -2, -1)), lambda v: np.flip(v, (-3, -2, -1))),
+]
+
+
+def turned(volume: Any, n: int, **options: Any) -> list[Any]:
+    """The logits of ``n`` views of a volume, each run by itself and turned back."""
+    array = volume.read(voxweft.Box.of(volume.info.shape_zyx))[0]
+    found = []
+    for there, back in TURNED[:n]:
+        view = voxweft.open_volume(np.ascontiguousarray(there(array)))
+        found.append(back(logits(view, [BLUR], **options)))
+    return found
+
+
+@settings(max_examples=4)
+@given(volumes, st.integers(1, 8), st.sampled_from(["snap", "spread"]))
+def test_turns_are_those_of_the_whole_volume(volume: Any, n: int, fit: str) -> None:
+    found = logits(volume, [BLUR], tta=f"turns:{n}", tta_of="volume", fit=fit)
+    wanted = np.mean(turned(volume, n, fit=fit), axis=0, dtype=float)
+    assert np.abs(found - wanted).max() <= 1e-4 * max(1.0, np.abs(wanted).max())
+
+
+def softmax(values: Any) -> Any:
+    values = np.exp(values - values.max(axis=0))
+    return values / values.sum(axis=0)
+
+
+@settings(max_examples=4)
+@given(volumes, st.integers(2, 7))
+def test_passes_blended_apart_give_mean_probabilities_and_their_variance(volume: Any, n: int) -> None:
+    each = [softmax(one.astype(float)) for one in turned(volume, n, fit="snap")]
+    target = Target(also=("probability32", "variance"), average="probabilities")
+    asked = SETTINGS | {"output": "labels", "mode": "multiclass", "tta": f"turns:{n}", "tta_of": "volume"}
+    options = RunOptions(**asked, fit="snap")
+    plan = plan_sweep(volume.info, (model_ref(BLUR),), options, Findings(target=target))
+    labels, p, variance = all_outputs(plan, volume, BLUR)
+    assert np.abs(p - np.mean(each, axis=0)).max() < 1e-4
+    assert np.abs(variance - np.var(each, axis=0).max(axis=0)).max() < 1e-4
+    sure = np.abs(np.diff(np.mean(each, axis=0), axis=0))[0] > 1e-3
+    assert np.array_equal(labels[0][sure], np.mean(each, axis=0).argmax(axis=0)[sure])

@@ -198,9 +198,9 @@ def sum_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, .
     with torch.inference_mode():
         if views == (View(),):
             return predictor(batch)
-        total = views[0](predictor(views[0](batch).contiguous())).clone()
+        total = views[0].inverse(predictor(views[0](batch).contiguous())).clone()
         for view in views[1:]:
-            total += view(predictor(view(batch).contiguous()))
+            total += view.inverse(predictor(view(batch).contiguous()))
         return total
 
 

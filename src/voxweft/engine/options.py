@@ -24,6 +24,7 @@ from voxweft.geometry.window import WINDOWS
 from voxweft.image.axes import Select
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.words import Words
+from voxweft.ops.augment import TURNS
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
 
@@ -62,7 +63,7 @@ class ModelOptions(Options):
     normalization: str = option(
         "auto", "auto (the model's), none, instance_zscore, global_zscore, instance_minmax, ..."
     )
-    tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes) or rotation (3 passes).")
+    tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes), rotation (3) or turns:N (N of 8).")
     tta_of: str = option(
         "patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored)."
     )
@@ -70,9 +71,10 @@ class ModelOptions(Options):
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
-        problems = unknown(self, tta=("none", "mirroring", "rotation"), tta_of=("patch", "volume"))
+        turns = [f"turns:{n}" for n in range(1, len(TURNS) + 1)]
+        problems = unknown(self, tta=("none", "mirroring", "rotation", *turns), tta_of=("patch", "volume"))
         if self.tta == "rotation" and self.tta_of == "volume":
-            problems.append("--tta rotation with --tta-of volume: only mirroring is possible for the whole volume")
+            problems.append("--tta rotation with --tta-of volume: only mirroring and turns are possible for the whole volume")
         if _weights(self.weights) is None:
             problems.append(f"--weights {self.weights!r} are no weights; write positive numbers, for example 2,1")
         return problems

@@ -45,9 +45,12 @@ class Target:
     order
         The stored axes, see :class:`~voxweft.image.OutputSpec`; None for those of the options.
     also
-        Further outputs beside the main one, by their names: "merged", "entropy" or "probability32".
+        Further outputs beside the main one, by their names: "merged", "entropy", "probability32", "probability16" or
+        "variance".
     tally
         See :class:`~voxweft.engine.stage.Sweep`.
+    average
+        What of several passes is averaged. For "probabilities", and for a variance, each is blended by itself.
     """
 
     regrid: Regrid | None = None
@@ -56,6 +59,7 @@ class Target:
     order: Order | None = None
     also: tuple[str, ...] = ()
     tally: Literal["", "voxels", "confidence"] = ""
+    average: Literal["logits", "probabilities"] = "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +164,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         passes += made
         notes += remarks
     target = found.target or Target()
-    finishes = _finishes(cards[0], options, target)
+    finishes = _finishes(cards[0], options, target, passes)
     finish, shape = finishes[0], target.shape_zyx or source.shape_zyx
     region = Box.parse(options.bbox, shape) if options.bbox else Box.of(shape)
     region &= target.regrid.box_out if target.regrid else region
@@ -210,9 +214,13 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     )
 
 
-def _finishes(card: ModelCard, options: RunOptions, target: Target) -> tuple[Finish, ...]:
+def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:
     """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
     finish = finish_for(card, options)
+    if len(passes) > 1 and (target.average == "probabilities" or "variance" in target.also):
+        total = sum(one.weight for one in passes)
+        weights = tuple(one.weight / total for one in passes)
+        finish = replace(finish, pass_weights=weights, average=target.average)
     wanted = list(target.also)
     if target.tally == "confidence":
         wanted = [name for name in wanted if name != "entropy"] + ["entropy"]
@@ -271,7 +279,7 @@ def _passes_of(
         return [one], notes
     several = []
     for view in seen:
-        axes = [a + 3 for a in view.flips]
+        axes = [a + 3 for a in view.inverse.flips]
         mirrored = grid.mirrored(source.shape_zyx, axes)
         several.append(replace(one, grid=mirrored, views=(view,), weight=one.weight / len(seen)))
     return several, notes

@@ -34,10 +34,11 @@ class Profiles:
 
 
 def profiles_of(sweep: Sweep) -> tuple[Profiles, ...]:
-    """The profiles of all passes, which together sum to one."""
+    """The profiles of all passes: together they sum to one, or each of them where passes are blended apart."""
+    apart = bool(sweep.finish.pass_weights)
     total = sum(one.weight for one in sweep.passes)
     window, sigma = sweep.window, sweep.sigma_scale
-    return tuple(Profiles.of(one.grid, window, sigma, one.weight / total) for one in sweep.passes)
+    return tuple(Profiles.of(one.grid, window, sigma, 1.0 if apart else one.weight / total) for one in sweep.passes)
 
 
 class Weaver:
@@ -50,6 +51,7 @@ class Weaver:
 
     Each voxel's sum is made of the same products in the same order in every division of the volume: products and sums
     are rounded one by one, never fused. Where patches were skipped, the sum is divided by the weight of those that ran.
+    Passes that are blended apart have channels of their own, one pass after the other.
 
     Parameters
     ----------
@@ -72,6 +74,7 @@ class Weaver:
         self._products = [torch.empty(one.grid.patch, device=device) for one in sweep.passes]
         self._weights = [tuple(torch.from_numpy(a).to(device) for a in (p.z, p.y, p.x)) for p in profiles]
         self._skips = _Skips(sweep.passes, profiles, area)
+        self._n_groups = len(sweep.finish.pass_weights) or 1
         self._base = 0
 
     def begin_layer(self, one: int, z_index: int) -> None:
@@ -97,7 +100,7 @@ class Weaver:
         column = wz[iz][:, None, None]
         inside, target = self._overlap(tile)
         product, depth = self._products[one], tile.box.shape[0]
-        for channel, total in enumerate(self._sum):
+        for channel, total in enumerate(self._channels(one)):
             if self._differences:
                 torch.sub(logits[channel + 1], logits[0], out=product)
                 product.mul_(plane)
@@ -114,13 +117,21 @@ class Weaver:
         """The blended planes ``lo <= z < hi`` [C', Z, Y, X] (a view) and where no patch ran, [Z, Y, X] or None."""
         import torch
 
-        blended = self._sum[:, lo - self._base : hi - self._base]
-        weight = self._skips.weight(lo, hi)
-        if weight is None:
-            return blended, None
-        uncovered = weight == 0
-        blended.div_(torch.from_numpy(np.where(uncovered, np.float32(1), weight)).to(blended.device))
-        return blended, uncovered
+        planes = slice(lo - self._base, hi - self._base)
+        nowhere: NDArray[np.bool_] | None = None
+        for one in range(self._n_groups):
+            weight = self._skips.weight(lo, hi, one if self._n_groups > 1 else None)
+            if weight is not None:
+                uncovered = weight == 0
+                blended = self._channels(one)[:, planes]
+                blended.div_(torch.from_numpy(np.where(uncovered, np.float32(1), weight)).to(blended.device))
+                nowhere = uncovered if nowhere is None else nowhere | uncovered
+        return self._sum[:, planes], nowhere
+
+    def _channels(self, one: int) -> torch.Tensor:
+        """The sums of a pass."""
+        n = len(self._sum) // self._n_groups
+        return self._sum[one * n : (one + 1) * n] if self._n_groups > 1 else self._sum
 
     def _overlap(self, tile: Tile) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
         """Slices over y and x of the patch and of the column where they meet."""
@@ -155,9 +166,16 @@ class _Skips:
         z, y, x = tile.index
         self._layers[one, z][1].add((y, x))
 
-    def weight(self, lo: int, hi: int) -> NDArray[np.float32] | None:
-        """Sum of the weights that ran [Z, Y, X], exactly 1 where nothing was skipped; None where nothing at all was."""
-        live = {key: s for key, (s, _) in self._layers.items() if s < hi and s + self._depth(key) > lo}
+    def weight(self, lo: int, hi: int, one: int | None = None) -> NDArray[np.float32] | None:
+        """Sum of the weights that ran [Z, Y, X], exactly 1 where nothing was skipped; None where nothing at all was.
+
+        ``one``: of this pass alone.
+        """
+        live = {
+            key: s
+            for key, (s, _) in self._layers.items()
+            if s < hi and s + self._depth(key) > lo and one in (None, key[0])
+        }
         if not any(self._layers[key][1] for key in live):
             return None
         total = np.zeros((hi - lo, *self._area.shape[1:]), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,13 +26,14 @@ OUTPUTS = (
     "probability_and_label",
     "merged",
     "entropy",
+    "variance",
     "patches",
 )
 DEFAULT_THRESHOLD = 0.5
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
 TINY = np.float32(1e-30)
-FLOAT = ("probability32", "entropy")
+FLOAT = ("probability32", "entropy", "variance")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Finish:
     binary      mask                   255 where p > threshold, else 0                 1
     binary      labels                 1 where p > threshold, else 0                   1
     multiclass  probability            floor(255 p) of every class                     n_classes
+    multiclass  probability16          floor(65535 p) of every class, uint16           n_classes
     multiclass  labels                 index of the largest (the first of equals)      1
     multiclass  mask                   255 where that index is not 0                   1
     multiclass  mask, of sigmoids      255 where p > threshold, for every class        n_classes
@@ -53,6 +56,8 @@ class Finish:
     multiclass  probability_and_label  floor(255 p) of every class, then that index    n_classes + 1
     any         probability32          p of every class, float32                       n_classes
     any         entropy                -sum p log p / log n_classes, float32           1
+    any         variance               of p over passes, of the class where it varies  1
+                                       most, float32
     any         logits                 the blended logits, float32                     n_classes
     any         merged                 the same in float16, 0 where no patch ran       n_classes
     any         patches                nothing: every patch is kept by itself          0
@@ -77,6 +82,10 @@ class Finish:
         is over the threshold is 0. Empty: 1, 2, 3 and so on.
     whole
         Whether logits are accumulated though differences would do, since another output needs them.
+    pass_weights
+        Weights of passes that are blended apart, summing to one; empty: their logits are blended in one sum.
+    average
+        What of passes that are blended apart is averaged: "logits" or "probabilities".
 
     Raises
     ------
@@ -92,6 +101,8 @@ class Finish:
     targets: tuple[tuple[int, int], ...] = ()
     label_ids: tuple[int, ...] = ()
     whole: bool = False
+    pass_weights: tuple[float, ...] = ()
+    average: str = "logits"
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
@@ -104,8 +115,8 @@ class Finish:
             return
         if self.mode == "binary" and self.n_classes > 2:
             raise RequestError(f"--mode binary with a model of {self.n_classes} classes; use --mode multiclass")
-        if self.mode == "multiclass" and self.output == "probability16":
-            raise RequestError("--output probability16 is for one foreground; use --output probability")
+        if self.output == "variance" and not self.pass_weights:
+            raise RequestError("a variance is that of several passes; take more views, or an ensemble of models")
         if self.mode == "multiclass" and self.n_classes < 2:
             raise RequestError("--mode multiclass with a model of one class; use --mode binary")
         if self.mode == "multiclass" and self.threshold != DEFAULT_THRESHOLD and not self.overlapping:
@@ -131,7 +142,8 @@ class Finish:
         """Channels of the accumulator."""
         if self.output == "patches":
             return 0
-        return self.n_classes - 1 if self.differences else self.n_classes
+        n = self.n_classes - 1 if self.differences else self.n_classes
+        return n * max(1, len(self.pass_weights))
 
     @property
     def n_channels(self) -> int:
@@ -144,8 +156,8 @@ class Finish:
             return self.n_classes if self.output == "probability32" else 1
         if self.output == "probability_and_label":
             return self.n_classes + 1
-        several = self.mode == "multiclass" and (self.output == "probability" or self.overlapping)
-        many = self.output in KEPT or (several and self.output in ("probability", "mask"))
+        several = self.mode == "multiclass" and (self.output.startswith("probability") or self.overlapping)
+        many = self.output in KEPT or (several and self.output in ("probability", "probability16", "mask"))
         return self.n_classes if many else 1
 
     @property
@@ -188,6 +200,8 @@ class Finish:
         Each voxel depends on nothing but its own logits, to the bit. NaN comes out as NaN (logits) or is refused by the
         caller, who checks before.
         """
+        if self.pass_weights:
+            return self._of_passes(blended.cpu())
         if blended.device.type != "cpu":
             return self(blended.cpu()) if self.targets else self._on_device(blended)
         logits = blended.numpy()
@@ -205,8 +219,8 @@ class Finish:
             if self.output in ("probability", "probability16"):
                 return _quantize(self._probability(foreground), self.dtype)
             return _mask(foreground > self.logit_threshold, 255 if self.output == "mask" else 1)
-        if self.output == "probability":
-            return _quantize(self._probabilities(logits))
+        if self.output in ("probability", "probability16"):
+            return _quantize(self._probabilities(logits), self.dtype)
         over = logits > self.logit_threshold if self.overlapping else None
         if over is not None and self.output == "mask":
             return _mask(over, 255)
@@ -214,6 +228,26 @@ class Finish:
         if self.output == "probability_and_label":
             return np.concatenate([_quantize(self._probabilities(logits)).astype(self.dtype), labels])
         return _mask(labels != 0, 255) if self.output == "mask" else labels
+
+    def _of_passes(self, blended: torch.Tensor) -> NDArray[Any]:
+        """The output of passes that were blended apart, of [n_passes x channels, Z, Y, X]."""
+        import torch
+
+        one = replace(self, pass_weights=(), output="labels" if self.output == "variance" else self.output)
+        groups = blended.reshape(len(self.pass_weights), -1, *blended.shape[1:]).numpy()
+        weights = [np.float32(w) for w in self.pass_weights]
+        if self.output != "variance" and (self.average == "logits" or self.output in KEPT):
+            return one(torch.from_numpy(_weighted(groups, weights)))
+        p = [one._probabilities(group.copy()) for group in groups]
+        mean = _weighted(p, weights)
+        if self.output == "variance":
+            return np.asarray(_weighted([(each - mean) ** 2 for each in p], weights).max(axis=0, keepdims=True))
+        if self.activation == "none":
+            return one(torch.from_numpy(mean))
+        logits = np.log(np.maximum(mean, TINY))  # of a softmax, or of sigmoids, they give these probabilities again
+        if self.activation == "sigmoid":
+            logits -= np.log(np.maximum(1 - mean, TINY))
+        return one(torch.from_numpy(logits[1:] - logits[:1] if one.differences else logits))
 
     def _of_target(self, logits: NDArray[np.float32]) -> NDArray[Any]:
         """One task [1, ...] of its own channels."""
@@ -272,6 +306,14 @@ class Finish:
         full = torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x
         labels = full.argmax(dim=0, keepdim=True).cpu().numpy()
         return _mask(labels != 0, 255) if self.output == "mask" else labels.astype(self.dtype)
+
+
+def _weighted(arrays: Sequence[NDArray[np.float32]] | NDArray[np.float32], weights: Sequence[np.float32]) -> Any:
+    """The sum of arrays with weights, one after the other."""
+    total = arrays[0] * weights[0]
+    for array, weight in zip(arrays[1:], weights[1:], strict=True):
+        total += array * weight
+    return total
 
 
 def to_half(logits: NDArray[Any]) -> NDArray[np.float16]:

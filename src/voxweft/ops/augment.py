@@ -13,12 +13,12 @@ from voxweft.geometry.box import Zyx
 if TYPE_CHECKING:
     import torch
 
-Tta = Literal["none", "mirroring", "rotation"]
+Tta = Literal["none", "mirroring", "rotation", "turns"]
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """A flip and a transpose that undo themselves.
+    """An exchange of two axes, and then a flip.
 
     Attributes
     ----------
@@ -31,23 +31,47 @@ class View:
     flips: tuple[int, ...] = ()
     swap: tuple[int, ...] = ()
 
+    @property
+    def inverse(self) -> View:
+        """The view that undoes it.
+
+        >>> View(flips=(-2,), swap=(-2, -1)).inverse
+        View(flips=(-1,), swap=(-2, -1))
+        """
+        turned = dict(zip(self.swap, reversed(self.swap), strict=True))
+        return View(tuple(turned.get(a, a) for a in self.flips), self.swap)
+
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """The view of [..., Z, Y, X]; applied twice it gives the tensor back."""
+        """The view of [..., Z, Y, X]; ``inverse`` gives the tensor back."""
         if self.swap:
             x = x.transpose(*self.swap)
         return x.flip(self.flips) if self.flips else x
+
+
+TURNS = (  # in the order of octopi; a missing wedge along z forbids to exchange z for another axis
+    View(),
+    View(flips=(-2, -1)),
+    View(flips=(-3,)),
+    View(flips=(-1,)),
+    View(flips=(-2,)),
+    View(flips=(-2,), swap=(-2, -1)),
+    View(flips=(-1,), swap=(-2, -1)),
+    View(flips=(-3, -2, -1)),
+)
+"""The identity, half a turn in y x, flips of z, x and y, a quarter turn and three, all three flips."""
 
 
 def views(tta: str, mirror_axes: Sequence[int] = (0, 1, 2), patch: Zyx | None = None) -> tuple[View, ...]:
     """The views that a kind of augmentation averages, the identity first.
 
     "mirroring": every subset of the mirror axes (8 for three). "rotation": the identity, z and x exchanged, z and y
-    exchanged, as the scroll pipeline does (3 in all); of a square patch one plane thick (y) only z and x.
+    exchanged, as the scroll pipeline does (3 in all); of a square patch one plane thick (y) only z and x. "turns:N":
+    the first N of ``TURNS``.
 
     Raises
     ------
     RequestError
-        If the kind is unknown, or "rotation" meets a patch that is no cube.
+        If the kind is unknown, or axes of a patch are exchanged that are not equally long.
 
     Examples
     --------
@@ -66,5 +90,10 @@ def views(tta: str, mirror_axes: Sequence[int] = (0, 1, 2), patch: Zyx | None = 
             if patch and len(set(patch)) > 1:
                 raise RequestError(f"--tta rotation exchanges axes and needs a cubic patch, not {patch}")
             return (View(), View(swap=(-3, -1)), View(swap=(-3, -2)))
+        case _ if (n := tta.removeprefix("turns:")).isdigit() and 1 <= int(n) <= len(TURNS):
+            found = TURNS[: int(n)]
+            if patch and patch[1] != patch[2] and any(view.swap for view in found):
+                raise RequestError(f"quarter turns exchange y and x and need a square patch, not {patch}")
+            return found
         case _:
-            raise RequestError(f"--tta {tta!r} is unknown; use none, mirroring or rotation")
+            raise RequestError(f"--tta {tta!r} is unknown; use none, mirroring, rotation or turns:1 to turns:8")
