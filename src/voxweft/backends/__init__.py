@@ -8,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from voxweft.backends.described import description_of
+from voxweft.backends.described import description_of, trained_with
 from voxweft.backends.hub import SCHEMES, fetch
 from voxweft.backends.loaded import LoadedModel
 from voxweft.errors import ModelError, RequestError, VoxweftError, first_line
@@ -21,13 +21,14 @@ DEMO = Path(__file__).parent / "demo"
 BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt"}
 KNOWN = (
     "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth; with a .yaml a panoptic network), torch.export (.pt2), "
-    "ONNX (.onnx) "
+    "ONNX (.onnx), MONAI weights with the yaml of octopi (.pth) "
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
 )
 TAKES = {
     "ink": ("model_type", "n_layers", "tile", "trust_code"),
     "nnunet": ("folds", "checkpoint"),
     "panoptic": ("inference_scale", "fine_boundaries", "use_quantized"),
+    "monai": ("model_config",),
     "fake": ("inference_scale", "fine_boundaries"),
 }
 CHECKPOINTS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")  # the first kind that a folder holds is taken
@@ -50,7 +51,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     **arguments
         For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
         :func:`voxweft.backends.ink.load`; for an nnU-Net folder ``folds`` and ``checkpoint`` of
-        :func:`voxweft.backends.nnunet.load`; for a panoptic network those of
+        :func:`voxweft.backends.nnunet.load`; for MONAI weights ``model_config``; for a panoptic network those of
         :func:`voxweft.backends.panoptic.load`. What a format does not know it ignores.
 
     Returns
@@ -122,7 +123,7 @@ def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:
     if path.suffix in DESCRIBED or not path.exists():
         path = description_of(path) or path
     try:
-        backend = _format_of(path, url)
+        backend = "monai" if arguments.get("model_config") else _format_of(path, url)
         needed = {k: v for k, v in arguments.items() if k in TAKES.get(backend, ())}
         return _loaded(_read(backend, path, **needed), needed)
     except (VoxweftError, OSError):
@@ -178,6 +179,8 @@ def _format_of(path: Path, url: str) -> str:
     names = {Path(n).name for n in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
     if "constants.pkl" in names:
         return "torchscript"
+    if trained_with(path):
+        return "monai"
     if path.suffix in CHECKPOINTS and import_module("voxweft.backends.ink").holds_ink(path):
         return "ink"
     if "data.pkl" in names:

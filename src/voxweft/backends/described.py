@@ -1,4 +1,4 @@
-"""Which yaml describes a panoptic network; nothing heavy is imported, since every path that is opened is asked."""
+"""Which yaml describes a network; nothing heavy is imported, since every path that is opened is asked."""
 
 from __future__ import annotations
 
@@ -17,3 +17,16 @@ def description_of(path: Path) -> Path | None:
         return beside
     named = REGISTRY.expanduser() / "configs" / f"{path.name}.yaml"
     return named if not path.exists() and path.parent == Path() and named.is_file() else None
+
+
+def trained_with(path: Path) -> Path | None:
+    """The yaml of octopi beside the weights of a MONAI network; None: there is none.
+
+    That of ``best_model.pth`` is ``best_model_config.yaml`` or ``best_model.yaml``; failing that ``config.yaml``, or
+    ``model_config.yaml``.
+    """
+    if path.suffix not in (".pth", ".pt"):
+        return None
+    names = (f"{path.stem}_config", path.stem, "model_config", "config")
+    beside = [path.with_name(f"{name}{suffix}") for name in names for suffix in (".yaml", ".yml")]
+    return next((p for p in beside if p.is_file() and b"architecture" in p.read_bytes()[:100_000]), None)

@@ -7,20 +7,24 @@ items  ->  tasks (item, part), the costly ones first  ->  whoever is free takes 
 from __future__ import annotations
 
 import csv
+import functools
 import hashlib
 import io
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+from voxweft.backends import reload
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.part import State
 from voxweft.engine.report import Report
 from voxweft.errors import RunError
 from voxweft.image.protocols import Records
 from voxweft.launch import run_parts, worker_number
+from voxweft.model.protocols import ForwardSetting, Model, Predictor
+from voxweft.model.ref import ModelRef
 from voxweft.runner.workers import Workers
 
 Work = Callable[[Any, tuple[int, int], Workers], Report]
@@ -136,6 +140,25 @@ class ItemTask:
         devices, began = self.workers.devices, time.time()
         own = replace(self.workers, devices=(devices[worker_number() % len(devices)],))
         return self.work(self.item, self.share, own), began
+
+
+@functools.lru_cache(maxsize=1)
+def loaded_once(refs: tuple[ModelRef, ...]) -> tuple[list[Model], dict[Any, Predictor]]:
+    """The models of a batch, loaded once in a process for all its items, and where their networks are kept."""
+    return [reload(ref) for ref in refs], {}
+
+
+def settled(
+    records: Records, key: str, decide: Callable[[], Sequence[ForwardSetting]]
+) -> tuple[ForwardSetting, ...]:
+    """How each network of a batch is run: decided once, and kept; what somebody else decided meanwhile counts."""
+    stored = records.get(key)
+    if stored is None:
+        if not (decided := decide()):
+            return ()
+        records.create(key, json.dumps([asdict(one) for one in decided]).encode())
+        stored = records.get(key) or b"[]"
+    return tuple(ForwardSetting(**{**one, "patch_zyx": tuple(one["patch_zyx"])}) for one in json.loads(stored))
 
 
 def for_each(

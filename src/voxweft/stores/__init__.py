@@ -31,6 +31,7 @@ FORMATS = {
     ".mhd": "voxweft.stores.itk:ItkVolume",
     ".nrrd": "voxweft.stores.itk:ItkVolume",
     "dicom": "voxweft.stores.itk:ItkVolume",
+    **dict.fromkeys((".mrc", ".rec", ".st"), "voxweft.stores.mrc:MrcVolume"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), "voxweft.stores.picture:PictureVolume"),
 }
 OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
@@ -216,7 +217,7 @@ def _opener(url: str) -> Callable[..., Any]:
         return _load(FORMATS[suffix])
     raise VolumeError(
         f"{url} is no volume that voxweft knows: use zarr, OME-Zarr, TIFF (file or folder), HDF5, "
-        "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD, a picture or a folder with a DICOM series"
+        "NIfTI (.nii, .nii.gz), MetaImage (.mha, .mhd), NRRD, MRC, a picture or a folder with a DICOM series"
     )
 
 

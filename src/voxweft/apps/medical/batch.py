@@ -192,17 +192,18 @@ def _overlapping(cases: Sequence[Case], workers: Workers) -> Iterator[Workers]:
 
 def _settled(cases: Sequence[Case], job: Job, workers: Workers) -> tuple[ForwardSetting, ...]:
     """How each network is run: decided once for all cases, on the first that can be read, and kept in the ledger."""
-    book, device = CaseBook(Path(job.output), job.request), workers.devices[0]
-    if stored := book.settings(device):
-        return stored
-    for case in cases:
-        try:
-            require_files(case, job.refs[0].card.n_inputs)
-            sweep = job.opened(case, workers).plan.sweep
-        except (VoxweftError, OSError):  # it will be named when its turn comes
-            continue
-        return book.settle(device, tuple({one.model: one.setting for one in sweep.passes}.values()))
-    return ()
+
+    def decide() -> Sequence[ForwardSetting]:
+        for case in cases:
+            try:
+                require_files(case, job.refs[0].card.n_inputs)
+                sweep = job.opened(case, workers).plan.sweep
+            except (VoxweftError, OSError):  # it will be named when its turn comes
+                continue
+            return tuple({one.model: one.setting for one in sweep.passes}.values())
+        return ()
+
+    return CaseBook(Path(job.output), job.request).settings(workers.devices[0], decide)
 
 
 def _workers(options: MedicalOptions, execution: BatchExecution) -> tuple[Workers, list[str]]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from voxweft.apps.medical.cases import Case
 from voxweft.errors import RequestError
 from voxweft.model.protocols import ForwardSetting
+from voxweft.runner.batch import settled
 from voxweft.stores.url import LocalRecords
 
 RECORDS = ".voxweft"  # below the output folder
@@ -97,20 +98,9 @@ class CaseBook:
                 "Give another folder, or --overwrite to replace what is there.",
             )
 
-    def settings(self, device: str) -> tuple[ForwardSetting, ...]:
-        """How each network is run on a kind of device, where that was decided before."""
-        stored = self._records.get(self._decided(device))
-        return tuple(
-            ForwardSetting(**{**one, "patch_zyx": tuple(one["patch_zyx"])}) for one in json.loads(stored or b"[]")
-        )
-
-    def settle(self, device: str, settings: Sequence[ForwardSetting]) -> tuple[ForwardSetting, ...]:
-        """Decide it; what somebody else decided at the same time counts."""
-        self._records.create(self._decided(device), json.dumps([asdict(one) for one in settings]).encode())
-        return self.settings(device)
-
-    def _decided(self, device: str) -> str:
-        return f"settings/{self._digest[:24]}-{device.partition(':')[0]}.json"
+    def settings(self, device: str, decide: Callable[[], Sequence[ForwardSetting]]) -> tuple[ForwardSetting, ...]:
+        """How each network is run on a kind of device."""
+        return settled(self._records, f"settings/{self._digest[:24]}-{device.partition(':')[0]}.json", decide)
 
     @property
     def _digest(self) -> str:

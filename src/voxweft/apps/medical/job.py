@@ -17,7 +17,6 @@ from voxweft.apps.medical.models import rules_beside
 from voxweft.apps.medical.options import ItkRun, MedicalOptions, NnunetRun, runtime_of
 from voxweft.apps.medical.places import label_names, places_of
 from voxweft.apps.medical.space import open_case, plain, prepare
-from voxweft.backends import reload
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.fields import parse_size
 from voxweft.engine.labels import statistics_block
@@ -29,8 +28,9 @@ from voxweft.engine.stage import Blocks, Gather, Output, Source, Stage, Sweep
 from voxweft.errors import RequestError, VoxweftError
 from voxweft.image.order import AS_IT_IS
 from voxweft.model.card import ModelCard, Normalization
-from voxweft.model.protocols import ForwardSetting, Model, Predictor
+from voxweft.model.protocols import ForwardSetting
 from voxweft.model.ref import ModelRef
+from voxweft.runner.batch import loaded_once
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
@@ -42,8 +42,6 @@ from voxweft.stores import open_sink
 
 IMAGE = "image"
 ML = {"millimeter": 1e-3, "micrometer": 1e-12, "meter": 1e6}  # of a cubic unit
-_models: dict[tuple[ModelRef, ...], list[Model]] = {}  # of the batch that this process works on
-_networks: dict[Any, Predictor] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +113,7 @@ class Job:
 
     def opened(self, case: Case, workers: Workers) -> Opened:
         """The plan of a case, with its volumes and networks."""
-        if self.refs not in _models:
-            _networks.clear()
-            _models.clear()
-            _models[self.refs] = [reload(ref) for ref in self.refs]
-        models, card = _models[self.refs], self.refs[0].card
+        (models, networks), card = loaded_once(self.refs), self.refs[0].card
         volume = open_case(case.files)
         _require_channels(volume.info.n_channels, card.n_inputs, case)
         target = Target(also=_also(self.options), tally="confidence" if self.options.save_conf else "")
@@ -148,7 +142,7 @@ class Job:
             normalization=_window(self.options) or prepared.normalization,
             then=lambda sweep: stages_after(sweep, about, self._files(case)),
             settings=self.settings,
-            networks=_networks,
+            networks=networks,
             target=prepared.target,
             inputs={IMAGE: prepared.image},
             n_alike=self.n_cases,

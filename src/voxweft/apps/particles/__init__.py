@@ -1,0 +1,1 @@
+"""Particles in tomograms of copick projects: segment, localize, evaluate."""

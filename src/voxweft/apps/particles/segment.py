@@ -1,0 +1,383 @@
+"""Segmentations of tomograms: every run a plan of its own, all runs one batch.
+
+    tomogram --z-score of the whole--> Sweep(models x views) --> labels [, probabilities, variance] --> Gather(OME-Zarr)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from voxweft.apps.particles.options import OctopiRun, SegmentOptions, Work
+from voxweft.apps.particles.runs import (
+    DONE,
+    FAILED,
+    WAITING,
+    Book,
+    Clock,
+    RunResult,
+    RunsReport,
+    done_by,
+    request_digest,
+    runs_of,
+    stamp_of,
+)
+from voxweft.backends import load_model
+from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.gather import Gathered
+from voxweft.engine.op import Made, Op, gather_op
+from voxweft.engine.options import RuntimeOptions
+from voxweft.engine.part import State
+from voxweft.engine.planning import Target
+from voxweft.engine.report import Report
+from voxweft.engine.stage import Gather, Output, Stage, Sweep
+from voxweft.errors import ModelError, RequestError, VolumeError, VoxweftError
+from voxweft.foreign import local
+from voxweft.geometry.box import Box
+from voxweft.model.protocols import ForwardSetting
+from voxweft.model.ref import ModelRef
+from voxweft.runner.batch import Outcome, loaded_once
+from voxweft.runner.devices import devices_of
+from voxweft.runner.execution import Execution
+from voxweft.runner.opening import Opened
+from voxweft.runner.parts import absolute_model
+from voxweft.runner.place import Place
+from voxweft.runner.planning import AppRequest, plan_run
+from voxweft.runner.run import run_plan
+from voxweft.runner.workers import Workers
+from voxweft.stores import open_sink, open_volume
+from voxweft.stores.copick import Project, TomogramName
+from voxweft.stores.ngff04 import write_group
+from voxweft.version import __version__
+
+ALIASES = {"tomogram-boundary": "hf://biohub/octopi/tomogram-boundary"}
+LABELS, PROBABILITY, VARIANCE = "labels", "probability16", "variance"
+
+
+def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = silent) -> RunsReport:
+    """Segment the tomograms of a project.
+
+    Parameters
+    ----------
+    options, work
+        What is computed; where.
+    emit
+        Told of every event.
+
+    Returns
+    -------
+    RunsReport
+        Also of the runs that failed; they are no exception. A run that is done, by the same models and settings on the
+        same tomogram, is left as it is.
+
+    Raises
+    ------
+    RequestError
+        If the whole request is wrong; nothing was written.
+    """
+    work, clock = work or Work(), Clock()
+    project = Project(options.config)
+    runs = runs_of(project, options.runs)
+    refs, labels = _models(options)
+    notes = [f"{name} is no object of the project" for name in labels if name not in {o.name for o in project.objects}]
+    without = [run for run in runs if options.tomogram not in project.tomograms(run)]
+    if len(without) == len(runs):
+        project.tomogram(runs[0], options.tomogram)  # says what there is instead
+    named = str(options.segmentation)
+    asked = options_of(options).request()
+    request = request_digest(asked, str(options.tomogram), [options.mask, options.save_probabilities], _more(options), [
+        ref.digest for ref in refs
+    ])
+    book = Book(project, f"segment {named} {options.tomogram.spacing:.3f}", request)
+    mine = [run for n, run in enumerate(runs) if n % work.num_parts == work.part_id]
+    found = {run: RunResult(run, FAILED, message=_missing(project, run, options.tomogram)) for run in mine if run in without}
+    stamps = {run: _stamp(project, run, options) for run in mine if run not in without}
+    for run, stamp in stamps.items():
+        if not work.overwrite and (done := book.finished(run, stamp)):
+            found[run] = done
+    left = [run for run in mine if run not in found]
+    for note in notes:
+        emit(Event("note", note))
+    workers = _workers(options, work)
+    job = Job(project.path, tuple(absolute_model(ref) for ref in refs), labels, options, request, work.command)
+    if left:
+        job = replace(job, n_runs=len(left))
+        job = replace(job, settings=book.settings(workers.devices[0], lambda: _decided(job, project, left, workers)))
+        for run in left:
+            key = _key(project, run, options)
+            if book.holds(key) and not book.is_ours(run, f"{key}/.zattrs"):
+                book.keep_old(key)
+                notes.append(f"{run}: the {named} of another program is kept in .voxweft/replaced")
+
+    def after(run: str, outcome: Outcome) -> RunResult:
+        if outcome.report is None or outcome.report.status != State.COMPLETE:
+            return RunResult(run, FAILED, outcome.seconds, "it is not complete")
+        facts = job.finish(run, stamps[run], outcome.seconds)
+        return RunResult(run, DONE, outcome.seconds, "; ".join(outcome.report.notes), facts)
+
+    for result in done_by(left, job, workers, work, after=after, emit=emit):
+        found[result.run] = result
+    results = tuple(found.get(run, RunResult(run, WAITING)) for run in runs)
+    if any(result.status == DONE for result in results):
+        project.write_log(_log_name(options), _log(options, labels))
+    return RunsReport(options.config, named, results, clock.seconds, tuple(notes))
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """What all runs of a batch share; called by a worker for one of them."""
+
+    config: str
+    refs: tuple[ModelRef, ...]
+    labels: Mapping[str, int]
+    options: SegmentOptions
+    request: str
+    command: str
+    settings: tuple[ForwardSetting, ...] = ()
+    n_runs: int = 1
+
+    def __call__(self, run: str, share: tuple[int, int], workers: Workers) -> Report:
+        """Do a share of a run, and continue what was begun."""
+        project = Project(self.config)
+        stamp = _stamp(project, run, self.options)
+        book = self._book(project)
+        opened = self.opened(project, run, workers)
+        place = Place.of(open_sink(book.work_of(run, stamp)), self._files(project, run))
+        count, index = share
+        execution = Execution("serial", command=self.command, num_parts=count, part_id=index if count > 1 else -1)
+        try:
+            return run_plan(opened, place, workers, execution, silent)
+        except VoxweftError:
+            if count == 1:  # a tomogram that is mended is another one: nothing of this is of use then
+                place.remove(opened.plan)
+            raise
+
+    def opened(self, project: Project, run: str, workers: Workers) -> Opened:
+        """The plan of a run, with all that it needs opened."""
+        options = self.options
+        volume = open_volume(project.tomogram(run, options.tomogram))
+        if volume.info.n_channels != 1:
+            raise VolumeError(f"{run}: {options.tomogram} has {volume.info.n_channels} channels; a tomogram has one")
+        mask = _mask(project, run, options)
+        models, networks = loaded_once(self.refs)
+        also = [PROBABILITY] * options.save_probabilities + [VARIANCE] * options.uncertainty
+        about = {
+            "outputs": [LABELS, *also],
+            "voxel_size": options.tomogram.spacing,
+            "attributes": {
+                "voxweft": {"version": __version__, "request": self.request, "command": self.command},
+                "labels": dict(self.labels),
+            },
+        }
+        files = self._files(project, run)
+        app = AppRequest(
+            "particles segment",
+            then=lambda sweep: [_writing(sweep, about, files)],
+            settings=self.settings,
+            networks=networks,
+            target=Target(also=tuple(also), average=options.average),  # type: ignore[arg-type]
+            n_alike=self.n_runs,
+        )
+        records = open_sink(self._book(project).work_of(run, _stamp(project, run, options))).records
+        return plan_run(
+            volume,
+            models,
+            options_of(options, self.refs, mask.info.url if mask else ""),
+            app=app,
+            mask=mask,
+            records=records,
+            n_workers=workers.n_sharing,
+        )
+
+    def finish(self, run: str, stamp: Any, seconds: float) -> Mapping[str, Any]:
+        """Note that a run is done, and take away what is no longer needed."""
+        project = Project(self.config)
+        book = self._book(project)
+        key = _key(project, run, self.options)
+        volume = open_volume(f"{project.overlay.url}/{key}")
+        sizes = np.zeros(max([0, *self.labels.values()]) + 1, np.int64)
+        whole = Box.of(volume.info.shape_zyx)
+        for box in whole.cells(volume.info.chunk_zyx):
+            n = np.bincount(volume.read(box & whole).ravel(), minlength=len(sizes))
+            sizes = sizes + n[: len(sizes)]
+        facts = {"voxels": {name: int(sizes[number]) for name, number in self.labels.items()}}
+        book.put(run, stamp, [f"{key}/.zattrs", f"{key}/0/.zarray"], facts, seconds)
+        open_sink(book.work_of(run, stamp)).remove()
+        return facts
+
+    def _book(self, project: Project) -> Book:
+        options = self.options
+        return Book(project, f"segment {options.segmentation} {options.tomogram.spacing:.3f}", self.request)
+
+    def _files(self, project: Project, run: str) -> dict[str, str]:
+        """Where each output of a run goes."""
+        options = self.options
+        name, tomogram = options.segmentation, options.tomogram
+        found = {LABELS: project.segmentation_place(run, name, tomogram.spacing)}
+        if options.save_probabilities:
+            found[PROBABILITY] = project.features_place(run, tomogram, probability_feature(name))
+        if options.uncertainty:
+            found[VARIANCE] = project.features_place(run, tomogram, f"{name.name}-{name.user}-{name.session}-variance")
+        return found
+
+
+def probability_feature(name: Any) -> str:
+    """What the probabilities of a segmentation are called among the features of its tomogram."""
+    return f"{name.name}-{name.user}-{name.session}-probability"
+
+
+def options_of(options: SegmentOptions, refs: tuple[ModelRef, ...] = (), mask: str = "") -> OctopiRun:
+    """How a tomogram is swept."""
+    patch = next((ref.card.patch_zyx for ref in refs), None)
+    stride = ",".join(str(max(1, int(p * (1 - options.overlap)))) for p in patch) if patch else ""
+    return OctopiRun(
+        **{f.name: getattr(options, f.name) for f in fields(RuntimeOptions)},
+        overlap=options.overlap,
+        patch_stride=stride,
+        window=options.window,
+        fit="snap",
+        tta=f"turns:{options.ntta}",
+        tta_of="volume",
+        skip_empty=False,
+        mode="multiclass",
+        output="labels",
+        mask=mask,
+        accept_labels=True,
+        pyramid=False,
+        chunk="64,128,128",
+        compressor="lz4",
+        compression_level=1,
+    )
+
+
+@gather_op
+def write_segmentation(gathered: Gathered, *, sweep: str, about: Mapping[str, Any]) -> Made:
+    """Write what was swept where copick looks for it; the labels last, since they say that a run is done."""
+    pairs = [*zip(about["outputs"], gathered.outputs[sweep], strict=True)]
+    for name, written in reversed(pairs):
+        whole = Box.of(written.shape_zyx)
+        sample = written.read(whole & Box.of((1, 1, 1)))
+        if sample is None:
+            raise VolumeError(f"{gathered.files[name]}: nothing was computed")
+        attributes = dict(about["attributes"])
+        if name == PROBABILITY:
+            attributes["voxweft"] = {**attributes["voxweft"], "scale": 1 / 65535}
+
+        def read(box: Box, written: Any = written) -> Any:
+            return written.read(box)
+
+        write_group(
+            gathered.files[name],
+            read,
+            shape_zyx=written.shape_zyx,
+            dtype=sample.dtype.name,
+            voxel_size=float(about["voxel_size"]),
+            n_channels=len(sample),
+            attributes=attributes,
+        )
+    return Made()
+
+
+def _writing(sweep: Sweep, about: Mapping[str, Any], files: Mapping[str, str]) -> Stage:
+    op = Op.of(write_segmentation, sweep=sweep.name, about=about)
+    return Gather("files", op, (sweep.name,), tuple(Output(name) for name in files))
+
+
+def _models(options: SegmentOptions) -> tuple[list[ModelRef], dict[str, int]]:
+    """The models, which answer one question, and the names of their labels."""
+    models = []
+    for weights, config in options.models:
+        url = ALIASES.get(weights, weights) if not local(weights).exists() else weights
+        models.append(load_model(url, **({"model_config": str(Path(config).resolve())} if config else {})))
+    labels = [dict(model.card.details.get("labels", {})) for model in models]
+    for model, one in zip(models, labels, strict=True):
+        if one != labels[0]:
+            raise ModelError(f"{model.card.path} has the labels {one}, {models[0].card.path} {labels[0]}; an ensemble needs the same")
+    first = models[0].card
+    if not labels[0]:
+        labels[0] = {name: n for n, name in enumerate(first.class_names) if n} or {
+            f"class-{n}": n for n in range(1, first.n_classes)
+        }
+    return [model.ref for model in models], labels[0]  # type: ignore[attr-defined]
+
+
+def _mask(project: Project, run: str, options: SegmentOptions) -> Any:
+    if not options.mask:
+        return None
+    from voxweft.stores.copick import SegmentationName
+
+    url = project.segmentation(run, SegmentationName.parse(options.mask), options.tomogram.spacing)
+    if url is None:
+        raise VolumeError(f"{run} has no segmentation {options.mask} at {options.tomogram.spacing:g} A to bound the work")
+    return open_volume(url)
+
+
+def _decided(job: Job, project: Project, runs: list[str], workers: Workers) -> tuple[ForwardSetting, ...]:
+    """How each network is best run: measured on the first run that can be read."""
+    for run in runs:
+        try:
+            sweep = job.opened(project, run, workers).plan.sweep
+        except (VoxweftError, OSError):  # it will be named when its turn comes
+            continue
+        return tuple({one.model: one.setting for one in sweep.passes}.values())
+    return ()
+
+
+def _workers(options: SegmentOptions, work: Work) -> Workers:
+    devices = devices_of(options.device)
+    n = max(work.workers or work.tomo_batch_size, len(devices))
+    kind = work.kind(n)
+    n = 1 if kind == "serial" else n
+    return Workers(kind, n, n, tuple(devices), work.scheduler)
+
+
+def _stamp(project: Project, run: str, options: SegmentOptions) -> list[Any]:
+    return stamp_of(project.tomogram(run, options.tomogram))
+
+
+def _missing(project: Project, run: str, tomogram: TomogramName) -> str:
+    try:
+        project.tomogram(run, tomogram)
+    except VolumeError as error:
+        return str(error)
+    raise RequestError(f"{run} has {tomogram}")
+
+
+def _key(project: Project, run: str, options: SegmentOptions) -> str:
+    url = project.segmentation_place(run, options.segmentation, options.tomogram.spacing)
+    return url.removeprefix(f"{project.overlay.url}/")
+
+
+def _more(options: SegmentOptions) -> list[Any]:
+    return [options.average, options.uncertainty]
+
+
+def _log_name(options: SegmentOptions) -> str:
+    name = options.segmentation
+    return f"segment-{name.user}_{name.session}_{name.name}.yaml"
+
+
+def _log(options: SegmentOptions, labels: Mapping[str, int]) -> bytes:
+    """The log in which octopi's localize looks for the labels."""
+    name = options.segmentation
+    content = {
+        "inputs": {
+            "config": options.config,
+            "tomo_alg": options.tomogram.kind,
+            "voxel_size": options.tomogram.spacing,
+        },
+        "labels": dict(labels),
+        "model": {
+            "configs": [config for _, config in options.models if config],
+            "weights": [weights for weights, _ in options.models],
+        },
+        "parameters": {"sw_bs": options.batch_size, "overlap": options.overlap, "ntta": options.ntta},
+        "outputs": {"seg_name": name.name, "seg_user_id": name.user, "seg_session_id": name.session},
+    }
+    return yaml.safe_dump(content, sort_keys=False).encode()
