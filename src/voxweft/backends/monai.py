@@ -193,7 +193,10 @@ def _filled(module: torch.nn.Module, path: Path, config: Path) -> torch.nn.Modul
     for prefix in PREFIXES:
         if weights and all(k.startswith(prefix) for k in weights) and not any(k.startswith(prefix) for k in wanted):
             weights = {k.removeprefix(prefix): v for k, v in weights.items()}
-    bad = [*(wanted.keys() ^ weights.keys()), *(k for k in wanted.keys() & weights if wanted[k].shape != weights[k].shape)]
+    bad = [
+        *(wanted.keys() ^ weights.keys()),
+        *(k for k in wanted.keys() & weights if wanted[k].shape != weights[k].shape),
+    ]
     if bad:
         more = f" and {len(bad) - 3} more" if len(bad) > 3 else ""
         shown = ", ".join(sorted(bad)[:3])

@@ -13,6 +13,7 @@ MODULES = [
     "voxweft.cli.ink",
     "voxweft.cli.batch",
     "voxweft.cli.panoptic",
+    "voxweft.cli.particles",
     "voxweft.cli.label",
     "voxweft.cli.serve",
 ]

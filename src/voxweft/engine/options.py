@@ -63,7 +63,9 @@ class ModelOptions(Options):
     normalization: str = option(
         "auto", "auto (the model's), none, instance_zscore, global_zscore, instance_minmax, ..."
     )
-    tta: str = option("none", "Test-time augmentation: none, mirroring (up to 8 passes), rotation (3) or turns:N (N of 8).")
+    tta: str = option(
+        "none", "Test-time augmentation: none, mirroring (up to 8 passes), rotation (3) or turns:N (N of 8)."
+    )
     tta_of: str = option(
         "patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored)."
     )
@@ -74,7 +76,9 @@ class ModelOptions(Options):
         turns = [f"turns:{n}" for n in range(1, len(TURNS) + 1)]
         problems = unknown(self, tta=("none", "mirroring", "rotation", *turns), tta_of=("patch", "volume"))
         if self.tta == "rotation" and self.tta_of == "volume":
-            problems.append("--tta rotation with --tta-of volume: only mirroring and turns are possible for the whole volume")
+            problems.append(
+                "--tta rotation with --tta-of volume: only mirroring and turns are possible for the whole volume"
+            )
         if _weights(self.weights) is None:
             problems.append(f"--weights {self.weights!r} are no weights; write positive numbers, for example 2,1")
         return problems

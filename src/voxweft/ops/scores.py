@@ -56,7 +56,7 @@ class Counts:
     def fbeta(self, beta: float) -> float:
         """The same with recall counted ``beta`` times as much."""
         p, r = self.precision, self.recall
-        return (1 + beta**2) * p * r / (beta**2 * p + r) if self.tp else 0.0
+        return (1 + beta**2) * (p * r) / (beta**2 * p + r) if self.tp else 0.0
 
 
 def count_nearest(picks: Points, truth: Points, distance: float) -> Counts:

@@ -127,9 +127,7 @@ class _Basins:
 
     def _where(self, kept: NDArray[np.bool_]) -> _Basins:
         mine = kept[self.number]
-        return _Basins(
-            self.at[mine], (np.cumsum(kept) - 1)[self.number[mine]], self.centre[kept], self.label[kept]
-        )
+        return _Basins(self.at[mine], (np.cumsum(kept) - 1)[self.number[mine]], self.centre[kept], self.label[kept])
 
 
 def _basins(

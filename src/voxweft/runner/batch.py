@@ -148,9 +148,7 @@ def loaded_once(refs: tuple[ModelRef, ...]) -> tuple[list[Model], dict[Any, Pred
     return [reload(ref) for ref in refs], {}
 
 
-def settled(
-    records: Records, key: str, decide: Callable[[], Sequence[ForwardSetting]]
-) -> tuple[ForwardSetting, ...]:
+def settled(records: Records, key: str, decide: Callable[[], Sequence[ForwardSetting]]) -> tuple[ForwardSetting, ...]:
     """How each network of a batch is run: decided once, and kept; what somebody else decided meanwhile counts."""
     stored = records.get(key)
     if stored is None:

@@ -1,8 +1,7 @@
-"""Picks compared with the truth: octopi's two files, curves over the score, distances, and a page.
+"""Picks compared with the truth: octopi's two files, curves over the score, distances.
 
 OUTPUT/average_metrics.yaml, metrics.json   as octopi writes them
 OUTPUT/evaluation.json                      curves, best thresholds, distances, beta, how it was counted
-OUTPUT/evaluation.html                      the same to look at
 """
 
 from __future__ import annotations
@@ -92,7 +91,10 @@ def evaluate(options: EvaluateOptions, *, emit: Emit = silent) -> Evaluation:
         names = project.picks(run)
         try:
             found[run] = {
-                name: (_picks(project, run, names, name, *truth, notes), _picks(project, run, names, name, *guess, notes))
+                name: (
+                    _picks(project, run, names, name, *truth, notes),
+                    _picks(project, run, names, name, *guess, notes),
+                )
                 for name in objects
             }
         except VoxweftError as error:
@@ -100,7 +102,9 @@ def evaluate(options: EvaluateOptions, *, emit: Emit = silent) -> Evaluation:
     if found and not any(true is not None for one in found.values() for true, _ in one.values()):
         have = sorted({f"{n.user}/{n.session}" for run in runs for n in project.picks(run)})
         asked = f"{truth[0]}/{truth[1] or 'any session'}"
-        raise RequestError(f"no run has picks of {asked} to compare with; there are picks of {', '.join(have) or 'nobody'}")
+        raise RequestError(
+            f"no run has picks of {asked} to compare with; there are picks of {', '.join(have) or 'nobody'}"
+        )
     count = count_nearest if options.matching == "nearest" else count_one_to_one
     far = {name: float(one.radius or 0) * options.distance_threshold_scale for name, one in objects.items()}
     each = {
@@ -119,8 +123,7 @@ def evaluate(options: EvaluateOptions, *, emit: Emit = silent) -> Evaluation:
         curves[name] = curve_of(triples, far[name], options.fbeta)
         distances[name] = [d for picks, _, true in triples for d in _distances(picks, true, far[name])]
     both = {
-        run: {name: counts for name, counts in one.items() if None not in found[run][name]}
-        for run, one in each.items()
+        run: {name: counts for name, counts in one.items() if None not in found[run][name]} for run, one in each.items()
     }
     for note in dict.fromkeys(notes):
         emit(Event("note", note))
@@ -195,8 +198,6 @@ def _write(
     weights: Mapping[str, float],
 ) -> None:
     """The files; ``both``: counts where there is a truth and a guess, of which octopi's summary is made."""
-    from voxweft.viewer.evaluation_page import evaluation_page
-
     about = {
         "copick_config": options.config,
         "ground_truth_user_id": options.ground_truth_user_id,
@@ -243,7 +244,6 @@ def _write(
             "average_metrics.yaml": yaml.safe_dump(average, indent=4, sort_keys=False),
             "metrics.json": json.dumps({"input": about, "metrics": metrics, "parameters": parameters}, indent=4),
             "evaluation.json": json.dumps(more, indent=1),
-            "evaluation.html": evaluation_page(result),
         }
         for name, text in texts.items():
             replace_file(folder / name, text.encode())

@@ -78,7 +78,9 @@ class Wanted:
         return Waists(filter_size, self.least, self.most, reach, math.ceil(self.largest) + 8)
 
 
-def stages_of(method: str, wanted: Sequence[Wanted], shape: Zyx, block: int, filter_size: int, sure: bool) -> list[Stage]:
+def stages_of(
+    method: str, wanted: Sequence[Wanted], shape: Zyx, block: int, filter_size: int, sure: bool
+) -> list[Stage]:
     """The stages that find particles in a label volume or, by peaks, in probabilities.
 
     ``sure``: whether there are probabilities beside the labels, of which scores are made.
@@ -174,9 +176,7 @@ def find_parted(
 
 
 @block_op
-def find_components(
-    sources: Sequence[NDArray[Any] | None], cell: Cell, *, wanted: Sequence[Mapping[str, Any]]
-) -> Made:
+def find_components(sources: Sequence[NDArray[Any] | None], cell: Cell, *, wanted: Sequence[Mapping[str, Any]]) -> Made:
     """The components of a block, and which parts of shared planes they have; rows of tables."""
     own = cell.box.shape
     read = sources[0][0] if sources[0] is not None else np.zeros(cell.reads[0].shape, np.uint8)
@@ -307,7 +307,10 @@ def _merged(
 
 
 def _rows(
-    label: NDArray[np.int64], n: NDArray[np.int64], sums: Mapping[str, NDArray[np.float64]], objects: Mapping[int, Wanted]
+    label: NDArray[np.int64],
+    n: NDArray[np.int64],
+    sums: Mapping[str, NDArray[np.float64]],
+    objects: Mapping[int, Wanted],
 ) -> Table:
     """Rows of particles from the sums of their voxels.
 
@@ -327,4 +330,3 @@ def _rows(
         "score": np.where(np.isfinite(mean), mean, close * size),
         "voxels": n.astype(np.int64),
     }
-

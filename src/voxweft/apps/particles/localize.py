@@ -245,14 +245,18 @@ class Job:
             raise VolumeError(f"{run}: {self.options.segmentation} is half-written or damaged: {error}") from error
         info = volumes[LABELS].info
         if np.dtype(info.dtype).kind not in "iu" or info.n_channels != 1:
-            raise VolumeError(f"{run}: {self.options.segmentation} holds {info.dtype}, {info.n_channels} channels; labels are integers of one")
+            raise VolumeError(
+                f"{run}: {self.options.segmentation} holds {info.dtype}, {info.n_channels} channels; labels are integers of one"
+            )
         most = max((one.label for one in self.wanted), default=0)
         if probabilities:
             maps = open_volume(probabilities)
             if maps.info.shape_zyx == info.shape_zyx and maps.info.n_channels > most:
                 volumes[PROBABILITY] = maps
         if self.options.method == "peaks" and PROBABILITY not in volumes:
-            raise VolumeError(f"{run} has no probabilities of {self.options.segmentation}, whose peaks could be found.", PEAK_LABELS)
+            raise VolumeError(
+                f"{run} has no probabilities of {self.options.segmentation}, whose peaks could be found.", PEAK_LABELS
+            )
         return volumes
 
 
@@ -297,7 +301,9 @@ def _wanted(project: Project, options: LocalizeOptions, labels: Mapping[str, int
         if name not in particles:
             problems.append(f"--pick-objects {name!r} is no particle; the project has {', '.join(particles) or 'none'}")
         elif name not in labels:
-            problems.append(f"--pick-objects {name!r}: {options.segmentation} has no label for it, only {', '.join(labels)}")
+            problems.append(
+                f"--pick-objects {name!r}: {options.segmentation} has no label for it, only {', '.join(labels)}"
+            )
     names = options.objects or [name for name in particles if name in labels]
     left = [name for name in particles if name not in labels]
     if left and not options.objects:
@@ -307,7 +313,9 @@ def _wanted(project: Project, options: LocalizeOptions, labels: Mapping[str, int
     for name in names if not problems else ():
         radius = particles[name].radius
         if not radius or not radius > 0:
-            problems.append(f"{name} has no radius in {options.config}; add it in Angstrom, or name others by --pick-objects")
+            problems.append(
+                f"{name} has no radius in {options.config}; add it in Angstrom, or name others by --pick-objects"
+            )
             continue
         r = radius / options.voxel_size
         found.append(

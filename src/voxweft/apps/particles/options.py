@@ -86,12 +86,14 @@ class SegmentOptions(RuntimeOptions, ProjectOptions):
             found.append(f"--ntta {self.ntta}: use 1 to {len(TURNS)}")
         if not 0 <= self.overlap < 1:
             found.append(f"--overlap {self.overlap} is not a fraction; use 0 <= overlap < 1, for example 0.5")
-        configs, weights = len(_words(self.model_config)), len(_words(self.model_weights))
+        configs, weights = len(words_of(self.model_config)), len(words_of(self.model_weights))
         if configs > 1 and configs != weights:
-            found.append(f"--model-config names {configs} files, --model-weights {weights}; give one each, or one for all")
+            found.append(
+                f"--model-config names {configs} files, --model-weights {weights}; give one each, or one for all"
+            )
         if self.uncertainty and self.ntta * weights == 1:
             found.append("--uncertainty is a variance over views and models; take --ntta 2 or more, or an ensemble")
-        found += _names(
+        found += name_problems(
             tomo_uri=(TomogramName.parse, self.tomo_uri),
             seg_uri=(SegmentationName.parse, self.seg_uri),
             mask=(SegmentationName.parse, self.mask),
@@ -111,7 +113,7 @@ class SegmentOptions(RuntimeOptions, ProjectOptions):
     @property
     def models(self) -> list[tuple[str, str]]:
         """Weights and what describes them, "" for the yaml beside them."""
-        weights, configs = _words(self.model_weights), _words(self.model_config) or [""]
+        weights, configs = words_of(self.model_weights), words_of(self.model_config) or [""]
         return list(zip(weights, configs if len(configs) > 1 else configs * len(weights), strict=True))
 
 
@@ -142,7 +144,9 @@ class LocalizeOptions(ProjectOptions):
     radius_max_scale: float = option(
         1.0, "Largest particle: a ball of so many radii.", names=("--radius-max-scale", "-rmax")
     )
-    filter_size: int = option(10, "Voxels in which a centre is the only one (watershed).", names=("--filter-size", "-fs"))
+    filter_size: int = option(
+        10, "Voxels in which a centre is the only one (watershed).", names=("--filter-size", "-fs")
+    )
     label: int = option(0, "This label for all objects; 0: as the segmentation was made.", names=("--label", "-lbl"))
     pick_objects: str = option(
         "", "Only these objects, NAME1,NAME2; default: all particles.", names=("--pick-objects", "-obj")
@@ -151,7 +155,9 @@ class LocalizeOptions(ProjectOptions):
     separation: float = option(1.0, "Radii within which a peak is the only one (peaks).")
     pick_user_id: str = option("octopi", "User of the picks.", names=("--pick-user-id", "-pui"))
     pick_session_id: str = option("1", "Session of the picks.", names=("--pick-session-id", "-psid"))
-    block: int = option(192, "Side of the blocks that are done at once, in voxels; the picks are the same.", decides=False)
+    block: int = option(
+        192, "Side of the blocks that are done at once, in voxels; the picks are the same.", decides=False
+    )
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
@@ -166,7 +172,7 @@ class LocalizeOptions(ProjectOptions):
             found.append(f"--separation {self.separation} is no positive number of radii")
         if not self.voxel_size > 0:
             found.append(f"--voxel-size {self.voxel_size} is no size in Angstrom")
-        found += _names(
+        found += name_problems(
             seg_uri=(SegmentationName.parse, self.seg_uri),
             pick_user_id=(fit_name, self.pick_user_id),
             pick_session_id=(fit_name, self.pick_session_id),
@@ -182,7 +188,7 @@ class LocalizeOptions(ProjectOptions):
     @property
     def objects(self) -> list[str]:
         """The objects that are asked for; none: all."""
-        return _words(self.pick_objects)
+        return words_of(self.pick_objects)
 
 
 @dataclass(frozen=True)
@@ -197,16 +203,12 @@ class EvaluateOptions(ProjectOptions):
 
     title: ClassVar[str] = "Comparison"
 
-    ground_truth_user_id: str = option(
-        "", "User of the true picks.", names=("--ground-truth-user-id", "-gtuid")
-    )
+    ground_truth_user_id: str = option("", "User of the true picks.", names=("--ground-truth-user-id", "-gtuid"))
     ground_truth_session_id: str = option(
         "", "Session of the true picks; default: any.", names=("--ground-truth-session-id", "-gtsid")
     )
     predict_user_id: str = option("octopi", "User of the picks.", names=("--predict-user-id", "-puid"))
-    predict_session_id: str = option(
-        "1", "Session of the picks; empty: any.", names=("--predict-session-id", "-psid")
-    )
+    predict_session_id: str = option("1", "Session of the picks; empty: any.", names=("--predict-session-id", "-psid"))
     distance_threshold_scale: float = option(
         0.8, "Radii up to which a pick is right.", names=("--distance-threshold-scale", "-dts")
     )
@@ -230,7 +232,7 @@ class EvaluateOptions(ProjectOptions):
     @property
     def objects(self) -> list[str]:
         """The objects that are asked for; none: all."""
-        return _words(self.object_names)
+        return words_of(self.object_names)
 
 
 @dataclass(frozen=True)
@@ -280,7 +282,7 @@ def thresholds(text: str) -> dict[str, float]:
         If it is no list of probabilities.
     """
     found = {"": 0.3}
-    for word in _words(text):
+    for word in words_of(text):
         name, _, value = word.rpartition("=")
         try:
             found[name.strip()] = float(value)
@@ -291,11 +293,11 @@ def thresholds(text: str) -> dict[str, float]:
     return found
 
 
-def _words(text: str) -> list[str]:
+def words_of(text: str) -> list[str]:
     return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def _names(**given: Sequence[Any]) -> list[str]:
+def name_problems(**given: Sequence[Any]) -> list[str]:
     """What is wrong with names that were given."""
     problems = []
     for name, (parse, text) in given.items():

@@ -1,6 +1,6 @@
 """Segmentations of tomograms: every run a plan of its own, all runs one batch.
 
-    tomogram --z-score of the whole--> Sweep(models x views) --> labels [, probabilities, variance] --> Gather(OME-Zarr)
+tomogram --z-score of the whole--> Sweep(models x views) --> labels [, probabilities, variance] --> Gather(OME-Zarr)
 """
 
 from __future__ import annotations
@@ -91,12 +91,18 @@ def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = s
         project.tomogram(runs[0], options.tomogram)  # says what there is instead
     named = str(options.segmentation)
     asked = options_of(options).request()
-    request = request_digest(asked, str(options.tomogram), [options.mask, options.save_probabilities], _more(options), [
-        ref.digest for ref in refs
-    ])
+    request = request_digest(
+        asked,
+        str(options.tomogram),
+        [options.mask, options.save_probabilities],
+        _more(options),
+        [ref.digest for ref in refs],
+    )
     book = Book(project, f"segment {named} {options.tomogram.spacing:.3f}", request)
     mine = [run for n, run in enumerate(runs) if n % work.num_parts == work.part_id]
-    found = {run: RunResult(run, FAILED, message=_missing(project, run, options.tomogram)) for run in mine if run in without}
+    found = {
+        run: RunResult(run, FAILED, message=_missing(project, run, options.tomogram)) for run in mine if run in without
+    }
     stamps = {run: _stamp(project, run, options) for run in mine if run not in without}
     for run, stamp in stamps.items():
         if not work.overwrite and (done := book.finished(run, stamp)):
@@ -298,7 +304,9 @@ def _models(options: SegmentOptions) -> tuple[list[ModelRef], dict[str, int]]:
     labels = [dict(model.card.details.get("labels", {})) for model in models]
     for model, one in zip(models, labels, strict=True):
         if one != labels[0]:
-            raise ModelError(f"{model.card.path} has the labels {one}, {models[0].card.path} {labels[0]}; an ensemble needs the same")
+            raise ModelError(
+                f"{model.card.path} has the labels {one}, {models[0].card.path} {labels[0]}; an ensemble needs the same"
+            )
     first = models[0].card
     if not labels[0]:
         labels[0] = {name: n for n, name in enumerate(first.class_names) if n} or {
@@ -314,7 +322,9 @@ def _mask(project: Project, run: str, options: SegmentOptions) -> Any:
 
     url = project.segmentation(run, SegmentationName.parse(options.mask), options.tomogram.spacing)
     if url is None:
-        raise VolumeError(f"{run} has no segmentation {options.mask} at {options.tomogram.spacing:g} A to bound the work")
+        raise VolumeError(
+            f"{run} has no segmentation {options.mask} at {options.tomogram.spacing:g} A to bound the work"
+        )
     return open_volume(url)
 
 
