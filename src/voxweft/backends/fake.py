@@ -21,11 +21,11 @@ from urllib.parse import parse_qsl, urlparse
 
 import torch
 
-from voxweft.backends.maps import CENTRES, COARSE, OFFSETS, SEMANTIC, PanopticModel
+from voxweft.backends.maps import PanopticModel
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard, Normalization
-from voxweft.model.head import Head
+from voxweft.model.head import CENTRES, COARSE, OFFSETS, SEMANTIC, Head
 
 
 def load(url: str, *, inference_scale: int = 1, fine_boundaries: bool = False) -> TorchModel | PanopticModel:

@@ -9,10 +9,8 @@ import torch
 
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard
+from voxweft.model.head import CENTRES, OFFSETS, SEMANTIC
 from voxweft.model.protocols import ForwardSetting, Predictor
-
-SEMANTIC, CENTRES, OFFSETS = "sem_logits", "ctr_hmp", "offsets"
-COARSE = 4  # pixels of the network's input per pixel of the maps of centres and offsets
 
 
 class PanopticModel:

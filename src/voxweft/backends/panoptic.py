@@ -21,11 +21,11 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from voxweft.backends.described import REGISTRY, description_of
-from voxweft.backends.maps import CENTRES, COARSE, OFFSETS, SEMANTIC, PanopticModel, maps_of
+from voxweft.backends.maps import PanopticModel, maps_of
 from voxweft.errors import ModelError, first_line
 from voxweft.foreign import checked, local, small_file
 from voxweft.model.card import ModelCard, Normalization
-from voxweft.model.head import Head
+from voxweft.model.head import CENTRES, COARSE, OFFSETS, SEMANTIC, Head
 
 SMALLEST_PADDING = 16
 DOWNLOAD_S = 60

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -100,17 +101,15 @@ def peak_memory_bytes() -> int:
 
 def environment(device: str) -> dict[str, Any]:
     """Versions and hardware that a reader of the report may ask for."""
-    import numpy
-    import torch
-    import zarr
+    name = processor()
+    if device.startswith("cuda"):
+        import torch
 
-    name = torch.cuda.get_device_name(device) if device.startswith("cuda") else processor()
+        name = torch.cuda.get_device_name(device)
     return {
         "voxweft": __version__,
         "python": platform.python_version(),
-        "numpy": numpy.__version__,
-        "torch": torch.__version__,
-        "zarr": zarr.__version__,
+        **{name: version(name) for name in ("numpy", "torch", "zarr")},  # nothing is imported for it
         "host": platform.node(),
         "system": f"{platform.system()} {platform.release()}",
         "device": f"{device} ({name})",

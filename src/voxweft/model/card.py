@@ -10,7 +10,7 @@ from typing import Any
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
 from voxweft.model.frozen import FrozenDict
-from voxweft.model.head import ACTIVATIONS, Head
+from voxweft.model.head import ACTIVATIONS, CENTRES, OFFSETS, Head
 
 SCHEMES = ("none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct")
 
@@ -265,7 +265,7 @@ class ModelCard:
     @property
     def is_panoptic(self) -> bool:
         """Whether it gives maps of centres and offsets, of which whole slices become objects."""
-        return {"ctr_hmp", "offsets"} <= {head.name for head in self.heads}
+        return {CENTRES, OFFSETS} <= {head.name for head in self.heads}
 
     @property
     def all_heads(self) -> tuple[Head, ...]:

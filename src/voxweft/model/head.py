@@ -9,6 +9,10 @@ from voxweft.geometry.box import Zyx
 
 ACTIVATIONS = ("softmax", "sigmoid", "none")
 
+SEMANTIC, CENTRES, OFFSETS = "sem_logits", "ctr_hmp", "offsets"
+"""The heads of panoptic networks, of whose maps slices become objects (Cheng et al. 2020, arXiv:1911.10194)."""
+COARSE = 4  # pixels of such a network's input per pixel of its maps of centres and offsets
+
 
 @dataclass(frozen=True, slots=True)
 class Head:

@@ -7,7 +7,7 @@ component that lies whole in a window gives what it gives in the whole volume.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from voxweft.ops.components import connected
 
 Ints = NDArray[np.int64]
 ERODED = 2  # voxels beside an edge that is none that an opening may get wrong
+NARROW = 4  # voxels around a component that are tried first
+MOST_VOXELS = 1 << 23  # that are looked at together; distances take 60 bytes a voxel
+FAIR = 1.5  # voxels looked at together / one by one, up to which the first is less work
 TILE = 64  # side of the boxes in which components that are too large are parted
 
 
@@ -47,7 +50,7 @@ class Waists:
     @property
     def halo(self) -> int:
         """Voxels around a block that tell all of its components and of their neighbours."""
-        return max(self.reach, 2 * self.margin) + self.margin + self.filter_size + ERODED
+        return max(self.reach, self.margin) + self.margin + self.filter_size + ERODED
 
 
 def parted(
@@ -75,10 +78,12 @@ def parted(
     from scipy.ndimage import find_objects
 
     ids = connected(labels, 6)
+    region = _Region(labels, ids, read)
     label_of = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
     label_of[ids] = labels
     sizes = np.bincount(ids.ravel())
     found = [_Basins.none()]
+    small: dict[int, dict[int, Box]] = {}
     large: dict[int, set[int]] = {}
     for n, slices in enumerate(find_objects(ids), start=1):
         label = int(label_of[n])
@@ -88,15 +93,16 @@ def parted(
         if max(box.shape) > how.reach or _is_cut(box, read, extent):
             large.setdefault(label, set()).add(n)
         elif _owns(block, box.start):
-            window = _grown(box, how.filter_size + how.margin) & extent & read
-            found.append(_basins(labels, ids, label, {n}, window, box, read, how).within(how))
+            small.setdefault(label, {})[n] = box
+    for label, boxes in small.items():
+        found += [one.within(rules[label]) for one in _whole(region, label, boxes, extents[label], rules[label])]
     for label, some in large.items():
         how = rules[label]
         for tile in block.cells((TILE, TILE, TILE)):
             here = some.intersection(np.unique(ids[_inside(tile & block, read)]).tolist())
             if here:
-                window = _grown(tile & block, 3 * how.margin + how.filter_size) & extents[label] & read
-                basins = _basins(labels, ids, label, here, window, window, read, how)
+                window = _grown(tile & block, 2 * how.margin + how.filter_size) & extents[label] & read
+                basins = region.basins(label, here, window, region.seen(label, window, how), window)
                 found.append(basins.begun_in(tile & block).within(how))
     first = np.cumsum([0, *(len(f.centre) for f in found)])
     number = np.concatenate([f.number + n for f, n in zip(found, first, strict=False)])
@@ -130,45 +136,131 @@ class _Basins:
         return _Basins(self.at[mine], (np.cumsum(kept) - 1)[self.number[mine]], self.centre[kept], self.label[kept])
 
 
-def _basins(
-    labels: NDArray[Any],
-    ids: NDArray[np.uint32],
-    label: int,
-    wanted: set[int],
-    window: Box,
-    box: Box,
-    read: Box,
-    how: Waists,
-) -> _Basins:
-    """What is flooded of components in a box; ``window`` is what is looked at around it."""
-    from scipy.ndimage import label as numbered
-    from skimage.segmentation import watershed
-
-    opened, distance, centres = (
-        array[_inside(box, window)] for array in _centres(labels[_inside(window, read)] == label, how)
-    )
-    mask = opened & np.isin(ids[_inside(box, read)], [*wanted])
-    marks, n = numbered(centres & mask)
-    if not n:
-        return _Basins.none()
-    basins = watershed(-distance, marks, mask=mask)
-    at, begun = np.argwhere(basins), np.argwhere(marks)
-    first = np.unique(marks[tuple(begun.T)], return_index=True)[1]
-    number = np.asarray(basins[tuple(at.T)], np.int64) - 1
-    return _Basins(at + box.start, number, begun[first] + box.start, np.full(n, label, np.int64))
+Seen = tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]
+"""The opened mask of a label, the distance of its voxels to the background, and where that is largest in a cube."""
 
 
-def _centres(mask: NDArray[np.bool_], how: Waists) -> tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]:
-    """The opened mask, the distance of its voxels to the background, and where that is largest in a cube."""
-    from scipy.ndimage import binary_opening, distance_transform_edt, generate_binary_structure, maximum_filter
+@dataclass(frozen=True, slots=True)
+class _Region:
+    """What was read, and its components: arrays of the box ``read``."""
 
-    opened = binary_opening(mask, generate_binary_structure(3, 1))
-    if opened.all():
-        distance = np.ones(mask.shape, np.float32)
-    else:
-        distance = distance_transform_edt(opened).astype(np.float32)
-    highest = maximum_filter(distance, size=how.filter_size)
-    return opened, distance, (distance == highest) & opened
+    labels: NDArray[Any]
+    ids: NDArray[np.uint32]
+    read: Box
+
+    def seen(self, label: int, window: Box, how: Waists) -> Seen:
+        """What is seen of a label in a window."""
+        from scipy.ndimage import maximum_filter
+
+        opened = opened_by_cross(self.labels[_inside(window, self.read)] == label)
+        distance = distance_to_background(opened)
+        return opened, distance, (distance == maximum_filter(distance, size=how.filter_size)) & opened
+
+    def of(self, wanted: Collection[int], box: Box) -> NDArray[np.bool_]:
+        """Where components lie in a box."""
+        return np.isin(self.ids[_inside(box, self.read)], [*wanted])
+
+    def basins(self, label: int, wanted: Collection[int], window: Box, seen: Seen, box: Box) -> _Basins:
+        """What is flooded of components in a box, of what is seen in a window around it."""
+        from scipy.ndimage import label as numbered
+        from skimage.segmentation import watershed
+
+        opened, distance, centres = (array[_inside(box, window)] for array in seen)
+        mask = opened & self.of(wanted, box)
+        marks, n = numbered(centres & mask)
+        if not n:
+            return _Basins.none()
+        basins = watershed(-distance, marks, mask=mask)
+        at, begun = np.argwhere(basins), np.argwhere(marks)
+        first = np.unique(marks[tuple(begun.T)], return_index=True)[1]
+        number = np.asarray(basins[tuple(at.T)], np.int64) - 1
+        return _Basins(at + box.start, number, begun[first] + box.start, np.full(n, label, np.int64))
+
+
+def opened_by_cross(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The union of all crosses of seven voxels that lie inside a mask [Z, Y, X]; beyond the array nothing does.
+
+    >>> opened_by_cross(np.ones((3, 3, 3), np.bool_)).sum()
+    np.int64(7)
+    """
+    eroded = mask.copy()
+    for low, high in _neighbours():
+        eroded[low] &= mask[high]
+        eroded[high] &= mask[low]
+    for axis in range(3):
+        eroded.swapaxes(0, axis)[[0, -1]] = False
+    opened = eroded.copy()
+    for low, high in _neighbours():
+        opened[low] |= eroded[high]
+        opened[high] |= eroded[low]
+    return opened
+
+
+def distance_to_background(mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """The distance of the voxels of a mask [Z, Y, X] to the nearest that is not of it, in voxels; of others 0.
+
+    Without a background there is no distance to it, and all are 1.
+
+    >>> distance_to_background(np.array([[[0, 1, 1, 1, 0]]], np.bool_)).tolist()
+    [[[0.0, 1.0, 2.0, 1.0, 0.0]]]
+    """
+    from scipy.ndimage import distance_transform_edt
+
+    found = mask.astype(np.float32)
+    if mask.all() or not mask.any():
+        return found
+    nearest = distance_transform_edt(mask, return_distances=False, return_indices=True)
+    at = np.nonzero(mask)
+    squares = sum((a - nearest[(axis, *at)]) ** 2 for axis, a in enumerate(at))
+    found[at] = np.sqrt(squares)
+    return found
+
+
+def _neighbours() -> Iterator[tuple[tuple[slice, ...], tuple[slice, ...]]]:
+    """Of each axis the voxels that have a neighbour behind them, and those neighbours."""
+    for axis in range(3):
+        yield tuple(  # type: ignore[misc]
+            tuple(side if a == axis else slice(None) for a in range(3)) for side in (slice(None, -1), slice(1, None))
+        )
+
+
+def _whole(region: _Region, label: int, boxes: Mapping[int, Box], extent: Box, how: Waists) -> Iterator[_Basins]:
+    """The basins of components that lie in boxes.
+
+    The distances of a component need no more than a voxel around it. Those of others in the cube of a centre are right
+    where they are shorter than the way to the edge of the window; where they are not, a larger one is looked at, or one
+    for all components together if that is less work. Neighbours that are thicker than half of that are thicker than
+    particles: their centres win over those of particles, however thick they are.
+    """
+
+    def around(box: Box, margin: int) -> Box:
+        return _grown(box, margin) & extent & region.read
+
+    left = {n: around(box, how.filter_size + how.margin) for n, box in boxes.items()}
+    if (together := _hull(left.values())).n_voxels > FAIR * sum(
+        around(box, how.filter_size + NARROW).n_voxels for box in boxes.values()
+    ):
+        for n, box in boxes.items():
+            window, near = around(box, how.filter_size + NARROW), around(box, how.filter_size)
+            seen = region.seen(label, window, how)
+            others = seen[1][_inside(near, window)][~region.of([n], near)]
+            if others.max(initial=0) < NARROW - ERODED:
+                yield region.basins(label, [n], window, seen, box)
+                del left[n]
+        together = _hull(left.values())
+    seen_all = None
+    if together.n_voxels < min(MOST_VOXELS, sum(window.n_voxels for window in left.values())):
+        seen_all = region.seen(label, together, how)
+    for n, own in left.items():
+        window, seen = (together, seen_all) if seen_all else (own, region.seen(label, own, how))
+        yield region.basins(label, [n], window, seen, boxes[n])
+
+
+def _hull(boxes: Iterable[Box]) -> Box:
+    """The smallest box around all of them; an empty one around none."""
+    found = [*boxes] or [Box.of((0, 0, 0))]
+    start, stop = (np.array([getattr(b, side) for b in found]) for side in ("start", "stop"))
+    return Box(tuple(start.min(axis=0).tolist()), tuple(stop.max(axis=0).tolist()))  # type: ignore[arg-type]
 
 
 def _is_cut(box: Box, read: Box, extent: Box) -> bool:

@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.apps.panoptic.codes import DIVISOR, SHIFT
-from voxweft.backends.maps import CENTRES, COARSE, OFFSETS, SEMANTIC
 from voxweft.engine.op import Cell, Made, block_op, slice_op
 from voxweft.engine.slices import SliceLabels
 from voxweft.errors import RunError
+from voxweft.model.head import CENTRES, COARSE, OFFSETS, SEMANTIC
 from voxweft.ops.centres import find_centres
 from voxweft.ops.grouping import group_pixels
 from voxweft.ops.holes import fill_holes

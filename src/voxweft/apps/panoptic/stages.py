@@ -20,7 +20,6 @@ from voxweft.apps.panoptic.painting import paint_consensus, paint_slices, paint_
 from voxweft.apps.panoptic.slices import SliceRules, existing_slices, slice_objects
 from voxweft.apps.panoptic.tracking import match_slices, number_slices, slice_tables
 from voxweft.apps.panoptic.voting import agree, shared_objects
-from voxweft.backends.maps import COARSE
 from voxweft.engine.fields import parse_size
 from voxweft.engine.op import Op
 from voxweft.engine.output import Output, Source
@@ -32,6 +31,7 @@ from voxweft.geometry.tiling import AxisTiles, TileGrid
 from voxweft.image.info import OutputSpec, VolumeInfo
 from voxweft.image.order import inverse, permute
 from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.head import COARSE
 from voxweft.model.protocols import ForwardSetting
 from voxweft.ops.activate import Finish
 from voxweft.ops.matching import Rules

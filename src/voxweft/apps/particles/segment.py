@@ -5,7 +5,6 @@ tomogram --z-score of the whole--> Sweep(models x views) --> labels [, probabili
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
