@@ -162,7 +162,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return {"model": model, "labels": {str(name): number for name, number in labels.items()}}
 
 
-class _Loader(yaml.SafeLoader):
+class _Loader(yaml.SafeLoader):  # type: ignore[misc]
     """Plain yaml, and Python's tuples as lists."""
 
 

@@ -319,7 +319,7 @@ DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft i
 FRONT_END = FrontEnd(
     app,
     "ink",
-    "Ink detection",
+    "Ink, objects, particles",
     divisions={"ink run": DIVISION, "ink infer": DIVISION},
     reads=with_step,
     find_card=_find_card,

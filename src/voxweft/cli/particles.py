@@ -16,7 +16,7 @@ from voxweft.cli.front_end import Division, FrontEnd
 from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, table
 from voxweft.remote import is_remote
 
-app = typer.Typer(help="Particles in tomograms of copick projects: segment, localize, evaluate.", no_args_is_help=True)
+app = typer.Typer(help="Particles in tomograms: segment, localize, evaluate.", no_args_is_help=True)
 SHOWN = 12  # runs of a table that a terminal gets
 
 
@@ -91,14 +91,13 @@ def evaluate(
     with Listener(quiet, log_json) as listen:
         result = job(evaluateoptions, emit=listen)
     page = save_page(evaluation_page(result), str(Path(result.output) / "evaluation.html"))
+    rows: dict[str, str] = {}
     if not quiet:
-        table(
-            {
-                name: f"F{result.beta:g} {c.fbeta(result.beta):.4f}, precision {c.precision:.3f}, recall {c.recall:.3f} "
-                f"({c.tp} right, {c.fp} wrong, {c.fn} missed)"
-                for name, c in result.counts.items()
-            }
-        )
+        for name, c in result.counts.items():
+            found = f"{c.tp} right, {c.fp} wrong, {c.fn} missed"
+            both = f"precision {c.precision:.3f}, recall {c.recall:.3f}"
+            rows[name] = f"F{result.beta:g} {c.fbeta(result.beta):.4f}, {both} ({found})"
+        table(rows)
         say(f"F{result.beta:g} of all: {result.score:.4f}")
         say(f"scores: {result.output}/average_metrics.yaml")
         say(f"report: {page}")
@@ -204,7 +203,7 @@ def _facts(facts: Any, what: str) -> str:
 FRONT_END = FrontEnd(
     app,
     "particles",
-    "Particles: tomograms of copick projects",
+    "Ink, objects, particles",
     divisions={
         "particles segment": Division({"config": "--config", "model_weights": "--model-weights"}),
         "particles localize": Division({"config": "--config"}),

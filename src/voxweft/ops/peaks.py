@@ -85,4 +85,4 @@ def apart(at: NDArray[np.float64], value: NDArray[np.float64], distance: float) 
 def _beside(values: NDArray[np.float32], at: NDArray[np.int64], axis: int, step: int) -> NDArray[np.float64]:
     place = [*at.T]
     place[axis] = np.clip(place[axis] + step, 0, values.shape[axis] - 1)
-    return values[tuple(place)].astype(np.float64)
+    return np.asarray(values[tuple(place)], np.float64)

@@ -60,14 +60,16 @@ class Counts:
 
 
 def count_nearest(picks: Points, truth: Points, distance: float) -> Counts:
-    """Count as octopi does: a pick is right that has a particle nearer than ``distance``, a particle found that has a pick.
+    """Count as octopi does: a pick is right that has a particle nearer than ``distance``, and the other way round.
 
     Several picks may share a particle, so right ones and missed ones need not add up to the particles.
 
     Parameters
     ----------
     picks, truth
-        [n, 3], in one unit, which is also that of the distance.
+        [n, 3], in one unit.
+    distance
+        In that unit.
     """
     if not len(picks) or not len(truth):
         return Counts(0, len(picks), len(truth))
@@ -167,6 +169,10 @@ def curve_of(runs: list[tuple[Points, NDArray[np.float64], Points]], distance: f
     ----------
     runs
         Of every run its picks [n, 3], their scores [n] and the truth [m, 3].
+    distance
+        Up to which a pick is right.
+    beta
+        Of F-beta.
     """
     scores, right, n = [], [], 0
     for picks, score, truth in runs:

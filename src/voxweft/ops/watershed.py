@@ -61,7 +61,9 @@ def parted(
     Parameters
     ----------
     labels
-        [Z, Y, X] of the box ``read``, which is the block with its halo, clipped where the volume ends.
+        [Z, Y, X] of the box ``read``.
+    read
+        The block with its halo, clipped where the volume ends.
     block
         It owns the components whose boxes begin in it; of components larger than ``reach`` the particles whose centres
         begin in it.
@@ -125,11 +127,11 @@ class _Basins:
     def within(self, how: Waists) -> _Basins:
         """Those that are as large as particles."""
         n = np.bincount(self.number, minlength=len(self.centre))
-        return self._where((n >= how.least) & (n <= how.most))
+        return self._where(np.asarray((n >= how.least) & (n <= how.most)))
 
     def begun_in(self, box: Box) -> _Basins:
         """Those whose centres begin in a box."""
-        return self._where(((self.centre >= box.start) & (self.centre < box.stop)).all(axis=1))
+        return self._where(np.asarray(((self.centre >= box.start) & (self.centre < box.stop)).all(axis=1)))
 
     def _where(self, kept: NDArray[np.bool_]) -> _Basins:
         mine = kept[self.number]
@@ -165,12 +167,13 @@ class _Region:
         from scipy.ndimage import label as numbered
         from skimage.segmentation import watershed
 
-        opened, distance, centres = (array[_inside(box, window)] for array in seen)
+        own = _inside(box, window)
+        opened, distance, centres = seen[0][own], seen[1][own], seen[2][own]
         mask = opened & self.of(wanted, box)
         marks, n = numbered(centres & mask)
         if not n:
             return _Basins.none()
-        basins = watershed(-distance, marks, mask=mask)
+        basins = watershed(-distance, marks, mask=mask)  # type: ignore[no-untyped-call]
         at, begun = np.argwhere(basins), np.argwhere(marks)
         first = np.unique(marks[tuple(begun.T)], return_index=True)[1]
         number = np.asarray(basins[tuple(at.T)], np.int64) - 1
@@ -260,7 +263,7 @@ def _hull(boxes: Iterable[Box]) -> Box:
     """The smallest box around all of them; an empty one around none."""
     found = [*boxes] or [Box.of((0, 0, 0))]
     start, stop = (np.array([getattr(b, side) for b in found]) for side in ("start", "stop"))
-    return Box(tuple(start.min(axis=0).tolist()), tuple(stop.max(axis=0).tolist()))  # type: ignore[arg-type]
+    return Box(tuple(start.min(axis=0).tolist()), tuple(stop.max(axis=0).tolist()))
 
 
 def _is_cut(box: Box, read: Box, extent: Box) -> bool:

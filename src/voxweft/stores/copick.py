@@ -5,7 +5,7 @@ ROOT/ExperimentRuns/RUN/VoxelSpacing10.000/KIND.zarr   tomograms
 ROOT/ExperimentRuns/RUN/Segmentations/10.000_USER_SESSION_NAME-multilabel.zarr
 ROOT/ExperimentRuns/RUN/Picks/USER_SESSION_OBJECT.json
 
-There may be two roots: what voxweft writes goes into the overlay, and what is only in the static one is read from there.
+There may be two roots: what voxweft writes goes into the overlay, what is only in the static one is read from there.
 The layout is that of copick 1.31 (MIT, https://github.com/copick/copick); x y z and Angstrom are its axes and unit.
 """
 

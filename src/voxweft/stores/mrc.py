@@ -65,7 +65,7 @@ class MrcVolume:
         self._data = data.transpose(_order(header, url)) if data.shape[0] > 1 else data
         sizes = [float(self._file.voxel_size[axis]) for axis in "zyx"]
         size, unit, note = voxel_size(sizes, ("angstrom",) * 3)
-        odd = [first_line(w.message) for w in said]
+        odd = [str(w.message).splitlines()[0] for w in said]
         shape = self._data.shape
         z, y, x = shape
         self.info = VolumeInfo(

@@ -135,7 +135,9 @@ def export_picks(options: ExportOptions, path: str) -> dict[str, int]:
     listed = Listed(
         [run for run, _, picks in found for _ in range(len(picks))],
         [name for _, name, picks in found for _ in range(len(picks))],
-        *(np.concatenate([getattr(p, part) for _, _, p in found]) for part in ("centres", "scores", "turns")),
+        np.concatenate([picks.centres for _, _, picks in found]),
+        np.concatenate([picks.scores for _, _, picks in found]),
+        np.concatenate([picks.turns for _, _, picks in found]),
     )
     numbers = {name: one.label or n for n, (name, one) in enumerate(project.particles.items(), start=1)}
     _write(Path(path), as_text(listed, kind, numbers))

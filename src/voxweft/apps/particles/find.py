@@ -88,27 +88,27 @@ def stages_of(
     objects = [asdict(one) for one in wanted]
     side: Zyx = tuple(min(block, -(-n // 16) * 16) for n in shape)  # type: ignore[assignment]
     common: dict[str, Any] = {"shape_zyx": shape, "region": Box.of(shape), "block_zyx": side, "outputs": ()}
-    maps = (Source(PROBABILITY),) * sure
+    sources: tuple[Source, ...]
     if method == "peaks":
         halo = max([0, *(halo_of(one.radius) for one in wanted)])
-        source = (Source(PROBABILITY, halo_zyx=(halo,) * 3),)
-        return [Blocks(FIND, Op.of(find_peaks, wanted=objects), source, **common)]
+        sources = _maps(halo, True)
+        return [Blocks(FIND, Op.of(find_peaks, wanted=objects), sources, **common)]
     if method == "com":
         grid = [-(-n // b) for n, b in zip(shape, side, strict=True)]
-        source = (Source(LABELS, halo_zyx=(1, 1, 1), only_after=True), *maps)
+        sources = (Source(LABELS, halo_zyx=(1, 1, 1), only_after=True), *_maps(0, sure))
         return [
-            Blocks("components", Op.of(find_components, wanted=objects), source, **common),
+            Blocks("components", Op.of(find_components, wanted=objects), sources, **common),
             Gather(FIND, Op.of(join_components, grid=grid, wanted=objects), ("components",)),
         ]
     halo = max([1, *(one.waists(filter_size).halo for one in wanted)])
-    source = (Source(LABELS, halo_zyx=(halo,) * 3), *maps_with(halo, sure))
+    sources = (Source(LABELS, halo_zyx=(halo,) * 3), *_maps(halo, sure))
     return [
         Blocks("boxes", Op.of(find_boxes, labels=[one.label for one in wanted]), (Source(LABELS),), **common),
         Gather(EXTENTS, Op.of(join_boxes), ("boxes",)),
         Blocks(
             FIND,
             Op.of(find_parted, wanted=objects, filter_size=filter_size),
-            source,
+            sources,
             needs=(EXTENTS,),
             tables=(EXTENTS,),
             **common,
@@ -116,7 +116,7 @@ def stages_of(
     ]
 
 
-def maps_with(halo: int, sure: bool) -> tuple[Source, ...]:
+def _maps(halo: int, sure: bool) -> tuple[Source, ...]:
     """The probabilities as a source, where there are some."""
     return (Source(PROBABILITY, halo_zyx=(halo,) * 3),) * sure
 
@@ -268,7 +268,7 @@ def centres_of(table: Table, wanted: Sequence[Wanted], shape: Zyx, method: str) 
     Centres nearer than the smallest radius become their mean (peaks: the larger one stays), and those at the very
     border are left out. Sorted by their scores, the best first.
     """
-    found = {}
+    found: dict[str, Table] = {}
     for one in wanted:
         mine = table["label"] == one.label if table else np.zeros(0, np.bool_)
         centre = table["centre"][mine] if table else np.zeros((0, 3))

@@ -245,9 +245,8 @@ class Job:
             raise VolumeError(f"{run}: {self.options.segmentation} is half-written or damaged: {error}") from error
         info = volumes[LABELS].info
         if np.dtype(info.dtype).kind not in "iu" or info.n_channels != 1:
-            raise VolumeError(
-                f"{run}: {self.options.segmentation} holds {info.dtype}, {info.n_channels} channels; labels are integers of one"
-            )
+            found = f"{info.dtype} in {info.n_channels} channels"
+            raise VolumeError(f"{run}: {self.options.segmentation} holds {found}; labels are integers in one")
         most = max((one.label for one in self.wanted), default=0)
         if probabilities:
             maps = open_volume(probabilities)
@@ -400,4 +399,4 @@ def _log(options: LocalizeOptions) -> bytes:
             "filter_size": options.filter_size,
         },
     }
-    return yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False).encode()
+    return str(yaml.safe_dump(json.loads(json.dumps(content)), sort_keys=False)).encode()

@@ -294,6 +294,7 @@ def thresholds(text: str) -> dict[str, float]:
 
 
 def words_of(text: str) -> list[str]:
+    """The words of a list with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
 
 

@@ -112,7 +112,7 @@ class Book:
 
     def is_ours(self, run: str, key: str) -> bool:
         """Whether a file of the overlay is as voxweft left it."""
-        return self._stored(run).get("files", {}).get(key) == self._digest(key)
+        return bool(self._stored(run).get("files", {}).get(key) == self._digest(key))
 
     def put(self, run: str, stamp: Any, files: Sequence[str], facts: Mapping[str, Any], seconds: float) -> None:
         """Keep the result of a run; ``files`` are relative to the overlay."""

@@ -389,4 +389,4 @@ def _log(options: SegmentOptions, labels: Mapping[str, int]) -> bytes:
         "parameters": {"sw_bs": options.batch_size, "overlap": options.overlap, "ntta": options.ntta},
         "outputs": {"seg_name": name.name, "seg_user_id": name.user, "seg_session_id": name.session},
     }
-    return yaml.safe_dump(content, sort_keys=False).encode()
+    return str(yaml.safe_dump(content, sort_keys=False)).encode()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from voxweft.apps.scroll.blend import activation_in, execution_of, geometry_in
 from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions
@@ -36,11 +36,13 @@ from voxweft.runner.run import run_plan
 from voxweft.runner.verify import verify
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
-from voxweft.stores.sparse import SparseVolume
 from voxweft.stores.url import exists, records_at, remove
 from voxweft.stores.zarr import attributes_of
 
 DEFAULT = ClassOptions().threshold
+
+if TYPE_CHECKING:
+    from voxweft.stores.sparse import SparseVolume
 
 
 def finalize(
@@ -81,6 +83,8 @@ def finalize(
     check_output(sink, execution)
     if storage.delete_intermediates and not exists(input_path) and (done := _done_before(sink, classes, storage)):
         return done
+    from voxweft.stores.sparse import SparseVolume  # and with it zarr
+
     volume = SparseVolume(input_path)
     if not volume.info.dtype.startswith("float"):
         raise RequestError(f"{input_path} holds {volume.info.dtype} values; logits are float16 or float32")
