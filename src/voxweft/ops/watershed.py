@@ -81,19 +81,21 @@ def parted(
 
     ids = connected(labels, 6)
     region = _Region(labels, ids, read)
-    label_of = np.zeros(int(ids.max(initial=0)) + 1, np.int64)
-    label_of[ids] = labels
-    sizes = np.bincount(ids.ravel())
+    filled = np.flatnonzero(ids)
+    numbers = ids.ravel()[filled]
+    sizes = np.bincount(numbers)
+    label_of = np.zeros(len(sizes), np.int64)
+    label_of[numbers] = labels.ravel()[filled]
     found = [_Basins.none()]
     small: dict[int, dict[int, Box]] = {}
-    large: dict[int, set[int]] = {}
+    large: dict[int, dict[int, Box]] = {}
     for n, slices in enumerate(find_objects(ids), start=1):
         label = int(label_of[n])
         if slices is None or label not in rules or sizes[n] < rules[label].least:
             continue
         how, extent, box = rules[label], extents[label], _box(slices).shift(read.start)
         if max(box.shape) > how.reach or _is_cut(box, read, extent):
-            large.setdefault(label, set()).add(n)
+            large.setdefault(label, {})[n] = box
         elif _owns(block, box.start):
             small.setdefault(label, {})[n] = box
     for label, boxes in small.items():
@@ -101,8 +103,8 @@ def parted(
     for label, some in large.items():
         how = rules[label]
         for tile in block.cells((TILE, TILE, TILE)):
-            here = some.intersection(np.unique(ids[_inside(tile & block, read)]).tolist())
-            if here:
+            here = [n for n, box in some.items() if (box & tile & block).n_voxels]
+            if here and region.of(here, tile & block).any():
                 window = _grown(tile & block, 2 * how.margin + how.filter_size) & extents[label] & read
                 basins = region.basins(label, here, window, region.seen(label, window, how), window)
                 found.append(basins.begun_in(tile & block).within(how))
@@ -160,7 +162,12 @@ class _Region:
 
     def of(self, wanted: Collection[int], box: Box) -> NDArray[np.bool_]:
         """Where components lie in a box."""
-        return np.isin(self.ids[_inside(box, self.read)], [*wanted])
+        own = self.ids[_inside(box, self.read)]
+        if len(wanted) == 1:
+            return np.asarray(own == next(iter(wanted)))
+        known = np.zeros(int(own.max(initial=0)) + 1, np.bool_)
+        known[[n for n in wanted if n < len(known)]] = True
+        return known[own]
 
     def basins(self, label: int, wanted: Collection[int], window: Box, seen: Seen, box: Box) -> _Basins:
         """What is flooded of components in a box, of what is seen in a window around it."""
