@@ -18,6 +18,7 @@ from voxweft.image.protocols import Volume
 if TYPE_CHECKING:
     import torch
 
+ROWS_BYTES = 1 << 26  # that are decoded at once
 ON_DEVICE = ("uint8", "int8", "int16", "int32", "float16", "float32")
 
 
@@ -99,9 +100,8 @@ class PlaneReader:
 
         (_, y0, x0), (_, y1, x1) = self._box.start, self._box.stop
         box = Box((lo, y0, x0), (hi, y1, x1))
-        array = self._volume.read(box)
+        array = self._finite(self._rows(box), box)
         self.bytes_read += array.nbytes
-        array = self._finite(array, box)
         if array.dtype.name not in ON_DEVICE and (
             self._device != "cpu" or array.dtype.name not in ("uint16", "float64")
         ):
@@ -109,6 +109,22 @@ class PlaneReader:
         if not array.dtype.isnative or not array.flags.writeable or any(s < 0 for s in array.strides):
             array = np.array(array, dtype=array.dtype.newbyteorder("="))
         return torch.from_numpy(array).to(self._device)
+
+    def _rows(self, box: Box) -> NDArray[Any]:
+        """The voxels of a box; of a large one a few rows of chunks at once, since each is decoded beside its place."""
+        info, (z, y, x) = self._volume.info, box.shape
+        plane = z * x * info.n_channels * np.dtype(info.dtype).itemsize  # of one row of voxels
+        rows = max(1, ROWS_BYTES // max(1, plane * info.chunk_zyx[1])) * info.chunk_zyx[1]
+        if rows >= y:
+            return self._volume.read(box)
+        array: NDArray[Any] | None = None
+        for cell in box.cells((box.stop[0], rows, box.stop[2])):
+            part = cell & box
+            values = self._volume.read(part)
+            if array is None:
+                array = np.empty((values.shape[0], *box.shape), values.dtype)
+            array[(slice(None), *part.shift(box.start, -1).slices)] = values
+        return array if array is not None else self._volume.read(box)
 
     def _finite(self, array: NDArray[Any], box: Box) -> NDArray[Any]:
         """NaN and Inf become 0 and are counted."""
