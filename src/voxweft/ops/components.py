@@ -49,7 +49,8 @@ def connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:
 
     if values.dtype == np.bool_ and (values.ndim < 3 or min(values.shape) < 2):
         values = values.view(np.uint8)  # of bool planes and lines 4.1.1 gives wrong components, or raises
-    return np.asarray(cc3d.connected_components(values, connectivity=connectivity, out_dtype=np.uint32))  # type: ignore[call-overload]
+    found = cc3d.connected_components(values, connectivity=connectivity, out_dtype=np.uint32)  # type: ignore[call-overload]
+    return np.asarray(found, np.uint32)  # of nothing at all it may be bool
 
 
 def keep_largest(labels: NDArray[Any], groups: Sequence[Sequence[int]]) -> NDArray[Any]:

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.geometry.box import Zyx
+
 WIDTH = 0.35  # sigma of the Gaussian in radii
 TRUNCATE = 3.0  # sigmas
 
@@ -20,7 +22,9 @@ def halo_of(radius: float) -> int:
     return int(TRUNCATE * WIDTH * radius + 0.5) + 2
 
 
-def peaks(p: NDArray[Any], radius: float, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def peaks(
+    p: NDArray[Any], radius: float, threshold: float, start: Zyx = (0, 0, 0)
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Maxima of a probability map, smoothed over a particle.
 
     Parameters
@@ -31,11 +35,14 @@ def peaks(p: NDArray[Any], radius: float, threshold: float) -> tuple[NDArray[np.
         Of the particle, in voxels.
     threshold
         Least value of the smoothed map.
+    start
+        Where the first voxel of the array lies.
 
     Returns
     -------
     at, value
-        Places z y x, refined by a parabola along each axis, float64 [n, 3]; the smoothed map there.
+        Places z y x, refined by a parabola along each axis, float64 [n, 3]; the smoothed map there. Neighbours that
+        are equally high are all given.
 
     Examples
     --------
@@ -51,7 +58,7 @@ def peaks(p: NDArray[Any], radius: float, threshold: float) -> tuple[NDArray[np.
     smooth = gaussian_filter(np.asarray(p, np.float32), WIDTH * radius, mode="constant", truncate=TRUNCATE)
     at = np.argwhere((smooth >= threshold) & (smooth == maximum_filter(smooth, size=3)))
     value = smooth[tuple(at.T)].astype(np.float64)
-    place = at.astype(np.float64)
+    place = (at + start).astype(np.float64)
     for axis in range(3):
         low, high = (_beside(smooth, at, axis, step) for step in (-1, 1))
         bend = low - 2 * value + high

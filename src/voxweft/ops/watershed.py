@@ -2,12 +2,13 @@
 
 The steps are those of octopi 1.7 (``localize --method watershed``): opening by a cross, distances, maxima in a cube,
 flooding from them. Every step but the last looks at a neighbourhood only, and the last never leaves a component, so a
-component that lies whole in a window gives what it gives in the whole volume.
+component that lies whole in a window gives what it gives in the whole volume, but for voxels that two particles claim
+alike: which gets them hangs on the order in which a priority queue of all components gives back what is equal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,7 +67,7 @@ def parted(
         The block with its halo, clipped where the volume ends.
     block
         It owns the components whose boxes begin in it; of components larger than ``reach`` the particles whose centres
-        begin in it.
+        begin in it. It is made of whole tiles, or ends with the volume.
     extents
         The box of every label in the whole volume; beyond it nothing is known, as if the volume ended there.
     rules
@@ -102,12 +103,27 @@ def parted(
         found += [one.within(rules[label]) for one in _whole(region, label, boxes, extents[label], rules[label])]
     for label, some in large.items():
         how = rules[label]
-        for tile in block.cells((TILE, TILE, TILE)):
-            here = [n for n, box in some.items() if (box & tile & block).n_voxels]
-            if here and region.of(here, tile & block).any():
-                window = _grown(tile & block, 2 * how.margin + how.filter_size) & extents[label] & read
+        for tile in (cell & block for cell in block.cells((TILE, TILE, TILE))):
+            here = [n for n, box in some.items() if (box & tile).n_voxels]
+            if here and region.of(here, tile).any():
+                window = _grown(tile, 2 * how.margin + how.filter_size) & extents[label] & read
                 basins = region.basins(label, here, window, region.seen(label, window, how), window)
-                found.append(basins.begun_in(tile & block).within(how))
+                found.append(basins.begun_in(tile).within(how))
+    return _joined(found)
+
+
+def parted_at_once(
+    labels: NDArray[Any], extents: Mapping[int, Box], rules: Mapping[int, Waists]
+) -> tuple[Ints, Ints, Ints]:
+    """The voxels of all particles of a whole volume [Z, Y, X], to the voxel as octopi has them; as :func:`parted`."""
+    region, found = _Region(labels, np.zeros((0, 0, 0), np.uint32), Box.of(labels.shape)), [_Basins.none()]
+    for label, how in rules.items():
+        window = extents[label]
+        found.append(region.basins(label, (), window, region.seen(label, window, how), window).within(how))
+    return _joined(found)
+
+
+def _joined(found: Sequence[_Basins]) -> tuple[Ints, Ints, Ints]:
     first = np.cumsum([0, *(len(f.centre) for f in found)])
     number = np.concatenate([f.number + n for f, n in zip(found, first, strict=False)])
     return np.concatenate([f.at for f in found]), number, np.concatenate([f.label for f in found])
@@ -146,7 +162,7 @@ Seen = tuple[NDArray[np.bool_], NDArray[np.float32], NDArray[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class _Region:
-    """What was read, and its components: arrays of the box ``read``."""
+    """What was read, and its components, where they are asked for: arrays of the box ``read``."""
 
     labels: NDArray[Any]
     ids: NDArray[np.uint32]
@@ -170,13 +186,13 @@ class _Region:
         return known[own]
 
     def basins(self, label: int, wanted: Collection[int], window: Box, seen: Seen, box: Box) -> _Basins:
-        """What is flooded of components in a box, of what is seen in a window around it."""
+        """What is flooded of components (none named: of all) in a box, of what is seen in a window around it."""
         from scipy.ndimage import label as numbered
         from skimage.segmentation import watershed
 
         own = _inside(box, window)
         opened, distance, centres = seen[0][own], seen[1][own], seen[2][own]
-        mask = opened & self.of(wanted, box)
+        mask = opened & self.of(wanted, box) if wanted else opened
         marks, n = numbered(centres & mask)
         if not n:
             return _Basins.none()

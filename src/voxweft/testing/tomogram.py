@@ -34,7 +34,7 @@ class Tomogram:
 
 
 def make_tomogram(shape: Zyx = (64, 160, 160), n: int = 14, seed: int = 0, noise: float = NOISE) -> Tomogram:
-    """Make a tomogram with ``n`` particles of each kind, or as many as find room; the same numbers give the same voxels.
+    """Make a tomogram with ``n`` particles of each kind, or fewer; the same numbers give the same voxels.
 
     Examples
     --------

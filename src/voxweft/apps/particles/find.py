@@ -27,12 +27,13 @@ from voxweft.ops.components import connected
 from voxweft.ops.join import joined_components, plane_parts
 from voxweft.ops.peaks import apart, halo_of, peaks
 from voxweft.ops.runs import Runs, measured, merged
-from voxweft.ops.watershed import Waists, parted
+from voxweft.ops.watershed import TILE, Waists, parted, parted_at_once
 
 LABELS, PROBABILITY = "labels", "probability"
 EXTENTS, FIND, JOIN, PICKS = "extents", "find", "join", "picks"
 EXPECTED = 0.7  # radii of the ball that octopi's networks are trained to paint
 SHARES = 1 << 24  # of a probability, in sums
+AT_ONCE = 1 << 24  # voxels of a volume that is parted as a whole
 BORDER = 0.005  # of an axis, at its ends, where centres are not taken
 
 
@@ -83,10 +84,11 @@ def stages_of(
 ) -> list[Stage]:
     """The stages that find particles in a label volume or, by peaks, in probabilities.
 
-    ``sure``: whether there are probabilities beside the labels, of which scores are made.
+    ``block``: voxels along a side of a block, made up to whole tiles; 0 for one of the whole volume, which is parted to
+    the voxel as octopi does it. ``sure``: whether there are probabilities, of which scores are made.
     """
     objects = [asdict(one) for one in wanted]
-    side: Zyx = tuple(min(block, -(-n // 16) * 16) for n in shape)  # type: ignore[assignment]
+    side: Zyx = tuple(min(-(-block // TILE) * TILE, n) for n in shape) if block else shape  # type: ignore[assignment]
     common: dict[str, Any] = {"shape_zyx": shape, "region": Box.of(shape), "block_zyx": side, "outputs": ()}
     sources: tuple[Source, ...]
     if method == "peaks":
@@ -100,14 +102,14 @@ def stages_of(
             Blocks("components", Op.of(find_components, wanted=objects), sources, **common),
             Gather(FIND, Op.of(join_components, grid=grid, wanted=objects), ("components",)),
         ]
-    halo = max([1, *(one.waists(filter_size).halo for one in wanted)])
+    halo = max([1, *(one.waists(filter_size).halo for one in wanted)]) if block else 0
     sources = (Source(LABELS, halo_zyx=(halo,) * 3), *_maps(halo, sure))
     return [
         Blocks("boxes", Op.of(find_boxes, labels=[one.label for one in wanted]), (Source(LABELS),), **common),
         Gather(EXTENTS, Op.of(join_boxes), ("boxes",)),
         Blocks(
             FIND,
-            Op.of(find_parted, wanted=objects, filter_size=filter_size),
+            Op.of(find_parted, wanted=objects, filter_size=filter_size, at_once=not block),
             sources,
             needs=(EXTENTS,),
             tables=(EXTENTS,),
@@ -149,6 +151,7 @@ def find_parted(
     *,
     wanted: Sequence[Mapping[str, Any]],
     filter_size: int,
+    at_once: bool,
     tables: Mapping[str, Table],
 ) -> Made:
     """The particles of a block, parted by a watershed; rows."""
@@ -161,7 +164,10 @@ def find_parted(
     rules = {one.label: one.waists(filter_size) for one in objects if one.label in extents}
     if sources[0] is None or not rules:
         return Made()
-    at, number, label = parted(sources[0][0], cell.reads[0], cell.box, extents, rules)
+    if at_once:
+        at, number, label = parted_at_once(sources[0][0], extents, rules)
+    else:
+        at, number, label = parted(sources[0][0], cell.reads[0], cell.box, extents, rules)
     n = np.bincount(number, minlength=len(label))
     inside = tuple((at - cell.reads[0].start).T)
     sums = {
@@ -237,13 +243,13 @@ def find_peaks(sources: Sequence[NDArray[Any] | None], cell: Cell, *, wanted: Se
         halo = halo_of(one.radius)
         window = Box(tuple(a - halo for a in box.start), tuple(b + halo for b in box.stop)) & read  # type: ignore[arg-type]
         p = as_probability(sources[0][(one.label, *window.shift(read.start, -1).slices)])
-        at, value = peaks(p, one.radius, one.threshold)
-        voxel = np.rint(at + window.start)
+        at, value = peaks(p, one.radius, one.threshold, window.start)
+        voxel = np.rint(at)
         mine = ((voxel >= box.start) & (voxel < box.stop)).all(axis=1)
         rows.append(
             {
                 "label": np.full(mine.sum(), one.label),
-                "centre": at[mine] + window.start,
+                "centre": at[mine],
                 "score": value[mine],
                 "voxels": np.zeros(mine.sum(), np.int64),
             }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from voxweft.apps.particles.find import (
+    AT_ONCE,
     FIND,
     LABELS,
     PICKS,
@@ -137,7 +139,7 @@ def localize_array(
     method: str = "watershed",
     probabilities: NDArray[Any] | None = None,
     filter_size: int = 10,
-    block: int = 192,
+    block: int = 0,
 ) -> dict[str, Any]:
     """Find particles in an array.
 
@@ -147,8 +149,10 @@ def localize_array(
         Integers [Z, Y, X].
     objects
         What is looked for, lengths in voxels.
-    method, filter_size, block
+    method, filter_size
         As for :class:`~voxweft.apps.particles.options.LocalizeOptions`.
+    block
+        Voxels along a side of the blocks that are done one after the other; 0: all at once.
     probabilities
         [C, Z, Y, X], a channel a label; integers are shares of the largest that they can be. Needed for peaks; else
         scores are made of them.
@@ -203,7 +207,8 @@ class Job:
             "method": options.method,
         }
         writing = Gather(PICKS, Op.of(write_picks, about=about), (FIND,))
-        sizes = (options.block, options.filter_size)
+        at_once = math.prod(about["shape"]) <= AT_ONCE
+        sizes = (0 if at_once else options.block, options.filter_size)
         plan = _plan(volumes, self.wanted, options.method, sizes, (writing,), decisive(options))
         url = Book(project, f"localize {about['user']}/{about['session']}", self.request).work_of(
             run, self.stamp(project, run)

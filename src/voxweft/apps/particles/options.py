@@ -156,7 +156,9 @@ class LocalizeOptions(ProjectOptions):
     pick_user_id: str = option("octopi", "User of the picks.", names=("--pick-user-id", "-pui"))
     pick_session_id: str = option("1", "Session of the picks.", names=("--pick-session-id", "-psid"))
     block: int = option(
-        192, "Side of the blocks that are done at once, in voxels; the picks are the same.", decides=False
+        192,
+        "Voxels along a side of the blocks of volumes larger than 2^24 voxels; the picks are the same.",
+        decides=False,
     )
 
     def problems(self) -> list[str]:
