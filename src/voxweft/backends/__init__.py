@@ -18,7 +18,7 @@ from voxweft.model.ref import ModelRef, card_differences
 from voxweft.plugins import find_plugin
 
 DEMO = Path(__file__).parent / "demo"
-BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt"}
+BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt", "demo-particles": DEMO / "particles.pth"}
 KNOWN = (
     "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth; with a .yaml a panoptic network), torch.export (.pt2), "
     "ONNX (.onnx), MONAI weights with the yaml of octopi (.pth) "
@@ -43,9 +43,9 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     ----------
     source
         Path of an nnU-Net v2 folder (also one fold of it), a TorchScript, torch.export or ONNX file, an ink checkpoint
-        or a folder with one; "demo" and "demo-ink" for the small networks of ``voxweft demo``; ``hf://owner/repo`` or
-        ``s3://bucket/key`` for one that lies elsewhere; ``fake://null?classes=2&patch=64,64,64`` for tests; or
-        anything that is a :class:`~voxweft.model.Model` already.
+        or a folder with one; "demo", "demo-ink" and "demo-particles" for the small networks of ``voxweft demo``;
+        ``hf://owner/repo`` or ``s3://bucket/key`` for one that lies elsewhere; for tests
+        ``fake://null?classes=2&patch=64,64,64``; or anything that is a :class:`~voxweft.model.Model` already.
     token
         For a private ``hf://`` repository.
     **arguments

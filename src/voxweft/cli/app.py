@@ -234,11 +234,12 @@ def demo(
     ink: Annotated[bool, typer.Option("--ink", help="A surface with text in ink, and the small ink network.")] = False,
     medical: Annotated[bool, typer.Option("--medical", help="A folder of three small images instead.")] = False,
     panoptic: Annotated[bool, typer.Option("--panoptic", help="A stack of granules, told apart, instead.")] = False,
+    particles: Annotated[bool, typer.Option("--particles", help="A copick project of two tomograms instead.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Segment a fresh phantom with a small network, and score it."""
-    from voxweft.cli.demo import run_demo, run_ink_demo, run_medical_demo, run_panoptic_demo
+    from voxweft.cli.demo import run_demo, run_ink_demo, run_medical_demo, run_panoptic_demo, run_particles_demo
     from voxweft.cli.progress import Listener
 
     with Listener(quiet) as listen:
@@ -246,6 +247,8 @@ def demo(
             lines = run_medical_demo(folder, seed, listen)
         elif panoptic:
             lines = run_panoptic_demo(folder, seed, listen)
+        elif particles:
+            lines = run_particles_demo(folder, seed, listen)
         else:
             lines = run_ink_demo(folder, seed, listen) if ink else run_demo(folder, size, seed, listen)
     say("\n".join(lines))

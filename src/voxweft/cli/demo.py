@@ -128,6 +128,31 @@ def run_panoptic_demo(folder: str, seed: int, emit: Emit) -> list[str]:
     ]
 
 
+def run_particles_demo(folder: str, seed: int, emit: Emit) -> list[str]:
+    """Make a copick project of two tomograms, find its particles, score them; the lines to print."""
+    from voxweft.apps import particles
+    from voxweft.apps.particles.options import EvaluateOptions, LocalizeOptions, SegmentOptions, Work
+    from voxweft.testing.tomogram import write_project
+    from voxweft.viewer.particles_page import picks_page, save_page
+
+    target = Path(folder)
+    config = write_project(target, seed=seed)
+    work = Work(command=f"voxweft demo {folder} --particles --seed {seed}", overwrite=True)
+    options = SegmentOptions(config=config, model_weights="demo-particles", ntta=1, save_probabilities=True)
+    segmented = particles.segment(options, work=work, emit=emit)
+    found = particles.localize(LocalizeOptions(config=config), work=work, emit=emit)
+    scores = str(target / "scores")
+    result = particles.evaluate(EvaluateOptions(config=config, ground_truth_user_id="truth", output=scores), emit=emit)
+    page = save_page(picks_page(found, "octopi", "1"), str(target / "particles.html"))
+    n = sum(c.tp + c.fp for c in result.counts.values())
+    return [
+        f"project: {config} (2 tomograms of 64 x 160 x 160 voxels of 10 A)",
+        f"picks:   {n} of {len(result.counts)} objects, user octopi, session 1",
+        f"report:  {page}",
+        f"F{result.beta:g} against the truth: {result.score:.3f}; {segmented.seconds + found.seconds:.1f} s",
+    ]
+
+
 def _best_overlap(inside: np.ndarray, found: np.ndarray) -> float:
     """The largest intersection over union of an object with what was found."""
     values, n = np.unique(found[inside], return_counts=True)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.geometry.box import Zyx
+from voxweft.stores.copick import Picks, PicksName, create_project
+from voxweft.stores.ngff04 import write_group
 
 SPACING = 10.0  # Angstrom
 RADII = {"cage": 60.0, "complex": 100.0, "shell": 130.0}  # of the kinds, Angstrom
 HOLLOW = {"cage": 0.55, "complex": 0.0, "shell": 0.75}  # inner radius / outer radius
+COLOURS = ((255, 170, 0, 255), (0, 170, 255, 255), (220, 60, 160, 255))
 NOISE, WEDGE_DEGREES = 1.6, 60.0
 LABELS = {name: n for n, name in enumerate(RADII, start=1)}
 
@@ -72,6 +76,31 @@ def sphere_targets(made: Tomogram, share: float = 0.7) -> NDArray[np.uint8]:
             window, squares = _around(labels.shape, centre, radius)
             labels[window][squares <= radius**2] = number
     return labels
+
+
+def write_project(folder: Path, n_runs: int = 2, seed: int = 0) -> str:
+    """Write tomograms and their true picks (user "truth", session 0) as a copick project; the path of its config.
+
+    What is there already is replaced; the tomograms differ, and so do those of another seed.
+    """
+    objects = [
+        {"name": name, "is_particle": True, "label": n, "radius": RADII[name], "color": list(colour)}
+        for (name, n), colour in zip(LABELS.items(), COLOURS, strict=True)
+    ]
+    project = create_project(folder / "config.json", folder, objects, "demo")
+    for k in range(n_runs):
+        made, run = make_tomogram(seed=100 * seed + k), f"TS-{k + 1:03d}"
+        write_group(
+            str(folder / f"ExperimentRuns/{run}/VoxelSpacing{SPACING:.3f}/wbp.zarr"),
+            lambda box, image=made.image: image[box.slices][None],  # type: ignore[misc]
+            shape_zyx=made.image.shape,
+            dtype="float32",
+            voxel_size=SPACING,
+            n_levels=2,
+        )
+        for name, centres in made.centres.items():
+            project.write_picks(run, PicksName(name, "truth", "0"), Picks(centres))
+    return str(folder / "config.json")
 
 
 def _paint(

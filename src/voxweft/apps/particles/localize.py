@@ -58,7 +58,7 @@ from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.copick import Picks, PicksName, Project, fit_name
-from voxweft.stores.url import records_at
+from voxweft.stores.url import records_at, remove_if_empty
 
 LARGE_VOXELS = 1 << 27  # of all runs; for fewer, starting processes would take longer than the work
 PEAK_LABELS = "Segment with --save-probabilities, or use --method watershed."
@@ -121,7 +121,9 @@ def localize(options: LocalizeOptions, *, work: Work | None = None, emit: Emit =
             return RunResult(run, FAILED, outcome.seconds, "it is not complete")
         facts = {one.name: _facts(project.read_picks(run, job.name(one.name))) for one in wanted}
         book.put(run, stamps[run], job.keys(run), facts, outcome.seconds)
-        records_at(f"{book.work_of(run, stamps[run])}.voxweft").clear()
+        left = book.work_of(run, stamps[run])
+        records_at(f"{left}.voxweft").clear()
+        remove_if_empty(left.rpartition("/")[0])
         return RunResult(run, DONE, outcome.seconds, "", facts)
 
     for result in done_by(left, job, _workers(places, left, work), work, after=after, emit=emit):

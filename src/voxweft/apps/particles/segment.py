@@ -5,13 +5,14 @@ tomogram --z-score of the whole--> Sweep(models x views) --> labels [, probabili
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from voxweft.apps.particles.options import OctopiRun, SegmentOptions, Work
 from voxweft.apps.particles.runs import (
@@ -53,6 +54,7 @@ from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.copick import Project, TomogramName
 from voxweft.stores.ngff04 import write_group
+from voxweft.stores.url import remove_if_empty
 from voxweft.version import __version__
 
 ALIASES = {"tomogram-boundary": "hf://biohub/octopi/tomogram-boundary"}
@@ -134,6 +136,49 @@ def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = s
     return RunsReport(options.config, named, results, clock.seconds, tuple(notes))
 
 
+def segment_array(
+    tomogram: NDArray[Any], models: Sequence[Any], options: SegmentOptions, *, probabilities: bool = False
+) -> NDArray[Any]:
+    """Segment an array, as a tomogram of a project is segmented.
+
+    Parameters
+    ----------
+    tomogram
+        Grey values [Z, Y, X].
+    models
+        Loaded by :func:`voxweft.load_model`; several are an ensemble.
+    options
+        Overlap, views and the like; what it says of projects and models is not looked at.
+    probabilities
+        Give probabilities instead of labels.
+
+    Returns
+    -------
+    ndarray
+        Labels uint8 [Z, Y, X], or probabilities uint16 [C, Z, Y, X], of which 65535 is 1.
+
+    Examples
+    --------
+    >>> import voxweft
+    >>> model = voxweft.load_model("fake://null?patch=16,16,16&classes=3")
+    >>> tomogram = np.zeros((20, 20, 20), np.float32); tomogram[5:9] = 200
+    >>> options = SegmentOptions(config="-", model_weights="-", ntta=2)
+    >>> np.unique(segment_array(tomogram, [model], options)).tolist()
+    [0, 2]
+    """
+    cards = tuple(model.card for model in models)
+    run = options_of(options, tuple(ModelRef(card) for card in cards))
+    volume = open_volume(np.asarray(tomogram))
+    app = AppRequest("particles segment", target=Target(also=(PROBABILITY,) * probabilities, average=options.average))  # type: ignore[arg-type]
+    opened = plan_run(volume, models, run, app=app)
+    place = Place.of(open_sink("memory://"))
+    workers = Workers("serial", 1, 1, tuple(devices_of(options.device)))
+    run_plan(opened, place, workers, Execution(), silent)
+    output = opened.plan.sweep.outputs[int(probabilities)]
+    found = place.sink_of(output).read(Box.of(volume.info.shape_zyx))
+    return found if probabilities else found[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Job:
     """What all runs of a batch share; called by a worker for one of them."""
@@ -213,7 +258,10 @@ class Job:
             sizes = sizes + n[: len(sizes)]
         facts = {"voxels": {name: int(sizes[number]) for name, number in self.labels.items()}}
         book.put(run, stamp, [f"{key}/.zattrs", f"{key}/0/.zarray"], facts, seconds)
-        open_sink(book.work_of(run, stamp)).remove()
+        work = book.work_of(run, stamp)
+        for name in self._files(project, run):
+            open_sink(work if name == LABELS else f"{work.removesuffix('.zarr')}_{name}.zarr").remove()
+        remove_if_empty(work.rpartition("/")[0])
         return facts
 
     def _book(self, project: Project) -> Book:
