@@ -31,7 +31,6 @@ from voxweft.ops.watershed import TILE, Waists, parted, parted_at_once
 
 LABELS, PROBABILITY = "labels", "probability"
 EXTENTS, FIND, JOIN, PICKS = "extents", "find", "join", "picks"
-EXPECTED = 0.7  # radii of the ball that octopi's networks are trained to paint
 SHARES = 1 << 24  # of a probability, in sums
 AT_ONCE = 1 << 24  # voxels of a volume that is parted as a whole
 BORDER = 0.005  # of an axis, at its ends, where centres are not taken
@@ -178,7 +177,7 @@ def find_parted(
     if len(sources) > 1 and sources[1] is not None:
         p = sources[1][(label[number], *inside)]
         sums["sure"] = np.bincount(number, _shares(p), len(label))
-    return Made(table=_rows(label, n, sums, {one.label: one for one in objects}))
+    return Made(table=_rows(label, n, sums))
 
 
 @block_op
@@ -229,7 +228,7 @@ def join_components(gathered: Gathered, *, grid: Sequence[int], wanted: Sequence
     limits = np.array([(objects[k].least, objects[k].most) for k in label.tolist()]).reshape(-1, 2)
     kept = (n > limits[:, 0]) & (n < limits[:, 1])
     sums = {name: found[name][kept] for name in ("sum", "square", "sure")}
-    return Made(table=_rows(label[kept], n[kept], sums, objects))
+    return Made(table=_rows(label[kept], n[kept], sums))
 
 
 @block_op
@@ -312,27 +311,20 @@ def _merged(
     return mean, np.bincount(group, score) / size, np.bincount(group, voxels, n)
 
 
-def _rows(
-    label: NDArray[np.int64],
-    n: NDArray[np.int64],
-    sums: Mapping[str, NDArray[np.float64]],
-    objects: Mapping[int, Wanted],
-) -> Table:
+def _rows(label: NDArray[np.int64], n: NDArray[np.int64], sums: Mapping[str, NDArray[np.float64]]) -> Table:
     """Rows of particles from the sums of their voxels.
 
-    The score is the mean probability of their voxels; where that is not known, how much they are like the ball that is
-    expected: in size, and in how close their voxels are together.
+    The score says how close their voxels lie together, 1 for a ball, which tells a particle from pieces of several;
+    where probabilities are known, times their mean.
     """
     centre = sums["sum"] / np.maximum(n, 1)[:, None]
     spread = sums["square"] / np.maximum(n, 1) - (centre**2).sum(axis=1)  # mean squared distance from the centre
     ball = 3 / 5 * (3 * n / (4 * math.pi)) ** (2 / 3)  # that of a ball
     close = np.minimum(1.0, ball / np.maximum(spread, ball * 1e-9 + 1e-9))
-    expected = np.array([4 / 3 * math.pi * (EXPECTED * objects[int(k)].radius) ** 3 for k in label])
-    size = np.minimum(n, expected) / np.maximum(np.maximum(n, expected), 1.0)
     mean = sums["sure"] / (SHARES * np.maximum(n, 1))
     return {
         "label": label,
         "centre": centre,
-        "score": np.where(np.isfinite(mean), mean, close * size),
+        "score": close * np.where(np.isfinite(mean), mean, 1.0),
         "voxels": n.astype(np.int64),
     }
