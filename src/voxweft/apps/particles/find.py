@@ -33,6 +33,7 @@ LABELS, PROBABILITY = "labels", "probability"
 EXTENTS, FIND, JOIN, PICKS = "extents", "find", "join", "picks"
 SHARES = 1 << 24  # of a probability, in sums
 AT_ONCE = 1 << 24  # voxels of a volume that is parted as a whole
+EXPECTED = 0.7  # radii of the ball that octopi trains its networks to paint
 BORDER = 0.005  # of an axis, at its ends, where centres are not taken
 
 
@@ -177,7 +178,7 @@ def find_parted(
     if len(sources) > 1 and sources[1] is not None:
         p = sources[1][(label[number], *inside)]
         sums["sure"] = np.bincount(number, _shares(p), len(label))
-    return Made(table=_rows(label, n, sums))
+    return Made(table=_rows(label, n, sums, {one.label: one for one in objects}))
 
 
 @block_op
@@ -228,7 +229,7 @@ def join_components(gathered: Gathered, *, grid: Sequence[int], wanted: Sequence
     limits = np.array([(objects[k].least, objects[k].most) for k in label.tolist()]).reshape(-1, 2)
     kept = (n > limits[:, 0]) & (n < limits[:, 1])
     sums = {name: found[name][kept] for name in ("sum", "square", "sure")}
-    return Made(table=_rows(label[kept], n[kept], sums))
+    return Made(table=_rows(label[kept], n[kept], sums, objects))
 
 
 @block_op
@@ -311,20 +312,29 @@ def _merged(
     return mean, np.bincount(group, score) / size, np.bincount(group, voxels, n)
 
 
-def _rows(label: NDArray[np.int64], n: NDArray[np.int64], sums: Mapping[str, NDArray[np.float64]]) -> Table:
+def _rows(
+    label: NDArray[np.int64],
+    n: NDArray[np.int64],
+    sums: Mapping[str, NDArray[np.float64]],
+    objects: Mapping[int, Wanted],
+) -> Table:
     """Rows of particles from the sums of their voxels.
 
     The score says how close their voxels lie together, 1 for a ball, which tells a particle from pieces of several;
-    where probabilities are known, times their mean.
+    times their mean probability, or where that is not known, how near their size is to that of the ball that networks
+    are trained to paint (the root of the smaller radius / the larger).
     """
     centre = sums["sum"] / np.maximum(n, 1)[:, None]
+    trained = np.array([EXPECTED * objects[int(k)].radius for k in label])
+    radius = (3 * n / (4 * math.pi)) ** (1 / 3)
+    size = np.sqrt(np.minimum(radius, trained) / np.maximum(np.maximum(radius, trained), 1e-9))
     spread = sums["square"] / np.maximum(n, 1) - (centre**2).sum(axis=1)  # mean squared distance from the centre
-    ball = 3 / 5 * (3 * n / (4 * math.pi)) ** (2 / 3)  # that of a ball
+    ball = 3 / 5 * radius**2  # that of a ball
     close = np.minimum(1.0, ball / np.maximum(spread, ball * 1e-9 + 1e-9))
     mean = sums["sure"] / (SHARES * np.maximum(n, 1))
     return {
         "label": label,
         "centre": centre,
-        "score": close * np.where(np.isfinite(mean), mean, 1.0),
+        "score": close * np.where(np.isfinite(mean), mean, size),
         "voxels": n.astype(np.int64),
     }
