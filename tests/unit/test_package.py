@@ -21,6 +21,17 @@ def test_import_leaves_heavy_libraries_alone() -> None:
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
 
 
+def test_commands_start_without_torch_and_zarr() -> None:
+    """Localizing, too, needs neither before it reads a volume; torch it never needs."""
+    code = "import sys, voxweft.cli.app; print([m for m in ('torch', 'zarr', 'scipy', 'dask') if m in sys.modules])"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "[]"
+    code = (
+        "import sys, numpy as np; from voxweft.apps.particles.localize import localize_array, Wanted\n"
+        "localize_array(np.ones((8, 8, 8), np.uint8), [Wanted('a', 1, 4, 2, 4)]); print('torch' in sys.modules)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
 def test_help_fits_a_screen(voxweft: Voxweft) -> None:
     text = voxweft("--help").stdout
     assert len(text.splitlines()) <= 40

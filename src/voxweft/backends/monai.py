@@ -175,7 +175,7 @@ def _built(architecture: Architecture, arguments: Mapping[str, Any], n_classes: 
     except ImportError as error:
         raise RequestError("this model needs the extra 'cryoet': pip install 'voxweft[cryoet]'") from error
     try:
-        with torch.device("meta"):  # shapes alone, until the weights are known to fit them
+        with torch.random.fork_rng(devices=()):  # its random weights are replaced
             module = getattr(nets, architecture.name)(
                 spatial_dims=3, in_channels=1, out_channels=n_classes, **arguments
             )
@@ -191,8 +191,8 @@ def _filled(module: torch.nn.Module, path: Path, config: Path) -> torch.nn.Modul
     weights = {k: v for k, v in state.items() if isinstance(v, torch.Tensor)}
     wanted = module.state_dict()
     for prefix in PREFIXES:
-        if weights and all(k.startswith(prefix) for k in weights) and not any(k.startswith(prefix) for k in wanted):
-            weights = {k.removeprefix(prefix): v for k, v in weights.items()}
+        short = {k.removeprefix(prefix): v for k, v in weights.items()}
+        weights = short if short.keys() == wanted.keys() else weights
     bad = [
         *(wanted.keys() ^ weights.keys()),
         *(k for k in wanted.keys() & weights if wanted[k].shape != weights[k].shape),

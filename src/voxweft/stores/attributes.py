@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from voxweft.errors import VolumeError
+from voxweft.errors import VolumeError, first_line
 from voxweft.image.place import IDENTITY, Matrix
+from voxweft.stores.url import unreadable, zarr_store
 
 
 def direction_of(attribute: Any) -> Matrix:
@@ -34,3 +35,13 @@ def direction_of(attribute: Any) -> Matrix:
 def stamp_of(attribute: Any) -> str:
     """What changes when the files change that a volume was prepared from; "" where nothing is said of them."""
     return str(attribute.get("files", "")) if isinstance(attribute, dict) else ""
+
+
+def attributes_of(url: str) -> dict[str, Any]:
+    """The attributes of an array or group, for what an earlier stage said of itself."""
+    import zarr
+
+    try:
+        return dict(zarr.open(zarr_store(url, read_only=True), mode="r").attrs)
+    except unreadable() as error:
+        raise VolumeError(f"{url} cannot be opened as a zarr: {first_line(error)}") from error

@@ -222,13 +222,3 @@ def _geometry(image: Image | None, level: int, axes: Axes, url: str) -> tuple[Ge
 def _stored_bytes(url: str, path: str) -> int | None:
     folder = local_path(url) / path
     return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None
-
-
-def attributes_of(url: str) -> dict[str, Any]:
-    """The attributes of an array or group, for what an earlier stage said of itself."""
-    import zarr
-
-    try:
-        return dict(zarr.open(zarr_store(url, read_only=True), mode="r").attrs)
-    except unreadable() as error:
-        raise VolumeError(f"{url} cannot be opened as a zarr: {first_line(error)}") from error

@@ -9,9 +9,9 @@ from voxweft.image.ref import volume_ref
 from voxweft.image.views import AsChannels, Crop, EightBit, Permute, View
 from voxweft.remote import is_remote
 from voxweft.stores import ZARR_FILES, open_volume
+from voxweft.stores.attributes import attributes_of
 from voxweft.stores.layers import LayersVolume
 from voxweft.stores.url import children, local_path
-from voxweft.stores.zarr import attributes_of
 
 PIECE_ROWS = 2048  # what is decoded at once may be as high
 

@@ -36,8 +36,8 @@ from voxweft.runner.run import run_plan
 from voxweft.runner.verify import verify
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
+from voxweft.stores.attributes import attributes_of
 from voxweft.stores.url import exists, records_at, remove
-from voxweft.stores.zarr import attributes_of
 
 DEFAULT = ClassOptions().threshold
 
