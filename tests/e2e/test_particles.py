@@ -469,7 +469,7 @@ def test_an_overlay_on_s3(tmp_path: Path, voxweft: Voxweft, s3: Any) -> None:
             "print(seg.shape, seg.max(), sum(len(p.points) for p in run.get_picks(user_id='octopi')))"
         )
         about = {"key": env["AWS_ACCESS_KEY_ID"], "secret": env["AWS_SECRET_ACCESS_KEY"]}
-        about["client_kwargs"] = {"endpoint_url": env["AWS_ENDPOINT_URL"]}  # type: ignore[assignment]
+        about["client_kwargs"] = {"endpoint_url": env["AWS_ENDPOINT_URL"]}
         config.write_text(
             json.dumps(json.loads(config.read_text()) | {"overlay_fs_args": about, "static_fs_args": about})
         )

@@ -198,18 +198,19 @@ class Job:
         """Do a share of a run, and continue what was begun."""
         project, options = Project(self.config), self.options
         volumes = self._volumes(project, run)
+        shape = next(iter(volumes.values())).info.shape_zyx
         about = {
             "config": self.config,
             "run": run,
             "user": fit_name(options.pick_user_id),
             "session": fit_name(options.pick_session_id),
             "wanted": [asdict(one) for one in self.wanted],
-            "shape": list(next(iter(volumes.values())).info.shape_zyx),
+            "shape": list(shape),
             "voxel_size": options.voxel_size,
             "method": options.method,
         }
         writing = Gather(PICKS, Op.of(write_picks, about=about), (FIND,))
-        at_once = math.prod(about["shape"]) <= AT_ONCE
+        at_once = math.prod(shape) <= AT_ONCE
         sizes = (0 if at_once else options.block, options.filter_size)
         plan = _plan(volumes, self.wanted, options.method, sizes, (writing,), decisive(options))
         url = Book(project, f"localize {about['user']}/{about['session']}", self.request).work_of(
