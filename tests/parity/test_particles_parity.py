@@ -17,7 +17,8 @@ from voxweft.apps.particles.evaluate import evaluate
 from voxweft.apps.particles.localize import localize
 from voxweft.apps.particles.options import EvaluateOptions, LocalizeOptions, OctopiRun, SegmentOptions
 from voxweft.apps.particles.segment import segment
-from voxweft.stores.copick import PicksName, Project
+from voxweft.stores.copick import Project
+from voxweft.stores.copick_files import PicksName
 
 pytest.importorskip("monai")
 pytest.importorskip("skimage")

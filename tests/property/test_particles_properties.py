@@ -14,8 +14,8 @@ from scipy import ndimage
 
 from voxweft.apps.particles.find import BORDER, Wanted
 from voxweft.apps.particles.localize import localize_array
+from voxweft.ops.metrics import count_nearest, count_one_to_one, curve_of, pairs_of
 from voxweft.ops.peaks import apart, peaks
-from voxweft.ops.scores import count_nearest, count_one_to_one, curve_of, pairs_of
 from voxweft.stores.particle_lists import Listed, as_text, read_list
 
 segmentation = pytest.importorskip("skimage.segmentation")

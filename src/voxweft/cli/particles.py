@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,16 +18,23 @@ from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, comm
 from voxweft.remote import is_remote
 
 app = typer.Typer(help="Particles in tomograms: segment, localize, evaluate.", no_args_is_help=True)
+OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "import": {"-p": (), "--path": ()},
+    "evaluate": {"-v": ("--verbose",)},
+}
 SHOWN = 12  # runs of a table that a terminal gets
 
 
 def read_words(words: list[str]) -> list[str]:
-    """``octopi`` is ``particles``; evaluate's ``-c`` and others are as there.
+    """``octopi`` is ``particles``; what its commands call otherwise by the names that it has here.
 
-    >>> read_words(["octopi", "segment", "--config", "c.json"])
-    ['particles', 'segment', '--config', 'c.json']
+    >>> read_words(["octopi", "import", "-p", "folder", "-c", "c.json"])
+    ['particles', 'import', 'folder', '-c', 'c.json']
     """
-    return ["particles", *words[1:]] if words[:1] == ["octopi"] else words
+    if words[:1] not in (["octopi"], ["particles"]):
+        return words
+    others = OTHER_NAMES.get("".join(words[1:2]), {})
+    return ["particles", *(new for word in words[1:] for new in others.get(word, (word,)))]
 
 
 @app.command("segment")
@@ -60,7 +68,8 @@ def localize(
     """Find particles in segmentations, and write picks with scores, and a page to look at."""
     from voxweft.apps.particles.localize import localize as job
     from voxweft.cli.progress import Listener
-    from voxweft.stores.copick import Project, fit_name
+    from voxweft.stores.copick import Project
+    from voxweft.stores.copick_files import fit_name
     from voxweft.viewer.particles_page import picks_page, save_page
 
     check_page(report)

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.geometry.box import Zyx
-from voxweft.stores.copick import Picks, PicksName, create_project
+from voxweft.stores.copick import create_project
+from voxweft.stores.copick_files import Picks, PicksName
 from voxweft.stores.ngff04 import write_group
 
 SPACING = 10.0  # Angstrom

@@ -17,9 +17,10 @@ from PIL import Image, ImageDraw
 from voxweft.errors import VoxweftError
 from voxweft.geometry.box import Box
 from voxweft.image.protocols import Volume
-from voxweft.ops.scores import Curve
+from voxweft.ops.metrics import Curve
 from voxweft.stores import open_volume
-from voxweft.stores.copick import PickObject, Picks, PicksName, Project
+from voxweft.stores.copick import Project
+from voxweft.stores.copick_files import PickObject, Picks, PicksName
 from voxweft.stores.durable import replace
 from voxweft.viewer import pictures
 from voxweft.viewer.markup import CSS, bar_table, fact_table, figure

@@ -7,7 +7,8 @@ from voxweft.apps.particles.exchange import export_picks, import_picks, import_t
 from voxweft.apps.particles.find import Wanted
 from voxweft.apps.particles.localize import localize, localize_array
 from voxweft.apps.particles.segment import segment, segment_array
-from voxweft.stores.copick import Picks, PicksName, Project
+from voxweft.stores.copick import Project
+from voxweft.stores.copick_files import Picks, PicksName
 
 __all__ = [
     "Picks",

@@ -19,8 +19,9 @@ from voxweft.apps.particles.options import EvaluateOptions
 from voxweft.apps.particles.runs import runs_of
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.errors import RequestError, VoxweftError
-from voxweft.ops.scores import Counts, Curve, count_nearest, count_one_to_one, curve_of, pairs_of
-from voxweft.stores.copick import PickObject, Picks, PicksName, Project
+from voxweft.ops.metrics import Counts, Curve, count_nearest, count_one_to_one, curve_of, pairs_of
+from voxweft.stores.copick import Project
+from voxweft.stores.copick_files import PickObject, Picks, PicksName
 from voxweft.stores.durable import replace as replace_file
 
 METRICS = (

@@ -20,15 +20,8 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.protocols import Volume
 from voxweft.ops.peaks import apart
 from voxweft.stores import open_volume
-from voxweft.stores.copick import (
-    Picks,
-    PicksName,
-    Project,
-    SegmentationName,
-    TomogramName,
-    create_project,
-    fit_name,
-)
+from voxweft.stores.copick import Project, create_project
+from voxweft.stores.copick_files import Picks, PicksName, SegmentationName, TomogramName, fit_name
 from voxweft.stores.durable import replace as replace_file
 from voxweft.stores.ngff04 import write_group
 from voxweft.stores.particle_lists import Listed, as_text, format_of, read_list

@@ -25,13 +25,10 @@ from voxweft.apps.particles.find import (
 from voxweft.apps.particles.options import LocalizeOptions, Work, thresholds
 from voxweft.apps.particles.runs import (
     DONE,
-    FAILED,
-    WAITING,
     Book,
     Clock,
-    RunResult,
     RunsReport,
-    done_by,
+    carry_out,
     request_digest,
     runs_of,
     stamp_of,
@@ -41,7 +38,6 @@ from voxweft.engine.fields import decisive
 from voxweft.engine.gather import Gathered
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.op import Made, Op, gather_op, joined
-from voxweft.engine.part import State
 from voxweft.engine.plan import InputRef, Plan, Request
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Gather
@@ -50,15 +46,15 @@ from voxweft.errors import RequestError, VolumeError, VoxweftError
 from voxweft.image.protocols import Volume
 from voxweft.image.ref import volume_ref
 from voxweft.ops.components import require_components
-from voxweft.runner.batch import Outcome
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import Place
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
-from voxweft.stores.copick import Picks, PicksName, Project, fit_name
-from voxweft.stores.url import records_at, remove_if_empty
+from voxweft.stores.copick import Project, picks_key
+from voxweft.stores.copick_files import Picks, PicksName, fit_name
+from voxweft.stores.url import records_at
 
 LARGE_VOXELS = 1 << 27  # of all runs; for fewer, starting processes would take longer than the work
 PEAK_LABELS = "Segment with --save-probabilities, or use --method watershed."
@@ -94,44 +90,15 @@ def localize(options: LocalizeOptions, *, work: Work | None = None, emit: Emit =
     places = {run: project.segmentation(run, options.segmentation, options.voxel_size) for run in runs}
     if not any(places.values()):
         raise RequestError(_nothing(project, options, runs[0]))
-    request = request_digest(decisive(options), labels, [asdict(one) for one in wanted])
-    user, session = fit_name(options.pick_user_id), fit_name(options.pick_session_id)
-    book = Book(project, f"localize {user}/{session}", request)
-    job = Job(project.path, tuple(wanted), options, request, work.command)
-    mine = [run for n, run in enumerate(runs) if n % work.num_parts == work.part_id]
-    found: dict[str, RunResult] = {}
-    stamps: dict[str, Any] = {}
-    for run in mine:
-        if not places[run]:
-            found[run] = RunResult(run, FAILED, message=_nothing(project, options, run))
-            continue
-        stamps[run] = job.stamp(project, run)
-        if not work.overwrite and (done := book.finished(run, stamps[run])):
-            found[run] = done
-    left = [run for run in mine if run not in found]
     for note in notes:
         emit(Event("note", note))
-    for run in left:
-        for key in job.keys(run):
-            if book.holds(key) and not book.is_ours(run, key):
-                book.keep_old(key)
-
-    def after(run: str, outcome: Outcome) -> RunResult:
-        if outcome.report is None or outcome.report.status != State.COMPLETE:
-            return RunResult(run, FAILED, outcome.seconds, "it is not complete")
-        facts = {one.name: _facts(project.read_picks(run, job.name(one.name))) for one in wanted}
-        book.put(run, stamps[run], job.keys(run), facts, outcome.seconds)
-        left = book.work_of(run, stamps[run])
-        records_at(f"{left}.voxweft").clear()
-        remove_if_empty(left.rpartition("/")[0])
-        return RunResult(run, DONE, outcome.seconds, "", facts)
-
-    for result in done_by(left, job, _workers(places, left, work), work, after=after, emit=emit):
-        found[result.run] = result
-    if any(result.status == DONE for result in found.values()):
-        project.write_log(f"localize-{user}_{session}.yaml", _log(options))
-    results = tuple(found.get(run, RunResult(run, WAITING)) for run in runs)
-    return RunsReport(options.config, f"{user}/{session}", results, clock.seconds, tuple(notes))
+    request = request_digest(decisive(options), labels, [asdict(one) for one in wanted])
+    job = Job(project.path, tuple(wanted), options, request, work.command)
+    book = job.book(project)
+    results, said = carry_out(runs, job, book, work, lambda left: (job, _workers(places, left, work)), emit)
+    if any(result.status == DONE for result in results):
+        project.write_log(f"localize-{job.user}_{job.session}.yaml", _log(options))
+    return RunsReport(options.config, f"{job.user}/{job.session}", results, clock.seconds, (*notes, *said))
 
 
 def localize_array(
@@ -202,8 +169,8 @@ class Job:
         about = {
             "config": self.config,
             "run": run,
-            "user": fit_name(options.pick_user_id),
-            "session": fit_name(options.pick_session_id),
+            "user": self.user,
+            "session": self.session,
             "wanted": [asdict(one) for one in self.wanted],
             "shape": list(shape),
             "voxel_size": options.voxel_size,
@@ -213,29 +180,46 @@ class Job:
         at_once = math.prod(shape) <= AT_ONCE
         sizes = (0 if at_once else options.block, options.filter_size)
         plan = _plan(volumes, self.wanted, options.method, sizes, (writing,), decisive(options))
-        url = Book(project, f"localize {about['user']}/{about['session']}", self.request).work_of(
-            run, self.stamp(project, run)
-        )
+        url = self.book(project).work_of(run, self.stamp(project, run))
         count, index = share
         execution = Execution("serial", command=self.command, num_parts=count, part_id=index if count > 1 else -1)
         place = Place(url, records_at(f"{url}.voxweft"))
         return run_plan(Opened(plan, volumes), place, workers, execution, silent)
 
-    def name(self, name: str) -> PicksName:
-        """The picks of an object."""
-        return PicksName(name, fit_name(self.options.pick_user_id), fit_name(self.options.pick_session_id))
+    @property
+    def user(self) -> str:
+        """Of the picks."""
+        return fit_name(self.options.pick_user_id)
 
-    def keys(self, run: str) -> list[str]:
-        """The files of a run, below the overlay."""
-        return [
-            f"ExperimentRuns/{run}/Picks/{name.user}_{name.session}_{name.object}.json"
-            for name in (self.name(one.name) for one in self.wanted)
-        ]
+    @property
+    def session(self) -> str:
+        """Of the picks."""
+        return fit_name(self.options.pick_session_id)
 
-    def stamp(self, project: Project, run: str) -> list[Any]:
-        """What changes when the segmentation does, or its probabilities."""
-        urls = [url for url in self._urls(project, run) if url]
-        return [stamp_of(url) for url in urls]
+    def book(self, project: Project) -> Book:
+        """Where it is kept which runs are done."""
+        return Book(project, f"localize {self.user}/{self.session}", self.request)
+
+    def stamp(self, project: Project, run: str) -> Any:
+        """That of the segmentation, and of its probabilities."""
+        labels, probabilities = self._urls(project, run)
+        if labels is None:
+            raise VolumeError(_nothing(project, self.options, run))
+        return [stamp_of(url) for url in (labels, probabilities) if url]
+
+    def keys(self, _project: Project, run: str) -> list[str]:
+        """The files of picks."""
+        return [picks_key(run, PicksName(one.name, self.user, self.session)) for one in self.wanted]
+
+    def marks(self, key: str) -> list[str]:
+        """The file itself."""
+        return [key]
+
+    def finish(self, project: Project, run: str, stamp: Any) -> Mapping[str, Any]:
+        """Take away the tables of blocks; picks of every object."""
+        records_at(f"{self.book(project).work_of(run, stamp)}.voxweft").clear()
+        names = [PicksName(one.name, self.user, self.session) for one in self.wanted]
+        return {name.object: _facts(project.read_picks(run, name)) for name in names}
 
     def _urls(self, project: Project, run: str) -> tuple[str | None, str | None]:
         name, size = self.options.segmentation, self.options.voxel_size

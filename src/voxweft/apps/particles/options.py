@@ -12,7 +12,7 @@ from voxweft.engine.options import RunOptions, RuntimeOptions
 from voxweft.errors import RequestError
 from voxweft.ops.augment import TURNS
 from voxweft.runner.workers import LaunchOptions
-from voxweft.stores.copick import SegmentationName, TomogramName, fit_name
+from voxweft.stores.copick_files import SegmentationName, TomogramName, fit_name
 
 METHODS = ("watershed", "com", "peaks")
 MATCHINGS = ("nearest", "one-to-one")

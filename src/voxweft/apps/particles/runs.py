@@ -10,21 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from voxweft.apps.particles.options import Work
 from voxweft.engine.events import Emit
-from voxweft.errors import RequestError
+from voxweft.engine.part import State
+from voxweft.engine.report import Report
+from voxweft.errors import RequestError, VoxweftError
 from voxweft.model.protocols import ForwardSetting
 from voxweft.remote import is_remote, object_store
-from voxweft.runner.batch import ItemsError, Outcome, for_each, settled
-from voxweft.runner.batch import Work as Job
+from voxweft.runner.batch import BatchLedger, ItemsError, Outcome, for_each, settled
 from voxweft.runner.workers import Workers
 from voxweft.stores.copick import Project
-from voxweft.stores.url import exists, local_path, records_at
+from voxweft.stores.url import exists, local_path, records_at, remove_if_empty
 
 HIDDEN = ".voxweft"
 DONE, SKIPPED, FAILED, WAITING = "done", "skipped", "failed", "waiting"
@@ -97,7 +99,7 @@ class Book:
     """
 
     def __init__(self, project: Project, result: str, request: str) -> None:
-        self._overlay = project.overlay.url
+        self.project, self._overlay = project, project.overlay.url
         self._records = records_at(f"{self._overlay}/{HIDDEN}/particles")
         self._result, self.request = result, request
 
@@ -135,6 +137,10 @@ class Book:
     def settings(self, device: str, decide: Callable[[], Sequence[ForwardSetting]]) -> tuple[ForwardSetting, ...]:
         """How each network is run on a kind of device."""
         return settled(self._records, f"settings/{self.request[:24]}-{device.partition(':')[0]}.json", decide)
+
+    def has_begun(self, run: str, stamp: Any) -> bool:
+        """Whether a run was begun before, and its results may be there."""
+        return records_at(f"{self.work_of(run, stamp)}.voxweft").get("plan.json") is not None
 
     def keep_old(self, key: str) -> None:
         """Put a file or folder of another program out of the way."""
@@ -205,34 +211,124 @@ def _metadata(url: str) -> list[Path]:
     return [p for p in (local_path(url) / key for key in (".zattrs", "0/.zarray")) if p.exists()]
 
 
-def done_by(
-    runs: Sequence[str],
-    job: Job,
-    workers: Workers,
-    work: Work,
-    *,
-    after: Callable[[str, Outcome], RunResult],
-    emit: Emit,
-) -> list[RunResult]:
-    """Work on runs; one that fails does not stop the others.
+class Task(Protocol):
+    """What is done to every run; called by workers, as :data:`voxweft.runner.batch.Work`."""
 
-    ``after`` says of a run that did not fail what became of it.
+    def __call__(self, run: str, share: tuple[int, int], workers: Workers, /) -> Report:
+        """Do a share of a run, and continue what was begun."""
+
+    def stamp(self, project: Project, run: str) -> Any:
+        """What changes when the input of a run does; plain JSON. Raises what is said of a run that has none."""
+
+    def keys(self, project: Project, run: str) -> list[str]:
+        """The files or folders that are written, below the overlay."""
+
+    def marks(self, key: str) -> list[str]:
+        """The files of one of them that tell whether it is as it was left."""
+
+    def finish(self, project: Project, run: str, stamp: Any) -> Mapping[str, Any]:
+        """Take away what a run that is complete needs no more; its facts."""
+
+
+def carry_out(
+    runs: Sequence[str],
+    task: Task,
+    book: Book,
+    work: Work,
+    prepare: Callable[[list[str]], tuple[Task, Workers]],
+    emit: Emit,
+) -> tuple[tuple[RunResult, ...], list[str]]:
+    """Do a task for runs; one that fails does not stop the others.
+
+    Parameters
+    ----------
+    runs
+        Their names.
+    task, book
+        What is done; what is done already, which is left alone.
+    work
+        Which share of the runs, and how many at once.
+    prepare
+        Of the runs that are left makes the task that they share, and says who works.
+    emit
+        Told of every event.
+
+    Returns
+    -------
+    results, notes
+        What became of every run; what the user should know.
     """
-    if not runs:
-        return []
-    parts = -(-workers.n // min(work.tomo_batch_size or workers.n, len(runs), workers.n))
+    project, found, stamps, notes = book.project, dict[str, RunResult](), dict[str, Any](), list[str]()
+    for run in runs[work.part_id :: work.num_parts]:
+        try:
+            stamps[run] = task.stamp(project, run)
+        except VoxweftError as error:
+            found[run] = RunResult(run, FAILED, message=_in_a_line(str(error)))
+            continue
+        if not work.overwrite and (done := book.finished(run, stamps[run])):
+            found[run] = done
+    if left := [run for run in stamps if run not in found]:
+        task, workers = prepare(left)
+        for run in left:
+            if not book.has_begun(run, stamps[run]):
+                notes += [
+                    f"{key} of another program is kept in {HIDDEN}/replaced" for key in _put_away(task, book, run)
+                ]
+        parts = -(-workers.n // min(work.tomo_batch_size or workers.n, len(left), workers.n))
+        with suppress(ItemsError):  # each of them is noted when it ends
+            for_each(left, task, workers, num_parts=parts, ledger=_Noted(task, book, stamps, found), emit=emit)
+    return tuple(found.get(run, RunResult(run, WAITING)) for run in runs), notes
+
+
+class _Noted(BatchLedger):
+    """Notes every run when it ends, so that a batch that is killed has lost none."""
+
+    def __init__(self, task: Task, book: Book, stamps: Mapping[str, Any], found: dict[str, RunResult]) -> None:
+        self._task, self._book, self._stamps, self._found = task, book, stamps, found
+
+    def done(self, _items: Iterable[Any]) -> set[int]:
+        """None: they are all left."""
+        return set()
+
+    def put(self, outcome: Outcome) -> None:
+        """Note a run."""
+        run = str(outcome.item)
+        self._found[run] = _result(run, outcome, self._task, self._book, self._stamps[run])
+
+    def put_table(self, items: Iterable[Any]) -> None:
+        """There is none."""
+
+
+def _put_away(task: Task, book: Book, run: str) -> list[str]:
+    """Keep what other programs left where a run will write."""
+    foreign = [
+        key
+        for key in task.keys(book.project, run)
+        if book.holds(key) and not all(book.is_ours(run, mark) for mark in task.marks(key))
+    ]
+    for key in foreign:
+        book.keep_old(key)
+    return foreign
+
+
+def _result(run: str, outcome: Outcome, task: Task, book: Book, stamp: Any) -> RunResult:
+    """What became of a run; one that is complete is noted in the book."""
+    if outcome.errors:
+        return RunResult(run, FAILED, round(outcome.seconds, 3), _in_a_line(outcome.errors[0]))
+    if outcome.report is None or outcome.report.status != State.COMPLETE:
+        return RunResult(run, FAILED, outcome.seconds, "it is not complete")
     try:
-        outcomes = for_each(runs, job, workers, num_parts=parts, emit=emit)
-    except ItemsError as error:
-        outcomes = list(error.outcomes)
-    found = []
-    for run, outcome in zip(runs, outcomes, strict=True):
-        if outcome.errors:
-            message = "; ".join(line.strip() for line in outcome.errors[0].splitlines()[:2])
-            found.append(RunResult(run, FAILED, round(outcome.seconds, 3), message))
-        else:
-            found.append(after(run, outcome))
-    return found
+        facts = task.finish(book.project, run, stamp)
+    except VoxweftError as error:
+        return RunResult(run, FAILED, outcome.seconds, _in_a_line(str(error)))
+    files = [mark for key in task.keys(book.project, run) for mark in task.marks(key)]
+    book.put(run, stamp, files, facts, outcome.seconds)
+    remove_if_empty(book.work_of(run, stamp).rpartition("/")[0])
+    return RunResult(run, DONE, outcome.seconds, "; ".join(outcome.report.notes), facts)
+
+
+def _in_a_line(text: str) -> str:
+    return "; ".join(line.strip() for line in text.splitlines()[:2])
 
 
 class Clock:

@@ -17,13 +17,10 @@ from numpy.typing import NDArray
 from voxweft.apps.particles.options import OctopiRun, SegmentOptions, Work
 from voxweft.apps.particles.runs import (
     DONE,
-    FAILED,
-    WAITING,
     Book,
     Clock,
-    RunResult,
     RunsReport,
-    done_by,
+    carry_out,
     request_digest,
     runs_of,
     stamp_of,
@@ -33,16 +30,15 @@ from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Made, Op, gather_op
 from voxweft.engine.options import RuntimeOptions
-from voxweft.engine.part import State
 from voxweft.engine.planning import Target
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Gather, Output, Stage, Sweep
-from voxweft.errors import ModelError, RequestError, VolumeError, VoxweftError
+from voxweft.errors import ModelError, VolumeError, VoxweftError
 from voxweft.foreign import local
 from voxweft.geometry.box import Box
 from voxweft.model.protocols import ForwardSetting
 from voxweft.model.ref import ModelRef
-from voxweft.runner.batch import Outcome, loaded_once
+from voxweft.runner.batch import loaded_once
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
@@ -52,9 +48,8 @@ from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
-from voxweft.stores.copick import Project, TomogramName
+from voxweft.stores.copick import Project
 from voxweft.stores.ngff04 import write_group
-from voxweft.stores.url import remove_if_empty
 from voxweft.version import __version__
 
 ALIASES = {"tomogram-boundary": "hf://biohub/octopi/tomogram-boundary"}
@@ -86,54 +81,27 @@ def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = s
     project = Project(options.config)
     runs = runs_of(project, options.runs)
     refs, labels = _models(options)
-    notes = [f"{name} is no object of the project" for name in labels if name not in {o.name for o in project.objects}]
-    without = [run for run in runs if options.tomogram not in project.tomograms(run)]
-    if len(without) == len(runs):
+    if not any(options.tomogram in project.tomograms(run) for run in runs):
         project.tomogram(runs[0], options.tomogram)  # says what there is instead
-    named = str(options.segmentation)
-    asked = options_of(options).request()
-    request = request_digest(
-        asked,
-        str(options.tomogram),
-        [options.mask, options.save_probabilities],
-        _more(options),
-        [ref.digest for ref in refs],
-    )
-    book = Book(project, f"segment {named} {options.tomogram.spacing:.3f}", request)
-    mine = [run for n, run in enumerate(runs) if n % work.num_parts == work.part_id]
-    found = {
-        run: RunResult(run, FAILED, message=_missing(project, run, options.tomogram)) for run in mine if run in without
-    }
-    stamps = {run: _stamp(project, run, options) for run in mine if run not in without}
-    for run, stamp in stamps.items():
-        if not work.overwrite and (done := book.finished(run, stamp)):
-            found[run] = done
-    left = [run for run in mine if run not in found]
+    known = {one.name for one in project.objects}
+    notes = [f"{name} is no object of the project" for name in labels if name not in known]
     for note in notes:
         emit(Event("note", note))
-    workers = _workers(options, work)
+    more = [options.mask, options.average, options.save_probabilities, options.uncertainty]
+    request = request_digest(options_of(options).request(), str(options.tomogram), more, [ref.digest for ref in refs])
     job = Job(project.path, tuple(absolute_model(ref) for ref in refs), labels, options, request, work.command)
-    if left:
-        job = replace(job, n_runs=len(left))
-        job = replace(job, settings=book.settings(workers.devices[0], lambda: _decided(job, project, left, workers)))
-        for run in left:
-            key = _key(project, run, options)
-            if book.holds(key) and not book.is_ours(run, f"{key}/.zattrs"):
-                book.keep_old(key)
-                notes.append(f"{run}: the {named} of another program is kept in .voxweft/replaced")
 
-    def after(run: str, outcome: Outcome) -> RunResult:
-        if outcome.report is None or outcome.report.status != State.COMPLETE:
-            return RunResult(run, FAILED, outcome.seconds, "it is not complete")
-        facts = job.finish(run, stamps[run], outcome.seconds)
-        return RunResult(run, DONE, outcome.seconds, "; ".join(outcome.report.notes), facts)
+    def prepare(left: list[str]) -> tuple[Job, Workers]:
+        workers = _workers(options, work)
+        ready = replace(job, n_runs=len(left))
+        device = workers.devices[0]
+        return replace(ready, settings=book.settings(device, lambda: _decided(ready, project, left, workers))), workers
 
-    for result in done_by(left, job, workers, work, after=after, emit=emit):
-        found[result.run] = result
-    results = tuple(found.get(run, RunResult(run, WAITING)) for run in runs)
+    book = job.book(project)
+    results, said = carry_out(runs, job, book, work, prepare, emit)
     if any(result.status == DONE for result in results):
         project.write_log(_log_name(options), _log(options, labels))
-    return RunsReport(options.config, named, results, clock.seconds, tuple(notes))
+    return RunsReport(options.config, str(options.segmentation), results, clock.seconds, (*notes, *said))
 
 
 def segment_array(
@@ -195,10 +163,9 @@ class Job:
     def __call__(self, run: str, share: tuple[int, int], workers: Workers) -> Report:
         """Do a share of a run, and continue what was begun."""
         project = Project(self.config)
-        stamp = _stamp(project, run, self.options)
-        book = self._book(project)
         opened = self.opened(project, run, workers)
-        place = Place.of(open_sink(book.work_of(run, stamp)), self._files(project, run))
+        work = self.book(project).work_of(run, self.stamp(project, run))
+        place = Place.of(open_sink(work), self._files(project, run))
         count, index = share
         execution = Execution("serial", command=self.command, num_parts=count, part_id=index if count > 1 else -1)
         try:
@@ -234,7 +201,7 @@ class Job:
             target=Target(also=tuple(also), average=options.average),  # type: ignore[arg-type]
             n_alike=self.n_runs,
         )
-        records = open_sink(self._book(project).work_of(run, _stamp(project, run, options))).records
+        records = open_sink(self.book(project).work_of(run, self.stamp(project, run))).records
         return plan_run(
             volume,
             models,
@@ -245,28 +212,36 @@ class Job:
             n_workers=workers.n_sharing,
         )
 
-    def finish(self, run: str, stamp: Any, seconds: float) -> Mapping[str, Any]:
-        """Note that a run is done, and take away what is no longer needed."""
-        project = Project(self.config)
-        book = self._book(project)
-        key = _key(project, run, self.options)
-        volume = open_volume(f"{project.overlay.url}/{key}")
+    def book(self, project: Project) -> Book:
+        """Where it is kept which runs are done."""
+        options = self.options
+        return Book(project, f"segment {options.segmentation} {options.tomogram.spacing:.3f}", self.request)
+
+    def stamp(self, project: Project, run: str) -> Any:
+        """That of the tomogram."""
+        return stamp_of(project.tomogram(run, self.options.tomogram))
+
+    def keys(self, project: Project, run: str) -> list[str]:
+        """The segmentation; features belong to it."""
+        url = project.segmentation_place(run, self.options.segmentation, self.options.tomogram.spacing)
+        return [url.removeprefix(f"{project.overlay.url}/")]
+
+    def marks(self, key: str) -> list[str]:
+        """Its metadata."""
+        return [f"{key}/.zattrs", f"{key}/0/.zarray"]
+
+    def finish(self, project: Project, run: str, stamp: Any) -> Mapping[str, Any]:
+        """Take away the arrays that were swept; voxels of every label."""
+        volume = open_volume(self._files(project, run)[LABELS])
         sizes = np.zeros(max([0, *self.labels.values()]) + 1, np.int64)
         whole = Box.of(volume.info.shape_zyx)
         for box in whole.cells(volume.info.chunk_zyx):
             n = np.bincount(volume.read(box & whole).ravel(), minlength=len(sizes))
             sizes = sizes + n[: len(sizes)]
-        facts = {"voxels": {name: int(sizes[number]) for name, number in self.labels.items()}}
-        book.put(run, stamp, [f"{key}/.zattrs", f"{key}/0/.zarray"], facts, seconds)
-        work = book.work_of(run, stamp)
+        work = self.book(project).work_of(run, stamp)
         for name in self._files(project, run):
             open_sink(work if name == LABELS else f"{work.removesuffix('.zarr')}_{name}.zarr").remove()
-        remove_if_empty(work.rpartition("/")[0])
-        return facts
-
-    def _book(self, project: Project) -> Book:
-        options = self.options
-        return Book(project, f"segment {options.segmentation} {options.tomogram.spacing:.3f}", self.request)
+        return {"voxels": {name: int(sizes[number]) for name, number in self.labels.items()}}
 
     def _files(self, project: Project, run: str) -> dict[str, str]:
         """Where each output of a run goes."""
@@ -365,7 +340,7 @@ def _models(options: SegmentOptions) -> tuple[list[ModelRef], dict[str, int]]:
 def _mask(project: Project, run: str, options: SegmentOptions) -> Any:
     if not options.mask:
         return None
-    from voxweft.stores.copick import SegmentationName
+    from voxweft.stores.copick_files import SegmentationName
 
     url = project.segmentation(run, SegmentationName.parse(options.mask), options.tomogram.spacing)
     if url is None:
@@ -392,27 +367,6 @@ def _workers(options: SegmentOptions, work: Work) -> Workers:
     kind = work.kind(n)
     n = 1 if kind == "serial" else n
     return Workers(kind, n, n, tuple(devices), work.scheduler)
-
-
-def _stamp(project: Project, run: str, options: SegmentOptions) -> list[Any]:
-    return stamp_of(project.tomogram(run, options.tomogram))
-
-
-def _missing(project: Project, run: str, tomogram: TomogramName) -> str:
-    try:
-        project.tomogram(run, tomogram)
-    except VolumeError as error:
-        return str(error)
-    raise RequestError(f"{run} has {tomogram}")
-
-
-def _key(project: Project, run: str, options: SegmentOptions) -> str:
-    url = project.segmentation_place(run, options.segmentation, options.tomogram.spacing)
-    return url.removeprefix(f"{project.overlay.url}/")
-
-
-def _more(options: SegmentOptions) -> list[Any]:
-    return [options.average, options.uncertainty]
 
 
 def _log_name(options: SegmentOptions) -> str:
