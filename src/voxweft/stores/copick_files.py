@@ -88,6 +88,10 @@ class SegmentationName:
             raise RequestError(f"{text!r} names no segmentation; write for example predict:octopi/1")
         return cls(*map(fit_name, words))
 
+    def feature(self, kind: str) -> str:
+        """What maps that belong to it are called among the features of its tomogram."""
+        return f"{self.name}-{self.user}-{self.session}-{kind}"
+
     def __str__(self) -> str:
         return f"{self.name}:{self.user}/{self.session}"
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -16,6 +15,7 @@ from PIL import Image, ImageDraw
 
 from voxweft.errors import VoxweftError
 from voxweft.geometry.box import Box
+from voxweft.image.kept import Kept
 from voxweft.image.protocols import Volume
 from voxweft.ops.metrics import Curve
 from voxweft.stores import open_volume
@@ -168,33 +168,9 @@ def _tomogram(project: Project, run: str) -> tuple[float, Volume] | None:
                 continue
     order = sorted(found, key=lambda n: ((n.kind, n.spacing) not in kinds, -n.spacing, n.kind))
     try:
-        return (order[0].spacing, _Kept(open_volume(found[order[0]]))) if order else None
+        return (order[0].spacing, Kept(open_volume(found[order[0]]))) if order else None
     except VoxweftError:
         return None
-
-
-class _Kept:
-    """A volume that keeps the chunks that it decoded last."""
-
-    def __init__(self, volume: Volume, n: int = 8) -> None:
-        self._volume, self.info, self._n = volume, volume.info, n
-        self._chunks: OrderedDict[Box, NDArray[Any]] = OrderedDict()
-
-    def read(self, box: Box) -> NDArray[Any]:
-        """The voxels of a box [C, Z, Y, X]."""
-        whole = Box.of(self.info.shape_zyx)
-        out = np.zeros((self.info.n_channels, *box.shape), self.info.dtype)
-        for cell in box.cells(self.info.chunk_zyx):
-            chunk = cell & whole
-            common = chunk & box
-            if chunk not in self._chunks:
-                self._chunks[chunk] = self._volume.read(chunk)
-                if len(self._chunks) > self._n:
-                    self._chunks.popitem(last=False)
-            self._chunks.move_to_end(chunk)
-            inside, target = (common.shift(b.start, -1).slices for b in (chunk, box))
-            out[(slice(None), *target)] = self._chunks[chunk][(slice(None), *inside)]
-        return out
 
 
 def _planes(picks: Mapping[str, Picks], objects: Mapping[str, PickObject], spacing: float, depth: int) -> list[int]:

@@ -38,7 +38,7 @@ def test_a_model_is_loaded_and_opened_once_for_many_tomograms(tmp_path: Path, mo
     )
     assert [run.status for run in report.runs] == ["done"] * 6
     assert len(loaded) == 1
-    assert len({id(s) for s in opened}) <= 2  # the first to choose how it is run
+    assert 1 <= len(opened) <= 2  # the first one to choose how it is run
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import Options, option
 from voxweft.errors import RequestError, RunError, VolumeError, VoxweftError
 from voxweft.geometry.box import Box, Zyx
+from voxweft.image.kept import Kept
 from voxweft.image.protocols import Volume
 from voxweft.ops.peaks import apart
 from voxweft.stores import open_volume
@@ -253,7 +254,7 @@ def _kept(project: Project, run: str, picks: Picks, options: ExportOptions) -> P
         url = project.segmentation(run, SegmentationName.parse(options.inside), spacing)
         if url is None:
             raise RequestError(f"--inside {options.inside}: {run} has no such segmentation at {spacing:g} A")
-        picks = picks.where(_inside(open_volume(url), picks.centres[:, ::-1] / spacing))
+        picks = picks.where(_inside(Kept(open_volume(url)), picks.centres[:, ::-1] / spacing))
     if options.min_distance:
         picks = picks.where(apart(picks.centres[:, ::-1], picks.scores, options.min_distance))
     return picks

@@ -223,8 +223,7 @@ class Job:
 
     def _urls(self, project: Project, run: str) -> tuple[str | None, str | None]:
         name, size = self.options.segmentation, self.options.voxel_size
-        feature = f"{name.name}-{name.user}-{name.session}-probability"
-        return project.segmentation(run, name, size), project.features(run, size, feature)
+        return project.segmentation(run, name, size), project.features(run, size, name.feature("probability"))
 
     def _volumes(self, project: Project, run: str) -> dict[str, Volume]:
         """Labels, and the probabilities that belong to them, where they are there."""

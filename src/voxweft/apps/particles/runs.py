@@ -26,7 +26,7 @@ from voxweft.remote import is_remote, object_store
 from voxweft.runner.batch import BatchLedger, ItemsError, Outcome, for_each, settled
 from voxweft.runner.workers import Workers
 from voxweft.stores.copick import Project
-from voxweft.stores.url import exists, local_path, records_at, remove_if_empty
+from voxweft.stores.url import children, exists, local_path, records_at, remove, remove_if_empty
 
 HIDDEN = ".voxweft"
 DONE, SKIPPED, FAILED, WAITING = "done", "skipped", "failed", "waiting"
@@ -114,16 +114,18 @@ class Book:
 
     def is_ours(self, run: str, key: str) -> bool:
         """Whether a file of the overlay is as voxweft left it."""
-        return bool(self._stored(run).get("files", {}).get(key) == self._digest(key))
+        return bool(self._stored(run).get("ours", {}).get(key) == self._digest(key))
 
     def put(self, run: str, stamp: Any, files: Sequence[str], facts: Mapping[str, Any], seconds: float) -> None:
         """Keep the result of a run; ``files`` are relative to the overlay."""
+        made = {key: self._digest(key) for key in files}
         record = {
             "run": run,
             "result": self._result,
             "request": self.request,
             "stamp": stamp,
-            "files": {key: self._digest(key) for key in files},
+            "files": made,
+            "ours": {**self._stored(run).get("ours", {}), **made},  # also of earlier requests
             "facts": facts,
             "seconds": round(seconds, 3),
         }
@@ -131,8 +133,17 @@ class Book:
 
     def work_of(self, run: str, stamp: Any) -> str:
         """Where the arrays of a run lie until they are complete; elsewhere for another request or input."""
-        digest = hashlib.sha256(json.dumps([run, self._result, self.request, stamp]).encode()).hexdigest()
-        return f"{self._overlay}/{HIDDEN}/work/{digest[:24]}.zarr"
+        return f"{self._overlay}/{HIDDEN}/work/{self._mark(run)}-{request_digest(self.request, stamp)[:12]}.zarr"
+
+    def forget_others(self, run: str, stamp: Any) -> None:
+        """Take away what an earlier request, or an earlier input, left of a run that it did not complete."""
+        folder, _, own = self.work_of(run, stamp).rpartition("/")
+        for name in children(folder):
+            if name.startswith(self._mark(run)) and not name.startswith(own.removesuffix(".zarr")):
+                remove(f"{folder}/{name}")
+
+    def _mark(self, run: str) -> str:
+        return hashlib.sha256(f"{self._result} {run}".encode()).hexdigest()[:12]
 
     def settings(self, device: str, decide: Callable[[], Sequence[ForwardSetting]]) -> tuple[ForwardSetting, ...]:
         """How each network is run on a kind of device."""
@@ -175,7 +186,7 @@ class Book:
         return found if isinstance(found, dict) and "files" in found else {}
 
     def _key(self, run: str) -> str:
-        return f"{hashlib.sha256(f'{self._result} {run}'.encode()).hexdigest()[:24]}.json"
+        return f"{self._mark(run)}.json"
 
 
 def request_digest(*parts: Any) -> str:
@@ -270,6 +281,7 @@ def carry_out(
     if left := [run for run in stamps if run not in found]:
         task, workers = prepare(left)
         for run in left:
+            book.forget_others(run, stamps[run])
             if not book.has_begun(run, stamps[run]):
                 notes += [
                     f"{key} of another program is kept in {HIDDEN}/replaced" for key in _put_away(task, book, run)

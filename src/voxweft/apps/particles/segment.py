@@ -49,6 +49,7 @@ from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.copick import Project
+from voxweft.stores.copick_files import SegmentationName
 from voxweft.stores.ngff04 import write_group
 from voxweft.version import __version__
 
@@ -88,7 +89,8 @@ def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = s
     for note in notes:
         emit(Event("note", note))
     more = [options.mask, options.average, options.save_probabilities, options.uncertainty]
-    request = request_digest(options_of(options).request(), str(options.tomogram), more, [ref.digest for ref in refs])
+    decided = [(ref.digest, ref.card.patch_zyx, ref.card.class_names) for ref in refs]
+    request = request_digest(options_of(options).request(), str(options.tomogram), more, decided)
     job = Job(project.path, tuple(absolute_model(ref) for ref in refs), labels, options, request, work.command)
 
     def prepare(left: list[str]) -> tuple[Job, Workers]:
@@ -181,7 +183,8 @@ class Job:
         volume = open_volume(project.tomogram(run, options.tomogram))
         if volume.info.n_channels != 1:
             raise VolumeError(f"{run}: {options.tomogram} has {volume.info.n_channels} channels; a tomogram has one")
-        mask = _mask(project, run, options)
+        mask_url = _mask(project, run, options)
+        mask = open_volume(mask_url) if mask_url else None
         models, networks = loaded_once(self.refs)
         also = [PROBABILITY] * options.save_probabilities + [VARIANCE] * options.uncertainty
         about = {
@@ -205,7 +208,7 @@ class Job:
         return plan_run(
             volume,
             models,
-            options_of(options, self.refs, mask.info.url if mask else ""),
+            options_of(options, self.refs, mask_url),
             app=app,
             mask=mask,
             records=records,
@@ -218,8 +221,9 @@ class Job:
         return Book(project, f"segment {options.segmentation} {options.tomogram.spacing:.3f}", self.request)
 
     def stamp(self, project: Project, run: str) -> Any:
-        """That of the tomogram."""
-        return stamp_of(project.tomogram(run, self.options.tomogram))
+        """That of the tomogram, and of the mask."""
+        mask = _mask(project, run, self.options)
+        return [stamp_of(url) for url in (project.tomogram(run, self.options.tomogram), mask) if url]
 
     def keys(self, project: Project, run: str) -> list[str]:
         """The segmentation; features belong to it."""
@@ -249,20 +253,16 @@ class Job:
         name, tomogram = options.segmentation, options.tomogram
         found = {LABELS: project.segmentation_place(run, name, tomogram.spacing)}
         if options.save_probabilities:
-            found[PROBABILITY] = project.features_place(run, tomogram, probability_feature(name))
+            found[PROBABILITY] = project.features_place(run, tomogram, name.feature("probability"))
         if options.uncertainty:
-            found[VARIANCE] = project.features_place(run, tomogram, f"{name.name}-{name.user}-{name.session}-variance")
+            found[VARIANCE] = project.features_place(run, tomogram, name.feature("variance"))
         return found
-
-
-def probability_feature(name: Any) -> str:
-    """What the probabilities of a segmentation are called among the features of its tomogram."""
-    return f"{name.name}-{name.user}-{name.session}-probability"
 
 
 def options_of(options: SegmentOptions, refs: tuple[ModelRef, ...] = (), mask: str = "") -> OctopiRun:
     """How a tomogram is swept."""
-    patch = next((ref.card.patch_zyx for ref in refs), None)
+    patches = {ref.card.patch_zyx for ref in refs}
+    patch = patches.pop() if len(patches) == 1 else None  # networks of other sizes are rounded by themselves
     stride = ",".join(str(max(1, int(p * (1 - options.overlap)))) for p in patch) if patch else ""
     return OctopiRun(
         **{f.name: getattr(options, f.name) for f in fields(RuntimeOptions)},
@@ -337,17 +337,15 @@ def _models(options: SegmentOptions) -> tuple[list[ModelRef], dict[str, int]]:
     return [model.ref for model in models], labels[0]  # type: ignore[attr-defined]
 
 
-def _mask(project: Project, run: str, options: SegmentOptions) -> Any:
+def _mask(project: Project, run: str, options: SegmentOptions) -> str:
+    """Where the segmentation lies that bounds the work; "" where there is none to bound it."""
     if not options.mask:
-        return None
-    from voxweft.stores.copick_files import SegmentationName
-
-    url = project.segmentation(run, SegmentationName.parse(options.mask), options.tomogram.spacing)
+        return ""
+    spacing = options.tomogram.spacing
+    url = project.segmentation(run, SegmentationName.parse(options.mask), spacing)
     if url is None:
-        raise VolumeError(
-            f"{run} has no segmentation {options.mask} at {options.tomogram.spacing:g} A to bound the work"
-        )
-    return open_volume(url)
+        raise VolumeError(f"{run} has no segmentation {options.mask} at {spacing:g} A to bound the work")
+    return url
 
 
 def _decided(job: Job, project: Project, runs: list[str], workers: Workers) -> tuple[ForwardSetting, ...]:
