@@ -34,6 +34,7 @@ METRICS = (
     "false_positives",
     "false_negatives",
 )
+OF_BOTH = ("f1_score", "accuracy")  # which octopi leaves out where there is no truth, or no guess
 
 
 @dataclass(frozen=True)
@@ -123,9 +124,7 @@ def evaluate(options: EvaluateOptions, *, emit: Emit = silent) -> Evaluation:
         ]
         curves[name] = curve_of(triples, far[name], options.fbeta)
         distances[name] = [d for picks, _, true in triples for d in _distances(picks, true, far[name])]
-    both = {
-        run: {name: counts for name, counts in one.items() if None not in found[run][name]} for run, one in each.items()
-    }
+    both = {run: {name: counts for name, counts in one.items() if all(found[run][name])} for run, one in each.items()}
     for note in dict.fromkeys(notes):
         emit(Event("note", note))
     result = Evaluation(
@@ -211,11 +210,7 @@ def _write(
     summary = {}
     for name in result.counts:
         rows = [_metrics(one[name], result.beta) for one in both.values() if name in one]
-        summary[name] = {
-            metric: {"mean": float(np.mean([r[metric] for r in rows])), "std": float(np.std([r[metric] for r in rows]))}
-            for metric in METRICS
-            if rows
-        }
+        summary[name] = {metric: _mean_and_std([row[metric] for row in rows]) for metric in METRICS}
     average = {
         "input": about,
         "final_fbeta_score": float(result.score),
@@ -227,7 +222,11 @@ def _write(
         "parameters": parameters,
     }
     metrics = {
-        run: {name: _metrics(counts, result.beta) for name, counts in one.items()} for run, one in result.runs.items()
+        run: {
+            name: {k: v for k, v in _metrics(counts, result.beta).items() if name in both[run] or k not in OF_BOTH}
+            for name, counts in one.items()
+        }
+        for run, one in result.runs.items()
     }
     more = {
         "beta": result.beta,
@@ -250,6 +249,13 @@ def _write(
             replace_file(folder / name, text.encode())
     except OSError as error:
         raise RequestError(f"--output {folder} cannot be written: {error.strerror}") from error
+
+
+def _mean_and_std(values: Sequence[float]) -> dict[str, float | None]:
+    """Of no values nothing."""
+    if not values:
+        return {"mean": None, "std": None}
+    return {"mean": float(np.mean(values)), "std": float(np.std(values))}
 
 
 def _plain(number: float) -> float:

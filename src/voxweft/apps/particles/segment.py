@@ -39,7 +39,7 @@ from voxweft.geometry.box import Box
 from voxweft.model.protocols import ForwardSetting
 from voxweft.model.ref import ModelRef
 from voxweft.runner.batch import loaded_once
-from voxweft.runner.devices import devices_of
+from voxweft.runner.devices import devices_of, n_gpus
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import absolute_model
@@ -361,6 +361,8 @@ def _decided(job: Job, project: Project, runs: list[str], workers: Workers) -> t
 
 def _workers(options: SegmentOptions, work: Work) -> Workers:
     devices = devices_of(options.device)
+    if options.device == "auto" and devices[0] != "cpu":
+        devices = [f"cuda:{n}" for n in range(n_gpus())]  # a tomogram each
     n = max(work.workers or work.tomo_batch_size, len(devices))
     kind = work.kind(n)
     n = 1 if kind == "serial" else n
