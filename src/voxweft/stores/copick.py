@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from voxweft.errors import ReadError, RequestError, VolumeError
-from voxweft.foreign import local
+from voxweft.foreign import local, parsed
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.copick_files import (
     PickObject,
@@ -34,6 +34,7 @@ from voxweft.stores.copick_files import (
 from voxweft.stores.url import children, records_at
 
 RUNS = "ExperimentRuns"
+SPACING = re.compile(r"VoxelSpacing(\d+(?:\.\d+)?)")
 PORTAL = "s3://cryoet-data-portal-public"
 
 
@@ -68,15 +69,17 @@ class Folder:
     def tomograms(self, run: str) -> dict[TomogramName, str]:
         """The tomograms of a run, and where they lie."""
         found = {}
-        for folder in self.names(f"{RUNS}/{run}"):
-            size = folder.removeprefix("VoxelSpacing")
-            if size == folder or not re.fullmatch(r"\d+(\.\d+)?", size):
-                continue
+        for folder, spacing in self.spacings(f"{RUNS}/{run}"):
             for name in self.names(f"{RUNS}/{run}/{folder}"):
                 if name.endswith(".zarr") and not name.endswith("_features.zarr") and not name.startswith("."):
-                    kind = TomogramName(name.removesuffix(".zarr"), float(size))
+                    kind = TomogramName(name.removesuffix(".zarr"), spacing)
                     found[kind] = f"{self.url}/{RUNS}/{run}/{folder}/{name}"
         return found
+
+    def spacings(self, folder: str) -> list[tuple[str, float]]:
+        """The folders of voxel sizes in a folder, and the sizes."""
+        found = [(name, SPACING.fullmatch(name)) for name in self.names(folder)]
+        return [(name, float(match[1])) for name, match in found if match]
 
     def names(self, folder: str) -> list[str]:
         """What lies in a folder; nothing where there is none."""
@@ -112,11 +115,11 @@ class Portal:
         return {name: url for number in self._ids for name, url in self._of_run(f"{number}/{run}/Reconstructions")}
 
     def _of_run(self, base: str) -> Iterator[tuple[TomogramName, str]]:
-        for folder in self._folder.names(base):
+        for folder, spacing in self._folder.spacings(base):
             for one in self._folder.names(f"{base}/{folder}/Tomograms"):
                 place = f"{base}/{folder}/Tomograms/{one}"
                 data = records_at(f"{self.url}/{place}").get("tomogram_metadata.json")
-                about = json.loads(data) if data else {}
+                about = parsed(data, f"{self.url}/{place}/tomogram_metadata.json", VolumeError) if data else {}
                 parts = [
                     _camel(str(about.get("reconstruction_method", "wbp"))),
                     _camel(str(about.get("processing", "raw"))),
@@ -126,8 +129,7 @@ class Portal:
                 for name in self._folder.names(place):
                     if name.endswith(".zarr"):
                         kind = "-".join(filter(None, parts))
-                        size = float(folder.removeprefix("VoxelSpacing"))
-                        yield TomogramName(kind, size), f"{self.url}/{place}/{name}"
+                        yield TomogramName(kind, spacing), f"{self.url}/{place}/{name}"
 
 
 def _camel(text: str) -> str:

@@ -49,6 +49,9 @@ class TomogramName:
     kind: str
     spacing: float
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spacing", round(self.spacing, 3))  # as folders are called
+
     @classmethod
     def parse(cls, text: str) -> TomogramName:
         """That of ``kind@voxel size``."""
@@ -167,13 +170,10 @@ class Config(BaseModel):
     """What a config file says, as far as it matters here."""
 
     config_type: str = "filesystem"
-    name: str | None = None
     pickable_objects: list[PickObject] = Field(default_factory=list)
     overlay_root: str | None = None
     static_root: str | None = None
     dataset_ids: list[int] = Field(default_factory=list)
-    user_id: str | None = None
-    session_id: str | None = None
 
 
 class _Point(BaseModel):
