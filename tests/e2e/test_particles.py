@@ -105,10 +105,11 @@ def test_a_changed_tomogram_is_segmented_again(tmp_path: Path, voxweft: Voxweft)
 
 
 def test_workers_and_shares_give_the_same_files(tmp_path: Path, voxweft: Voxweft) -> None:
-    """One process; two processes that share each tomogram; two shares of the runs, one after the other."""
+    """One process; a process a tomogram; three that share each of them; two shares of the runs, one after the other."""
     ways = {
         "one": [[]],
-        "both": [["--workers", "2", "--tomo-batch-size", "1"]],
+        "two": [["--workers", "2"]],
+        "three": [["--workers", "3"]],
         "shares": [["--num-parts", "2", "--part-id", "1"], ["--num-parts", "2", "--part-id", "0"]],
     }
     found = {}
@@ -120,7 +121,7 @@ def test_workers_and_shares_give_the_same_files(tmp_path: Path, voxweft: Voxweft
             voxweft("particles", "localize", "-c", config, *more)
         found[name] = results(tmp_path / name)
     assert len([f for f in found["one"] if "octopi_1" in f]) > 10
-    assert found["one"] == found["both"] == found["shares"]
+    assert found["one"] == found["two"] == found["three"] == found["shares"]
 
 
 def test_blocks_of_a_large_volume_give_the_same_picks(tmp_path: Path, voxweft: Voxweft) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import multiprocessing.util
 import os
 import pickle
 import signal
@@ -180,6 +181,7 @@ def _work(calls: Connection, parent: int, number: int) -> None:
             calls.send(_answer(call))
     except (EOFError, KeyboardInterrupt):
         pass
+    multiprocessing.util._run_finalizers()  # type: ignore[attr-defined]  # of locks that codecs made
     os._exit(0)  # the threads of an S3 client may crash in the interpreter's own end
 
 

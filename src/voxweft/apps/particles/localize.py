@@ -161,8 +161,8 @@ class Job:
     request: str
     command: str
 
-    def __call__(self, run: str, share: tuple[int, int], workers: Workers) -> Report:
-        """Do a share of a run, and continue what was begun."""
+    def __call__(self, run: str, _share: tuple[int, int], workers: Workers) -> Report:
+        """Do a run, and continue what was begun."""
         project, options = Project(self.config), self.options
         volumes = self._volumes(project, run)
         shape = next(iter(volumes.values())).info.shape_zyx
@@ -181,9 +181,8 @@ class Job:
         sizes = (0 if at_once else options.block, options.filter_size)
         plan = _plan(volumes, self.wanted, options.method, sizes, (writing,), decisive(options))
         url = self.book(project).work_of(run, self.stamp(project, run))
-        count, index = share
-        execution = Execution("serial", command=self.command, num_parts=count, part_id=index if count > 1 else -1)
         place = Place(url, records_at(f"{url}.voxweft"))
+        execution = Execution("serial", command=self.command)
         return run_plan(Opened(plan, volumes), place, workers, execution, silent)
 
     @property

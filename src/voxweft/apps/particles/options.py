@@ -244,9 +244,11 @@ class Work(LaunchOptions):
     title: ClassVar[str] = "Where to compute it"
 
     workers: int = option(
-        0, "Workers; 0: one, or one a GPU; for localize one a core.", names=("--workers", "--n-procs", "-np")
+        0,
+        "Workers; they share a tomogram where there are fewer. 0: one, or one a GPU; for localize one a core.",
+        names=("--workers", "--n-procs", "-np"),
     )
-    tomo_batch_size: int = option(0, "Tomograms at once, each by a share of the workers; 0: one a worker.")
+    tomo_batch_size: int = option(1, "Of octopi: tomograms at once. Here a worker does one after the other.")
     num_parts: int = option(1, "Do only a share of the runs: of so many shares ...")
     part_id: int = option(0, "... this one, from 0.")
     overwrite: bool = option(False, "Do runs again that are done.")

@@ -12,7 +12,7 @@ import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -226,7 +226,7 @@ class Task(Protocol):
     """What is done to every run; called by workers, as :data:`voxweft.runner.batch.Work`."""
 
     def __call__(self, run: str, share: tuple[int, int], workers: Workers, /) -> Report:
-        """Do a share of a run, and continue what was begun."""
+        """Do a run, and continue what was begun; its share is the whole."""
 
     def stamp(self, project: Project, run: str) -> Any:
         """What changes when the input of a run does; plain JSON. Raises what is said of a run that has none."""
@@ -258,7 +258,7 @@ def carry_out(
     task, book
         What is done; what is done already, which is left alone.
     work
-        Which share of the runs, and how many at once.
+        Which share of the runs.
     prepare
         Of the runs that are left makes the task that they share, and says who works.
     emit
@@ -286,10 +286,25 @@ def carry_out(
                 notes += [
                     f"{key} of another program is kept in {HIDDEN}/replaced" for key in _put_away(task, book, run)
                 ]
-        parts = -(-workers.n // min(work.tomo_batch_size or workers.n, len(left), workers.n))
+        noted = _Noted(task, book, stamps, found)
         with suppress(ItemsError):  # each of them is noted when it ends
-            for_each(left, task, workers, num_parts=parts, ledger=_Noted(task, book, stamps, found), emit=emit)
+            if len(left) < workers.n:  # all workers on one run after the other
+                one = replace(workers, kind="serial", n=1)
+                for_each(left, _Together(task, workers), one, num_parts=1, ledger=noted, emit=emit)
+            else:
+                for_each(left, task, workers, num_parts=1, ledger=noted, emit=emit)
     return tuple(found.get(run, RunResult(run, WAITING)) for run in runs), notes
+
+
+@dataclass(frozen=True, slots=True)
+class _Together:
+    """A task that several workers share."""
+
+    task: Task
+    workers: Workers
+
+    def __call__(self, run: str, share: tuple[int, int], _own: Workers) -> Report:
+        return self.task(run, share, self.workers)
 
 
 class _Noted(BatchLedger):

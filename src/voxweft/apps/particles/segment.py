@@ -162,19 +162,16 @@ class Job:
     settings: tuple[ForwardSetting, ...] = ()
     n_runs: int = 1
 
-    def __call__(self, run: str, share: tuple[int, int], workers: Workers) -> Report:
-        """Do a share of a run, and continue what was begun."""
+    def __call__(self, run: str, _share: tuple[int, int], workers: Workers) -> Report:
+        """Do a run, and continue what was begun."""
         project = Project(self.config)
         opened = self.opened(project, run, workers)
         work = self.book(project).work_of(run, self.stamp(project, run))
         place = Place.of(open_sink(work), self._files(project, run))
-        count, index = share
-        execution = Execution("serial", command=self.command, num_parts=count, part_id=index if count > 1 else -1)
         try:
-            return run_plan(opened, place, workers, execution, silent)
-        except VoxweftError:
-            if count == 1:  # a tomogram that is mended is another one: nothing of this is of use then
-                place.remove(opened.plan)
+            return run_plan(opened, place, workers, Execution("serial", command=self.command), silent)
+        except VoxweftError:  # a tomogram that is mended is another one: nothing of this is of use then
+            place.remove(opened.plan)
             raise
 
     def opened(self, project: Project, run: str, workers: Workers) -> Opened:
@@ -363,7 +360,7 @@ def _workers(options: SegmentOptions, work: Work) -> Workers:
     devices = devices_of(options.device)
     if options.device == "auto" and devices[0] != "cpu":
         devices = [f"cuda:{n}" for n in range(n_gpus())]  # a tomogram each
-    n = max(work.workers or work.tomo_batch_size, len(devices))
+    n = max(work.workers, len(devices))
     kind = work.kind(n)
     n = 1 if kind == "serial" else n
     return Workers(kind, n, n, tuple(devices), work.scheduler)
