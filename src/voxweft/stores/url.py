@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import struct
 import time
+import uuid
 import zlib
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -97,10 +99,14 @@ class LocalRecords:
         (self._folder / key).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the folder."""
+        """Remove the folder, first from sight: records of which some are gone would say what is not so."""
         import shutil
 
-        shutil.rmtree(self._folder, ignore_errors=True)
+        hidden = self._folder.with_name(f".{uuid.uuid4().hex}.tmp")
+        with suppress(OSError):
+            self._folder.rename(hidden)
+        for folder in (hidden, self._folder):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _place(self, key: str, write: Callable[[Path], bool]) -> bool:
         target = self._folder / key

@@ -135,12 +135,15 @@ class Book:
         """Where the arrays of a run lie until they are complete; elsewhere for another request or input."""
         return f"{self._overlay}/{HIDDEN}/work/{self._mark(run)}-{request_digest(self.request, stamp)[:12]}.zarr"
 
-    def forget_others(self, run: str, stamp: Any) -> None:
-        """Take away what an earlier request, or an earlier input, left of a run that it did not complete."""
-        folder, _, own = self.work_of(run, stamp).rpartition("/")
+    def forget(self, runs: Mapping[str, str]) -> None:
+        """Take away what is left of the work on runs, but for what lies where each of them says, "" for nowhere."""
+        folder = f"{self._overlay}/{HIDDEN}/work"
+        kept = {self._mark(run): place.rpartition("/")[2].removesuffix(".zarr") for run, place in runs.items()}
         for name in children(folder):
-            if name.startswith(self._mark(run)) and not name.startswith(own.removesuffix(".zarr")):
+            own = kept.get(name.partition("-")[0])
+            if name.endswith(".tmp") or (own is not None and not (own and name.startswith(own))):
                 remove(f"{folder}/{name}")
+        remove_if_empty(folder)
 
     def _mark(self, run: str) -> str:
         return hashlib.sha256(f"{self._result} {run}".encode()).hexdigest()[:12]
@@ -280,8 +283,8 @@ def carry_out(
             found[run] = done
     if left := [run for run in stamps if run not in found]:
         task, workers = prepare(left)
+        book.forget({run: book.work_of(run, stamps[run]) for run in left})
         for run in left:
-            book.forget_others(run, stamps[run])
             if not book.has_begun(run, stamps[run]):
                 notes += [
                     f"{key} of another program is kept in {HIDDEN}/replaced" for key in _put_away(task, book, run)
@@ -293,6 +296,7 @@ def carry_out(
                 for_each(left, _Together(task, workers), one, num_parts=1, ledger=noted, emit=emit)
             else:
                 for_each(left, task, workers, num_parts=1, ledger=noted, emit=emit)
+    book.forget({run: "" for run, result in found.items() if result.status in (DONE, SKIPPED)})
     return tuple(found.get(run, RunResult(run, WAITING)) for run in runs), notes
 
 
@@ -350,7 +354,6 @@ def _result(run: str, outcome: Outcome, task: Task, book: Book, stamp: Any) -> R
         return RunResult(run, FAILED, outcome.seconds, _in_a_line(str(error)))
     files = [mark for key in task.keys(book.project, run) for mark in task.marks(key)]
     book.put(run, stamp, files, facts, outcome.seconds)
-    remove_if_empty(book.work_of(run, stamp).rpartition("/")[0])
     return RunResult(run, DONE, outcome.seconds, "; ".join(outcome.report.notes), facts)
 
 
