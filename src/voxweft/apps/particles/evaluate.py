@@ -34,6 +34,8 @@ METRICS = (
     "false_positives",
     "false_negatives",
 )
+Pair = tuple[Picks | None, Picks | None]
+"""True picks, and those that are compared with them."""
 OF_BOTH = ("f1_score", "accuracy")  # which octopi leaves out where there is no truth, or no guess
 
 
@@ -81,14 +83,42 @@ def evaluate(options: EvaluateOptions, *, emit: Emit = silent) -> Evaluation:
         If objects or runs are unknown, radii are missing, or there is no truth at all; nothing was written.
     """
     project = Project(options.config)
-    runs, objects = runs_of(project, options.runs), _objects(project, options)
-    notes: list[str] = []
-    found: dict[str, dict[str, tuple[Picks | None, Picks | None]]] = {}
-    failed: dict[str, str] = {}
-    truth, guess = (
-        (options.ground_truth_user_id, options.ground_truth_session_id),
-        (options.predict_user_id, options.predict_session_id),
-    )
+    objects, notes = _objects(project, options), list[str]()
+    pairs, failed = _pairs(project, options, [*objects], notes)
+    count = count_nearest if options.matching == "nearest" else count_one_to_one
+    far = {name: float(one.radius or 0) * options.distance_threshold_scale for name, one in objects.items()}
+    each = {
+        run: {name: count(_centres(guess), _centres(truth), far[name]) for name, (truth, guess) in one.items()}
+        for run, one in pairs.items()
+    }
+    total = {name: sum((one[name] for one in each.values()), Counts()) for name in objects}
+    weights = {name: one.weight for name, one in objects.items()}
+    sum_of_weights = sum(weights.values())
+    score = sum(weights[n] * total[n].fbeta(options.fbeta) for n in objects) / sum_of_weights if sum_of_weights else 0.0
+    curves, distances = {}, {}
+    for name in objects:
+        triples = [
+            (_centres(guess), guess.scores if guess else np.zeros(0), _centres(truth))
+            for truth, guess in (one[name] for one in pairs.values())
+        ]
+        curves[name] = curve_of(triples, far[name], options.fbeta)
+        distances[name] = [d for picks, _, true in triples for d in _distances(picks, true, far[name])]
+    said = tuple(dict.fromkeys(notes))
+    for note in said:
+        emit(Event("note", note))
+    result = Evaluation(score, total, each, curves, distances, options.fbeta, failed, said, options.output)
+    both = {run: {name: c for name, c in one.items() if all(pairs[run][name])} for run, one in each.items()}
+    _write(options.output, _texts(options, result, both, weights))
+    return result
+
+
+def _pairs(
+    project: Project, options: EvaluateOptions, objects: Sequence[str], notes: list[str]
+) -> tuple[dict[str, dict[str, Pair]], dict[str, str]]:
+    """The true and the other picks of every object in every run, and the runs that cannot be read, with the reason."""
+    runs, found, failed = runs_of(project, options.runs), dict[str, dict[str, Pair]](), dict[str, str]()
+    truth = (options.ground_truth_user_id, options.ground_truth_session_id)
+    guess = (options.predict_user_id, options.predict_session_id)
     for run in runs:
         names = project.picks(run)
         try:
@@ -107,31 +137,7 @@ def evaluate(options: EvaluateOptions, *, emit: Emit = silent) -> Evaluation:
         raise RequestError(
             f"no run has picks of {asked} to compare with; there are picks of {', '.join(have) or 'nobody'}"
         )
-    count = count_nearest if options.matching == "nearest" else count_one_to_one
-    far = {name: float(one.radius or 0) * options.distance_threshold_scale for name, one in objects.items()}
-    each = {
-        run: {name: count(_centres(b), _centres(a), far[name]) for name, (a, b) in one.items()}
-        for run, one in found.items()
-    }
-    total = {name: sum((one[name] for one in each.values()), Counts()) for name in objects}
-    weights = {name: one.weight for name, one in objects.items()}
-    sum_of_weights = sum(weights.values())
-    score = sum(weights[n] * total[n].fbeta(options.fbeta) for n in objects) / sum_of_weights if sum_of_weights else 0.0
-    curves, distances = {}, {}
-    for name in objects:
-        triples = [
-            (_centres(b), b.scores if b else np.zeros(0), _centres(a)) for a, b in (one[name] for one in found.values())
-        ]
-        curves[name] = curve_of(triples, far[name], options.fbeta)
-        distances[name] = [d for picks, _, true in triples for d in _distances(picks, true, far[name])]
-    both = {run: {name: counts for name, counts in one.items() if all(found[run][name])} for run, one in each.items()}
-    for note in dict.fromkeys(notes):
-        emit(Event("note", note))
-    result = Evaluation(
-        score, total, each, curves, distances, options.fbeta, failed, tuple(dict.fromkeys(notes)), options.output
-    )
-    _write(options, result, both, weights)
-    return result
+    return found, failed
 
 
 def _objects(project: Project, options: EvaluateOptions) -> dict[str, PickObject]:
@@ -191,12 +197,12 @@ def _metrics(counts: Counts, beta: float) -> dict[str, float]:
     return dict(zip(METRICS, values, strict=True))
 
 
-def _write(
+def _texts(
     options: EvaluateOptions,
     result: Evaluation,
     both: Mapping[str, Mapping[str, Counts]],
     weights: Mapping[str, float],
-) -> None:
+) -> dict[str, str]:
     """The files; ``both``: counts where there is a truth and a guess, of which octopi's summary is made."""
     about = {
         "copick_config": options.config,
@@ -237,14 +243,17 @@ def _write(
         "failed": dict(result.failed),
         "notes": list(result.notes),
     }
-    folder = Path(options.output)
+    return {
+        "average_metrics.yaml": yaml.safe_dump(average, indent=4, sort_keys=False),
+        "metrics.json": json.dumps({"input": about, "metrics": metrics, "parameters": parameters}, indent=4),
+        "evaluation.json": json.dumps(more, indent=1),
+    }
+
+
+def _write(output: str, texts: Mapping[str, str]) -> None:
+    folder = Path(output)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        texts = {
-            "average_metrics.yaml": yaml.safe_dump(average, indent=4, sort_keys=False),
-            "metrics.json": json.dumps({"input": about, "metrics": metrics, "parameters": parameters}, indent=4),
-            "evaluation.json": json.dumps(more, indent=1),
-        }
         for name, text in texts.items():
             replace_file(folder / name, text.encode())
     except OSError as error:
