@@ -168,7 +168,7 @@ def test_killed_again_and_again_and_resumed(tmp_path: Path, voxweft: Voxweft, wh
                 n_killed += 1
         time.sleep(0.05)
     voxweft("particles", *command, "-c", killed)
-    assert n_killed
+    assert n_killed > KILLS // 2
     assert results(tmp_path / "killed") == results(tmp_path / "whole")
     assert not list((tmp_path / "killed/.voxweft").rglob("*.zarr*"))
     assert not list((tmp_path / "killed").rglob("*.tmp"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -77,11 +77,11 @@ def localize(
         result = job(localizeoptions, work=replace(work, command=command_line()), emit=listen)
     user, session = fit_name(localizeoptions.pick_user_id), fit_name(localizeoptions.pick_session_id)
     overlay = Project(localizeoptions.config).overlay.url
-    places = [report] * bool(report)
-    if not is_remote(overlay):
-        places.append(str(Path(overlay) / "logs" / f"localize-{user}_{session}.html"))
-    pages = [save_page(text, place) for text in [picks_page(result, user, session)][: len(places)] for place in places]
-    _tell(result, quiet, "picks", pages)
+    places = [] if is_remote(overlay) else [str(Path(overlay) / "logs" / f"localize-{user}_{session}.html")]
+    if places := [*filter(None, [report]), *places]:
+        text = picks_page(result, user, session)
+        places = [save_page(text, place) for place in places]
+    _tell(result, quiet, "picks", places[:1])
 
 
 @app.command("evaluate")
@@ -176,7 +176,7 @@ def _counts(found: dict[str, int], place: str) -> None:
     say(f"result: {place}")
 
 
-def _tell(result: Any, quiet: bool, what: str, pages: list[str] | None = None) -> None:
+def _tell(result: Any, quiet: bool, what: str, pages: Sequence[str] = ()) -> None:
     """What became of the runs; exit code 1 where some failed."""
     rows = [run for run in result.runs if run.status != "skipped"]
     if not quiet:
@@ -193,7 +193,7 @@ def _tell(result: Any, quiet: bool, what: str, pages: list[str] | None = None) -
         if skipped := len(result.runs) - len(rows):
             say(f"{skipped} finished before and left as they are")
         say(f"result: {result.result} in {result.project}")
-        for page in (pages or [])[:1]:
+        for page in pages:
             say(f"report: {page}")
     failed = [run for run in result.runs if run.status == "failed"]
     for run in failed[:SHOWN]:

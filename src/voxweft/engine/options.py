@@ -237,8 +237,8 @@ def _weights(text: str) -> tuple[float, ...] | None:
     return weights if all(0 < w < float("inf") for w in weights) else None
 
 
-def part_problems(num_parts: int, part_id: int, overwrite: bool) -> list[str]:
-    """What is wrong with a share of a stage."""
+def part_problems(num_parts: int, part_id: int, overwrite: bool = False) -> list[str]:
+    """What is wrong with a share of a stage, or of a batch, where others may be overwritten."""
     problems = []
     if num_parts < 1 or not 0 <= part_id < num_parts:
         problems.append(f"--part-id {part_id} with --num-parts {num_parts}: use 0 to {max(num_parts, 1) - 1}")

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Zyx
 
 if TYPE_CHECKING:
     import torch
-
-Tta = Literal["none", "mirroring", "rotation", "turns"]
 
 
 @dataclass(frozen=True, slots=True)

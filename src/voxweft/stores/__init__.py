@@ -31,7 +31,7 @@ FORMATS = {
     ".mhd": "voxweft.stores.itk:ItkVolume",
     ".nrrd": "voxweft.stores.itk:ItkVolume",
     "dicom": "voxweft.stores.itk:ItkVolume",
-    **dict.fromkeys((".mrc", ".rec", ".st"), "voxweft.stores.mrc:MrcVolume"),
+    **dict.fromkeys((".mrc", ".rec", ".map", ".st"), "voxweft.stores.mrc:MrcVolume"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), "voxweft.stores.picture:PictureVolume"),
 }
 OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
@@ -95,7 +95,7 @@ def open_volume(
             volume = opener(url, select=select, **more)
         except (VoxweftError, OSError):
             raise
-        except Exception as error:
+        except Exception as error:  # libraries of formats raise anything over damaged files
             raise VolumeError(f"{url} is damaged or odd: {type(error).__name__}, {first_line(error)}") from error
     if select != Select():
         volume.ref = VolumeRef(url, level, arguments={k: v for k, v in asdict(select).items() if v is not None})

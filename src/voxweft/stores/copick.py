@@ -210,6 +210,15 @@ class Project:
             raise VolumeError(f"{run} has no tomogram {name}; it has {have}")
         return found[name]
 
+    def tomogram_place(self, run: str, name: TomogramName) -> str:
+        """Where a tomogram is to be written."""
+        return f"{self.overlay.url}/{RUNS}/{run}/VoxelSpacing{name.spacing:.3f}/{name.kind}.zarr"
+
+    def segmentation_files(self, run: str) -> list[str]:
+        """The segmentations of a run, as their files are called."""
+        folders = (folder.names(f"{RUNS}/{run}/Segmentations") for folder in self._folders)
+        return sorted({name for names in folders for name in names if not name.startswith(".")})
+
     def segmentation(self, run: str, name: SegmentationName, spacing: float) -> str | None:
         """Where a segmentation of several labels, or of one, lies; None where there is none."""
         files = (self._segmentation_file(name, spacing, suffix) for suffix in ("-multilabel", ""))

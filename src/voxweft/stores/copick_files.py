@@ -95,6 +95,11 @@ class SegmentationName:
         """What maps that belong to it are called among the features of its tomogram."""
         return f"{self.name}-{self.user}-{self.session}-{kind}"
 
+    @property
+    def log(self) -> str:
+        """The log in which octopi looks for its labels."""
+        return f"segment-{self.user}_{self.session}_{self.name}.yaml"
+
     def __str__(self) -> str:
         return f"{self.name}:{self.user}/{self.session}"
 

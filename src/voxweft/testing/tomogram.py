@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from voxweft.geometry.box import Zyx
 from voxweft.stores.copick import create_project
-from voxweft.stores.copick_files import Picks, PicksName
+from voxweft.stores.copick_files import Picks, PicksName, TomogramName
 from voxweft.stores.ngff04 import write_group
 
 SPACING = 10.0  # Angstrom
@@ -92,7 +92,7 @@ def write_project(folder: Path, n_runs: int = 2, seed: int = 0) -> str:
     for k in range(n_runs):
         made, run = make_tomogram(seed=100 * seed + k), f"TS-{k + 1:03d}"
         write_group(
-            str(folder / f"ExperimentRuns/{run}/VoxelSpacing{SPACING:.3f}/wbp.zarr"),
+            project.tomogram_place(run, TomogramName("wbp", SPACING)),
             lambda box, image=made.image: image[box.slices][None],  # type: ignore[misc]
             shape_zyx=made.image.shape,
             dtype="float32",

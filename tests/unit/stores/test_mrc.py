@@ -44,7 +44,7 @@ class TestMrc(VolumeContract):
 @pytest.mark.parametrize("order", ["<", ">"])
 def test_every_mode_in_both_byte_orders(tmp_path: Path, dtype: str, order: str) -> None:
     values = CUBE.astype(dtype)
-    path = write(tmp_path / "v.rec", values)
+    path = write(tmp_path / {"<": "v.rec", ">": "v.map"}[order], values)
     if order == ">":
         with mrcfile.open(path) as file:
             swapped = file.header.copy().byteswap().view(file.header.dtype.newbyteorder(">"))

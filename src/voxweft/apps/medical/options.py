@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from voxweft.engine.fields import Options, decisive, option, size_problems, unknown
-from voxweft.engine.options import RunOptions, RuntimeOptions
+from voxweft.engine.options import RunOptions, RuntimeOptions, part_problems
 from voxweft.errors import RequestError
 from voxweft.runner.workers import LaunchOptions
 
@@ -156,15 +156,11 @@ class BatchExecution(LaunchOptions):
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
-        problems = []
+        problems = part_problems(self.num_parts, self.part_id)
         if self.num_proc < 1:
             problems.append(f"--num-proc {self.num_proc}: use 1 or more")
         if self.gpus < 0:
             problems.append(f"--gpus {self.gpus} is negative")
-        if self.num_parts < 1 or not 0 <= self.part_id < self.num_parts:
-            problems.append(
-                f"--part-id {self.part_id} with --num-parts {self.num_parts}: use 0 to {self.num_parts - 1}"
-            )
         if problems:
             raise RequestError(*problems)
 

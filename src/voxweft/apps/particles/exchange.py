@@ -34,13 +34,10 @@ LEVELS = 3
 
 @dataclass(frozen=True)
 class PickList(ProjectOptions):
-    """Which picks of a project, and how a list has them."""
+    """Which picks of a project."""
 
     title: ClassVar[str] = "Picks"
 
-    format: str = option(
-        "", "relion5, relion4 or csv; default: relion5 for .star, csv for .csv.", names=("--format", "-f")
-    )
     pick_user_id: str = option("octopi", "User of the picks.", names=("--pick-user-id", "-pui"))
     pick_session_id: str = option("1", "Session of the picks.", names=("--pick-session-id", "-psid"))
     objects: str = option(
@@ -52,7 +49,11 @@ class PickList(ProjectOptions):
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
-        return name_problems(tomo_uri=(TomogramName.parse, self.tomo_uri), pick_user_id=(fit_name, self.pick_user_id))
+        return name_problems(
+            tomo_uri=(TomogramName.parse, self.tomo_uri),
+            pick_user_id=(fit_name, self.pick_user_id),
+            pick_session_id=(fit_name, self.pick_session_id),
+        )
 
     @property
     def tomogram(self) -> TomogramName:
@@ -66,6 +67,9 @@ class ExportOptions(PickList):
 
     title: ClassVar[str] = "Which of them"
 
+    format: str = option(
+        "", "relion5, relion4 or csv; default: relion5 for .star, csv for .csv.", names=("--format", "-f")
+    )
     filter: str = option("", "Only picks with such a score, for example score>0.3.")
     min_distance: float = option(0.0, "Angstrom; of picks nearer to each other the best one stays.")
     inside: str = option("", "Only where this segmentation is not 0, name:user/session.")
@@ -214,7 +218,7 @@ def import_tomograms(options: ImportOptions, folder: str, *, emit: Emit = silent
 
 def _take(project: Project, run: str, file: Path, options: ImportOptions) -> None:
     """One file as the tomogram of a run."""
-    volume = open_volume(str(file)) if file.suffix.lower() != ".map" else _map(file)
+    volume = open_volume(str(file))
     sizes, unit = volume.info.geometry.voxel_size_zyx, volume.info.geometry.unit
     spacing = options.input_voxel_size
     if not spacing:
@@ -228,19 +232,13 @@ def _take(project: Project, run: str, file: Path, options: ImportOptions) -> Non
         raise RunError(f"{run} has a tomogram {name} already; give --overwrite to replace it")
     kept = {"float32": "float32", "float16": "float32"}.get(volume.info.dtype, volume.info.dtype)
     write_group(
-        f"{project.overlay.url}/ExperimentRuns/{run}/VoxelSpacing{spacing:.3f}/{name.kind}.zarr",
+        project.tomogram_place(run, name),
         lambda box: volume.read(box).astype(kept),
         shape_zyx=volume.info.shape_zyx,
         dtype=kept,
         voxel_size=spacing,
         n_levels=LEVELS,
     )
-
-
-def _map(file: Path) -> Volume:
-    from voxweft.stores.mrc import MrcVolume
-
-    return MrcVolume(str(file))
 
 
 def _kept(project: Project, run: str, picks: Picks, options: ExportOptions) -> Picks:

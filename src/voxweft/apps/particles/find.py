@@ -30,7 +30,8 @@ from voxweft.ops.runs import Runs, measured, merged
 from voxweft.ops.watershed import TILE, Waists, parted, parted_at_once
 
 LABELS, PROBABILITY = "labels", "probability"
-EXTENTS, FIND, JOIN, PICKS = "extents", "find", "join", "picks"
+EXTENTS, FIND, PICKS = "extents", "find", "picks"
+SUMS = ("n", "sum", "square", "sure")
 SHARES = 1 << 24  # of a probability, in sums
 AT_ONCE = 1 << 24  # voxels of a volume that is parted as a whole
 EXPECTED = 0.7  # radii of the ball that octopi trains its networks to paint
@@ -168,17 +169,8 @@ def find_parted(
         at, number, label = parted_at_once(sources[0][0], extents, rules)
     else:
         at, number, label = parted(sources[0][0], cell.reads[0], cell.box, extents, rules)
-    n = np.bincount(number, minlength=len(label))
-    inside = tuple((at - cell.reads[0].start).T)
-    sums = {
-        "sum": np.stack([np.bincount(number, at[:, k], len(label)) for k in range(3)], axis=1),
-        "square": np.bincount(number, (at.astype(np.float64) ** 2).sum(axis=1), len(label)),
-        "sure": np.full(len(label), np.nan),
-    }
-    if len(sources) > 1 and sources[1] is not None:
-        p = sources[1][(label[number], *inside)]
-        sums["sure"] = np.bincount(number, _shares(p), len(label))
-    return Made(table=_rows(label, n, sums, {one.label: one for one in objects}))
+    sums = _sums(sources, at - cell.reads[0].start, at, number, label)
+    return Made(table=_rows(label, sums, {one.label: one for one in objects}))
 
 
 @block_op
@@ -196,21 +188,9 @@ def find_components(sources: Sequence[NDArray[Any] | None], cell: Cell, *, wante
     inner = ids[: own[0], : own[1], : own[2]]
     at = np.argwhere(inner)
     number = inner[tuple(at.T)].astype(np.int64) - 1
-    n_ids = int(ids.max(initial=0))
-    label = np.zeros(n_ids, np.int64)
+    label = np.zeros(int(ids.max(initial=0)), np.int64)
     label[ids[ids > 0] - 1] = values[ids > 0]
-    place = at + cell.box.start
-    sure = np.full(n_ids, np.nan)
-    if len(sources) > 1 and sources[1] is not None:
-        sure = np.bincount(number, _shares(sources[1][(label[number], *at.T)]), n_ids)
-    rows = {
-        "label": label,
-        "n": np.bincount(number, minlength=n_ids).astype(np.int64),
-        "sum": np.stack([np.bincount(number, place[:, k], n_ids) for k in range(3)], axis=1),
-        "square": np.bincount(number, (place.astype(np.float64) ** 2).sum(axis=1), n_ids),
-        "sure": sure,
-    }
-    return Made(table=table | rows)
+    return Made(table={**table, "label": label, **_sums(sources, at, at + cell.box.start, number, label)})
 
 
 @gather_op
@@ -219,17 +199,14 @@ def join_components(gathered: Gathered, *, grid: Sequence[int], wanted: Sequence
     tables = [table for _, table in gathered.tables("components")]
     counts = [int(table["count"][0]) for table in tables]
     _, whole = joined_components(counts, (grid[0], grid[1], grid[2]), tables)
-    all_rows = {name: np.concatenate([t[name] for t in tables]) for name in ("n", "sum", "square", "sure", "label")}
-    label_of = all_rows.pop("label")
-    (number,), found = merged([whole], all_rows)
-    first = np.unique(whole, return_index=True)[1]
-    label = label_of[first] if len(number) else np.zeros(0, np.int64)
+    label_of, *sums = (np.concatenate([t[name] for t in tables]) for name in ("label", *SUMS))
+    _, found = merged([whole], dict(zip(SUMS, sums, strict=True)))
+    label = label_of[np.unique(whole, return_index=True)[1]]
     objects = {one["label"]: Wanted(**one) for one in wanted}
     n = found["n"]
     limits = np.array([(objects[k].least, objects[k].most) for k in label.tolist()]).reshape(-1, 2)
     kept = (n > limits[:, 0]) & (n < limits[:, 1])
-    sums = {name: found[name][kept] for name in ("sum", "square", "sure")}
-    return Made(table=_rows(label[kept], n[kept], sums, objects))
+    return Made(table=_rows(label[kept], {name: found[name][kept] for name in SUMS}, objects))
 
 
 @block_op
@@ -312,18 +289,37 @@ def _merged(
     return mean, np.bincount(group, score) / size, np.bincount(group, voxels, n)
 
 
-def _rows(
+def _sums(
+    sources: Sequence[NDArray[Any] | None],
+    at: NDArray[np.int64],
+    place: NDArray[np.int64],
+    number: NDArray[np.int64],
     label: NDArray[np.int64],
-    n: NDArray[np.int64],
-    sums: Mapping[str, NDArray[np.float64]],
-    objects: Mapping[int, Wanted],
 ) -> Table:
+    """Sums over the voxels of particles, a row each, of which :func:`_rows` are made.
+
+    ``at``, ``place``, ``number``: of every voxel where it is in the sources, where in the volume, and whose it is.
+    """
+    many = len(label)
+    sure = np.full(many, np.nan)
+    if len(sources) > 1 and sources[1] is not None:
+        sure = np.bincount(number, _shares(sources[1][(label[number], *at.T)]), many)
+    return {
+        "n": np.bincount(number, minlength=many).astype(np.int64),
+        "sum": np.stack([np.bincount(number, place[:, k], many) for k in range(3)], axis=1),
+        "square": np.bincount(number, (place.astype(np.float64) ** 2).sum(axis=1), many),
+        "sure": sure,
+    }
+
+
+def _rows(label: NDArray[np.int64], sums: Mapping[str, NDArray[Any]], objects: Mapping[int, Wanted]) -> Table:
     """Rows of particles from the sums of their voxels.
 
     The score says how close their voxels lie together, 1 for a ball, which tells a particle from pieces of several;
     times their mean probability, or where that is not known, how near their size is to that of the ball that networks
     are trained to paint (the root of the smaller radius / the larger).
     """
+    n = sums["n"]
     centre = sums["sum"] / np.maximum(n, 1)[:, None]
     trained = np.array([EXPECTED * objects[int(k)].radius for k in label])
     radius = (3 * n / (4 * math.pi)) ** (1 / 3)
@@ -336,5 +332,5 @@ def _rows(
         "label": label,
         "centre": centre,
         "score": close * np.where(np.isfinite(mean), mean, size),
-        "voxels": n.astype(np.int64),
+        "voxels": n,
     }

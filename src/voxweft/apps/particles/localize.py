@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -26,7 +27,6 @@ from voxweft.apps.particles.options import LocalizeOptions, Work, thresholds
 from voxweft.apps.particles.runs import (
     DONE,
     Book,
-    Clock,
     RunsReport,
     carry_out,
     request_digest,
@@ -81,7 +81,7 @@ def localize(options: LocalizeOptions, *, work: Work | None = None, emit: Emit =
         If the whole request is wrong; nothing was written.
     """
     require_components()
-    work, clock = work or Work(), Clock()
+    work, began = work or Work(), time.perf_counter()
     project = Project(options.config)
     runs = runs_of(project, options.runs)
     labels, notes = labels_of(project, options)
@@ -98,7 +98,9 @@ def localize(options: LocalizeOptions, *, work: Work | None = None, emit: Emit =
     results, said = carry_out(runs, job, book, work, lambda left: (job, _workers(places, left, work)), emit)
     if any(result.status == DONE for result in results):
         project.write_log(f"localize-{job.user}_{job.session}.yaml", _log(options))
-    return RunsReport(options.config, f"{job.user}/{job.session}", results, clock.seconds, (*notes, *said))
+    return RunsReport(
+        options.config, f"{job.user}/{job.session}", results, time.perf_counter() - began, (*notes, *said)
+    )
 
 
 def localize_array(
@@ -272,8 +274,7 @@ def labels_of(project: Project, options: LocalizeOptions) -> tuple[dict[str, int
     if options.label:
         return dict.fromkeys(project.particles, options.label), []
     name = options.segmentation
-    log = f"segment-{name.user}_{name.session}_{name.name}.yaml"
-    if (data := project.log(log)) is None:
+    if (data := project.log(log := name.log)) is None:
         labels = {one.name: one.label for one in project.objects if one.label}
         return labels, [f"no logs/{log} says the labels of {name}, so those of the config are taken"]
     try:
@@ -343,9 +344,7 @@ def _plan(
 
 def _nothing(project: Project, options: LocalizeOptions, run: str) -> str:
     """That a run has no such segmentation, and which it has."""
-    folder = f"ExperimentRuns/{run}/Segmentations"
-    there = [name.removesuffix(".zarr") for name in project.overlay.names(folder) if not name.startswith(".")]
-    have = ", ".join(there[:4]) or "none"
+    have = ", ".join(name.removesuffix(".zarr") for name in project.segmentation_files(run)[:4]) or "none"
     return f"{run} has no segmentation {options.segmentation} at {options.voxel_size:g} A; it has {have}"
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from voxweft.engine.fields import Options, like, option, unknown
-from voxweft.engine.options import RunOptions, RuntimeOptions
+from voxweft.engine.options import RunOptions, RuntimeOptions, part_problems
 from voxweft.errors import RequestError
 from voxweft.ops.augment import TURNS
 from voxweft.runner.workers import LaunchOptions
@@ -36,7 +36,7 @@ class ProjectOptions(Options):
     @property
     def runs(self) -> tuple[str, ...]:
         """The runs that are asked for; none: all."""
-        return tuple(w.strip() for w in self.run_ids.split(",") if w.strip())
+        return tuple(words_of(self.run_ids))
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ class Work(LaunchOptions):
 
     workers: int = option(
         0,
-        "Workers; they share a tomogram where there are fewer. 0: one, or one a GPU; for localize one a core.",
+        "Workers; they share a tomogram if there are fewer. 0: one, or one a GPU; for localize one a core if it pays.",
         names=("--workers", "--n-procs", "-np"),
     )
     tomo_batch_size: int = option(1, "Of octopi: tomograms at once. Here a worker does one after the other.")
@@ -256,15 +256,9 @@ class Work(LaunchOptions):
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
-        problems = [
-            f"--{name.replace('_', '-')} {getattr(self, name)} is negative"
-            for name in ("workers", "tomo_batch_size")
-            if getattr(self, name) < 0
-        ]
-        if self.num_parts < 1 or not 0 <= self.part_id < self.num_parts:
-            problems.append(
-                f"--part-id {self.part_id} with --num-parts {self.num_parts}: use 0 to {self.num_parts - 1}"
-            )
+        problems = part_problems(self.num_parts, self.part_id)
+        if self.workers < 0:
+            problems.append(f"--workers {self.workers} is negative")
         if problems:
             raise RequestError(*problems)
 

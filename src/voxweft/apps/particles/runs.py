@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -25,7 +24,7 @@ from voxweft.model.protocols import ForwardSetting
 from voxweft.remote import is_remote, object_store
 from voxweft.runner.batch import BatchLedger, ItemsError, Outcome, for_each, settled
 from voxweft.runner.workers import Workers
-from voxweft.stores.copick import Project
+from voxweft.stores.copick import RUNS, Project
 from voxweft.stores.url import children, exists, local_path, records_at, remove, remove_if_empty
 
 HIDDEN = ".voxweft"
@@ -207,7 +206,7 @@ def runs_of(project: Project, wanted: Sequence[str]) -> list[str]:
     """
     found = project.runs()
     if not found:
-        raise RequestError(f"{project.path}: no runs lie below {project.overlay.url}/ExperimentRuns")
+        raise RequestError(f"{project.path}: no runs lie below {project.overlay.url}/{RUNS}")
     if missing := [run for run in wanted if run not in found]:
         shown = ", ".join(found[:8]) + (" ..." if len(found) > 8 else "")
         raise RequestError(f"--run-ids {', '.join(missing)}: no such run; the project has {shown}")
@@ -359,15 +358,3 @@ def _result(run: str, outcome: Outcome, task: Task, book: Book, stamp: Any) -> R
 
 def _in_a_line(text: str) -> str:
     return "; ".join(line.strip() for line in text.splitlines()[:2])
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self._began = time.perf_counter()
-
-    @property
-    def seconds(self) -> float:
-        """So far."""
-        return time.perf_counter() - self._began

@@ -5,6 +5,7 @@ tomogram --z-score of the whole--> Sweep(models x views) --> labels [, probabili
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -18,7 +19,6 @@ from voxweft.apps.particles.options import OctopiRun, SegmentOptions, Work
 from voxweft.apps.particles.runs import (
     DONE,
     Book,
-    Clock,
     RunsReport,
     carry_out,
     request_digest,
@@ -78,7 +78,7 @@ def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = s
     RequestError
         If the whole request is wrong; nothing was written.
     """
-    work, clock = work or Work(), Clock()
+    work, began = work or Work(), time.perf_counter()
     project = Project(options.config)
     runs = runs_of(project, options.runs)
     refs, labels = _models(options)
@@ -102,8 +102,8 @@ def segment(options: SegmentOptions, *, work: Work | None = None, emit: Emit = s
     book = job.book(project)
     results, said = carry_out(runs, job, book, work, prepare, emit)
     if any(result.status == DONE for result in results):
-        project.write_log(_log_name(options), _log(options, labels))
-    return RunsReport(options.config, str(options.segmentation), results, clock.seconds, (*notes, *said))
+        project.write_log(options.segmentation.log, _log(options, labels))
+    return RunsReport(options.config, str(options.segmentation), results, time.perf_counter() - began, (*notes, *said))
 
 
 def segment_array(
@@ -118,7 +118,7 @@ def segment_array(
     models
         Loaded by :func:`voxweft.load_model`; several are an ensemble.
     options
-        Overlap, views and the like; what it says of projects and models is not looked at.
+        Overlap, views and the like; the project and the weights must be given, but are not looked at: "-".
     probabilities
         Give probabilities instead of labels.
 
@@ -293,13 +293,9 @@ def write_segmentation(gathered: Gathered, *, sweep: str, about: Mapping[str, An
         attributes = dict(about["attributes"])
         if name == PROBABILITY:
             attributes["voxweft"] = {**attributes["voxweft"], "scale": 1 / 65535}
-
-        def read(box: Box, written: Any = written) -> Any:
-            return written.read(box)
-
         write_group(
             gathered.files[name],
-            read,
+            written.read,
             shape_zyx=written.shape_zyx,
             dtype=sample.dtype.name,
             voxel_size=float(about["voxel_size"]),
@@ -364,11 +360,6 @@ def _workers(options: SegmentOptions, work: Work) -> Workers:
     kind = work.kind(n)
     n = 1 if kind == "serial" else n
     return Workers(kind, n, n, tuple(devices), work.scheduler)
-
-
-def _log_name(options: SegmentOptions) -> str:
-    name = options.segmentation
-    return f"segment-{name.user}_{name.session}_{name.name}.yaml"
 
 
 def _log(options: SegmentOptions, labels: Mapping[str, int]) -> bytes:
