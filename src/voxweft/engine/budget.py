@@ -144,6 +144,19 @@ def choose_column(
     )
 
 
+def whole_plane(
+    source: VolumeInfo, passes: Sequence[Pass], finishes: Sequence[Finish], chunk: Zyx, n_lanes: int = 1
+) -> Division:
+    """One column, in chunks without shards: of a sparse sweep, whose buffers follow its mask.
+
+    ``buffers`` are those of a column of one chunk.
+    """
+    column = tuple(-(-n // c) * c for n, c in zip(source.shape_zyx[1:], chunk[1:], strict=True))
+    plane_block = source.chunk_zyx[0]
+    buffers = buffers_for(source, passes, finishes, (chunk[1:], chunk, plane_block), n_lanes)
+    return Division((column[0], column[1]), chunk, plane_block, buffers)
+
+
 def _cross_sections(shape: Zyx, chunk: Zyx) -> Iterator[tuple[int, int]]:
     """Columns in equal shares from the whole plane down to one chunk; whole shards where they are longer than one."""
     sides = []

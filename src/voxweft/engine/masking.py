@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +40,19 @@ def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
     if mask.n_channels != 1:
         raise RequestError(f"the mask {mask.url} has {mask.n_channels} channels; it must have one")
     return scale  # type: ignore[return-value]
+
+
+class Mask(Protocol):
+    """Where the result counts, in the planes that are held."""
+
+    def need(self, lo: int, hi: int) -> None:
+        """Hold what covers the planes ``lo <= z < hi`` of the volume; ``lo`` never goes back."""
+
+    def misses(self, box: Box) -> bool:
+        """Whether the mask is 0 in all of a box of held planes."""
+
+    def outside(self, z: int, box: Box) -> NDArray[np.bool_] | None:
+        """Where plane ``z`` of a box lies outside the mask, [Y, X]; None where nowhere."""
 
 
 class MaskPlanes:

@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from voxweft.engine.budget import Budget, choose_column
+from voxweft.engine.budget import Budget, choose_column, whole_plane
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
-from voxweft.errors import ModelError, VolumeError
+from voxweft.errors import ModelError, RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.regrid import Regrid
@@ -172,7 +172,11 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), shape, strict=True)
     )
     n_lanes = max([s.n_lanes for s in found.settings], default=1)
-    division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
+    if options.sparse:
+        _require_sparse(options, target, finishes)
+        division = whole_plane(source, passes, finishes, chunk, n_lanes)
+    else:
+        division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
     spec = _spec(seen, finish, options, chunk, division.shard_zyx)
     spec = replace(spec, order=target.order or spec.order)
@@ -200,6 +204,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         more=finishes[1:],
         regrid=target.regrid,
         tally=target.tally,
+        sparse=options.sparse,
     )
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
@@ -208,10 +213,23 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),
         models=models,
-        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP))),
+        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP, sparse=options.sparse))),
         notes=(*dict.fromkeys(notes), *division.notes),
         measured=dict(found.measured),
     )
+
+
+def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Finish]) -> None:
+    """Refuse what a sparse sweep cannot do."""
+    problems = [] if options.mask else ["--sparse needs --mask, which says what is visited"]
+    if target.regrid or target.tally:
+        problems.append("--sparse works on the grid of the volume only")
+    if any(finish.output in (*KEPT, "patches") for finish in finishes):
+        problems.append(
+            "--sparse writes nothing where the mask is 0, and the logits of nothing are not 0; take another --output"
+        )
+    if problems:
+        raise RequestError(*problems)
 
 
 def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:

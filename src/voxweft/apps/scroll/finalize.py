@@ -162,8 +162,9 @@ def finalize_plan(
         region=region,
         block_zyx=spec.shard_zyx,
         cell_zyx=chunk,
+        only_where=VOLUME,
     )
-    levels = level_stages(output, region, stage.name)
+    levels = level_stages(output, region, stage.name, sparse=True)
     return Plan(_request(classes, storage), tuple(inputs), (), (stage, *levels))
 
 
