@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from voxweft.engine.budget import Budget, choose_column, whole_plane
+from voxweft.engine.budget import Budget, Survey, choose_column, sparse_column
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
@@ -85,6 +85,8 @@ class Findings:
         Which command plans.
     target
         Where the outputs lie, and more of them; default: the grid of the volume, and none.
+    seen
+        What the mask of a sparse sweep touches.
     """
 
     source: VolumeRef | PatchesRef | None = None
@@ -97,6 +99,7 @@ class Findings:
     stores: Stores | None = None
     app: str = "run"
     target: Target | None = None
+    seen: Survey = field(default_factory=Survey)
 
 
 def make_plan(
@@ -174,7 +177,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     n_lanes = max([s.n_lanes for s in found.settings], default=1)
     if options.sparse:
         _require_sparse(options, target, finishes)
-        division = whole_plane(source, passes, finishes, chunk, n_lanes)
+        division = sparse_column(source, passes, finishes, chunk, found.budget, found.seen)
     else:
         division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)

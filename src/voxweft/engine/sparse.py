@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.engine.budget import Survey
 from voxweft.engine.cells import Cell, CellMask
 from voxweft.engine.commit import Commit
 from voxweft.engine.finishing import SameGrid
@@ -51,15 +52,38 @@ def sparse_layers(stage: Sweep, box: Box, mask: CellMask, reader: ChunkReader) -
     before: PatchLayer | None = None
     for head in layer_heads(stage, box):
         mask.load(head.planes[1])
-        indices = sorted(_touching(stage, head, box, mask))
-        tiles = (stage.passes[head.one].grid.tile((head.z_index, y, x)) for y, x in indices)
-        layer = head.with_tiles(tuple(tile for tile in tiles if not mask.misses(tile.box & box)))
+        layer = _filled(stage, head, box, mask)
         reader.want(tile.box & whole for tile in layer.tiles)
         if before is not None:
             yield before
         before = layer
     if before is not None:
         yield before
+
+
+def survey(stage: Sweep, volume: Volume) -> Survey:
+    """Look through the mask of a sparse sweep, before it is run."""
+    mask = CellMask(volume, stage.info.shape_zyx, stage.spec.chunk_zyx, stage.region)
+    n_patches, written, chunks, live = 0, set[tuple[int, Cell]](), set[Zyx](), list[frozenset[Cell]]()
+    whole, depth = Box.of(stage.info.shape_zyx), mask.cell_zyx[0]
+    for head in layer_heads(stage, stage.region):
+        mask.need(*head.planes)
+        layer = _filled(stage, head, stage.region, mask)
+        n_patches += len(layer.tiles)
+        for tile in layer.tiles:
+            chunks.update((tile.box & whole).indices(stage.info.chunk_zyx))
+        lo, hi = max(head.planes[0], stage.region.start[0]), min(head.planes[1], stage.region.stop[0])
+        live.append(frozenset(mask.active(lo, hi)))
+        for row in range(lo // depth, -(-hi // depth)):
+            written.update((row, cell) for cell in mask.active(row * depth, row * depth + 1))
+    return Survey(n_patches, len(chunks), len(written), tuple(live))
+
+
+def _filled(stage: Sweep, head: PatchLayer, box: Box, mask: CellMask) -> PatchLayer:
+    """A layer with the patches that meet the mask."""
+    indices = sorted(_touching(stage, head, box, mask))
+    tiles = (stage.passes[head.one].grid.tile((head.z_index, y, x)) for y, x in indices)
+    return head.with_tiles(tuple(tile for tile in tiles if not mask.misses(tile.box & box)))
 
 
 def _touching(stage: Sweep, head: PatchLayer, box: Box, mask: CellMask) -> set[tuple[int, int]]:
@@ -233,7 +257,7 @@ class ChunkReader:
     def want(self, boxes: Iterator[Box]) -> None:
         """Begin to read the chunks of boxes inside the volume."""
         for box in boxes:
-            for index in self._indices(box):
+            for index in box.indices(self._size):
                 if index not in self._chunks:
                     self._chunks[index] = self._threads.submit(self._read, index)
 
@@ -244,16 +268,12 @@ class ChunkReader:
 
     def copy(self, box: Box, out: torch.Tensor) -> None:
         """Copy the voxels of a box that was wanted into float32 ``out`` [C, Z, Y, X]."""
-        for index in self._indices(box):
+        for index in box.indices(self._size):
             chunk = self._chunk(index)
             part = chunk & box
             values = self._chunks[index].result()
             target, source = part.shift(box.start, -1), part.shift(chunk.start, -1)
             out[(slice(None), *target.slices)].copy_(values[(slice(None), *source.slices)])
-
-    def _indices(self, box: Box) -> Iterator[Zyx]:
-        sides = zip(box.start, box.stop, self._size, strict=True)
-        return itertools.product(*(range(a // n, -(-b // n)) for a, b, n in sides))  # type: ignore[return-value]
 
     def _chunk(self, index: Zyx) -> Box:
         start = tuple(i * n for i, n in zip(index, self._size, strict=True))

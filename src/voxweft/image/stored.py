@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 from voxweft.geometry.box import Box, Zyx
@@ -24,7 +23,4 @@ class StoredBoxes:
 
     def meets(self, box: Box) -> bool:
         """Whether any of them meets a box."""
-        z, y, x = (range(a // n, -(-b // n)) for a, b, n in zip(box.start, box.stop, self.size_zyx, strict=True))
-        if len(z) * len(y) * len(x) < len(self.places):
-            return any(place in self.places for place in itertools.product(z, y, x))
-        return any(a in z and b in y and c in x for a, b, c in self.places)
+        return any(index in self.places for index in box.indices(self.size_zyx))
