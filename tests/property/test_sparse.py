@@ -64,7 +64,7 @@ def test_same_bits_as_the_whole_sweep(data: st.DataObject, tmp_path_factory: pyt
     )
     n_parts = data.draw(st.sampled_from([0, 2, 3]))
     source, where = put(folder / "in.zarr", image(), (16, 16, 16)), put(folder / "mask.zarr", mask, shape)
-    found = []
+    found: list[Any] = []
     for sparse in (False, True):
         options = RunOptions(mask=where, chunk="16,16,16", runtime="torch", sparse=sparse, **more)
         target = str(folder / f"out{sparse}.zarr")

@@ -46,7 +46,7 @@ def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
         )
     if mask.n_channels != 1:
         raise RequestError(f"the mask {mask.url} has {mask.n_channels} channels; it must have one")
-    return scale  # type: ignore[return-value]
+    return scale[0], scale[1], scale[2]
 
 
 def _scales(mask: Zyx, shape: Zyx) -> Iterator[int]:

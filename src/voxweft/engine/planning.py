@@ -72,6 +72,8 @@ class Findings:
         How the swept volume is opened; default: by the URL of its description.
     fingerprint, mask_fingerprint
         Digests of a sample of the volume and of the mask.
+    mask
+        How the mask is opened; default: by its URL.
     normalization, settings
         Of each model: its schemes with their numbers; the decided runtime. Default: those of :func:`schemes_for`,
         unmeasured; plain torch on the CPU, batch 1.
@@ -99,6 +101,7 @@ class Findings:
     stores: Stores | None = None
     app: str = "run"
     target: Target | None = None
+    mask: VolumeRef | None = None
     seen: Survey = field(default_factory=Survey)
 
 
@@ -211,7 +214,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     )
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
-        inputs.append(InputRef(MASK, VolumeRef(options.mask), found.mask_fingerprint))
+        inputs.append(InputRef(MASK, found.mask or VolumeRef(options.mask), found.mask_fingerprint))
     return Plan(
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),

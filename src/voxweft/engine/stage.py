@@ -212,10 +212,12 @@ Stage = Sweep | Blocks | Gather
 LARGE = 512  # voxels an axis of a block of which little is stored
 
 
-def level_stages(output: Output, region: Box, source: str, *, sparse: bool = False) -> tuple[Blocks, ...]:
+def level_stages(
+    output: Output, region: Box, source: str, index: int = 0, *, sparse: bool = False
+) -> tuple[Blocks, ...]:
     """The halved resolution levels of an output, each made from the one before; none where no pyramid is wanted.
 
-    ``sparse``: little of the output is stored; only that is looked at.
+    ``index``: which output of the source it is. ``sparse``: little of it is stored; only that is looked at.
     """
     spec, found = output.spec, list[Blocks]()
     if spec is None:
@@ -224,7 +226,8 @@ def level_stages(output: Output, region: Box, source: str, *, sparse: bool = Fal
         start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (region.start, region.stop))
         here = replace(output, level=level, attributes={})
         wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)
-        name = f"{source}-level-{level}" if output.name else f"level-{level}"
+        of = output.name if index else source if output.name else ""
+        name = f"{of}-level-{level}" if of else f"level-{level}"
         before, block = found[-1].name if found else source, spec.shard_zyx
         if sparse:
             block = tuple(max(1, LARGE // n) * n for n in block)  # type: ignore[assignment]
@@ -232,7 +235,7 @@ def level_stages(output: Output, region: Box, source: str, *, sparse: bool = Fal
             Blocks(
                 name=name,
                 op=Op("voxweft.engine.blocks:halve_block", {"method": spec.halving}),
-                sources=(Source(before, finer_zyx=(2, 2, 2)),),
+                sources=(Source(before, 0 if found else index, finer_zyx=(2, 2, 2)),),
                 outputs=(here,),
                 shape_zyx=here.shape_zyx,
                 region=wanted,
