@@ -26,6 +26,7 @@ from voxweft.cli.show import (
     Verbose,
     check_page,
     command_line,
+    keep_crate,
     say,
     show_forecast,
     summary,
@@ -33,6 +34,7 @@ from voxweft.cli.show import (
 from voxweft.errors import RequestError
 from voxweft.launch.steps import PART, Step
 from voxweft.model.card import ModelCard
+from voxweft.runner.crate import CrateOptions
 from voxweft.runner.workers import WorkerOptions
 
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
@@ -89,7 +91,7 @@ def prepare(
 
 @app.command("infer")
 @app.command("run", help="All steps: from the layers to the picture. Run the same command again to continue.")
-@with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, WorkerOptions, PictureOptions)
+@with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, WorkerOptions, PictureOptions, CrateOptions)
 def infer(
     source: Source = "",
     target: Target = "",
@@ -104,6 +106,7 @@ def infer(
     inkpartoptions: Any = None,
     workeroptions: Any = None,
     pictureoptions: Any = None,
+    crateoptions: Any = None,
 ) -> None:
     """Find ink: a picture, or with --num-parts the rows of one part. Run the same command again to continue."""
     from voxweft.apps import ink
@@ -120,11 +123,11 @@ def infer(
         result = ink.infer(
             options, inkpartoptions, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
         )
-    _tell(result, report, quiet)
+    _tell(result, report, quiet, crateoptions)
 
 
 @app.command("reduce")
-@with_options(LayerOptions, InkModelOptions, InkPartOptions, PictureOptions)
+@with_options(LayerOptions, InkModelOptions, InkPartOptions, PictureOptions, CrateOptions)
 def reduce(
     source: Annotated[
         str, typer.Argument(metavar="[INPUT]", help="What the parts wrote, *.zarr; else looked for.")
@@ -138,6 +141,7 @@ def reduce(
     inkmodeloptions: Any = None,
     inkpartoptions: Any = None,
     pictureoptions: Any = None,
+    crateoptions: Any = None,
 ) -> None:
     """Check that all parts are there and write the picture."""
     from voxweft.apps import ink
@@ -147,11 +151,11 @@ def reduce(
     layers, picture_options = _placed(layeroptions, pictureoptions, "", target)
     with Listener(quiet, log_json) as listen:
         result = ink.reduce((layers, inkmodeloptions), inkpartoptions, picture_options, source=source, emit=listen)
-    _tell(result, report, quiet)
+    _tell(result, report, quiet, crateoptions)
 
 
-def _tell(result: Any, report_to: str, quiet: bool) -> None:
-    """What a run did; where there is a picture, with report.html beside it."""
+def _tell(result: Any, report_to: str, quiet: bool, crate_options: Any) -> None:
+    """What a run did; where there is a picture, with report.html beside it, and what an archive wants to know."""
     from voxweft.viewer.page import save_report
 
     if not quiet:
@@ -161,6 +165,8 @@ def _tell(result: Any, report_to: str, quiet: bool) -> None:
         page = save_report(result.zarr, report_to or page)
         if not quiet:
             say(f"report: {page}")
+        picture = "" if result.picture == result.zarr else result.picture
+        keep_crate(replace(result.report, output=result.zarr), crate_options, quiet, picture)
 
 
 def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
