@@ -62,6 +62,8 @@ def with_step(arguments: list[str]) -> list[str]:
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
         raise RequestError(f"STEP {step!r} is unknown; use prepare, inference or reduce")
+    if os.environ.get("IMAGE_ROLE", "").strip() == "cpu" and STEPS[step] in ("infer", "run"):
+        raise RequestError("IMAGE_ROLE=cpu has no network: STEP is prepare or reduce there; unset IMAGE_ROLE to infer")
     return ["ink", STEPS[step], *arguments[1:]]
 
 
