@@ -15,6 +15,7 @@ from voxweft.apps.ink.names import find_model, prepared_at
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
+from voxweft.cli import ink_after
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
@@ -57,7 +58,7 @@ def with_step(arguments: list[str]) -> list[str]:
     """
     word = arguments[1] if arguments[1:] else "-"
     without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
-    if not without_step or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
+    if not without_step or word in _commands() or arguments[1:2] in (["--help"], ["-h"]):
         return arguments
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
@@ -65,6 +66,11 @@ def with_step(arguments: list[str]) -> list[str]:
     if os.environ.get("IMAGE_ROLE", "").strip() == "cpu" and STEPS[step] in ("infer", "run"):
         raise RequestError("IMAGE_ROLE=cpu has no network: STEP is prepare or reduce there; unset IMAGE_ROLE to infer")
     return ["ink", STEPS[step], *arguments[1:]]
+
+
+def _commands() -> set[str | None]:
+    """The words that are subcommands, also where a file is called so."""
+    return {c.name for c in app.registered_commands} | {g.name for g in app.registered_groups} | {*STEPS}
 
 
 @app.command("prepare")
@@ -154,6 +160,10 @@ def reduce(
     with Listener(quiet, log_json) as listen:
         result = ink.reduce((layers, inkmodeloptions), inkpartoptions, picture_options, source=source, emit=listen)
     _tell(result, report, quiet, crateoptions)
+
+
+app.registered_commands += ink_after.app.registered_commands
+app.add_typer(ink_after.threshold, name="threshold")
 
 
 def _tell(result: Any, report_to: str, quiet: bool, crate_options: Any) -> None:

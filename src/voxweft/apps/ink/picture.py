@@ -81,8 +81,9 @@ def write_picture(gathered: Gathered, *, segment: str = "", pixel_um: float = 0.
         If it cannot be written or uploaded; the result stays, and reduce can be run again.
     """
     ((result,),), plan = gathered.outputs.values(), Plan.from_json(gathered.ledger.plan() or b"{}")
-    about = record_of(plan) | ({"segment": segment} if segment else {})
-    save_picture(gathered.files[PICTURE], result, about, (pixel_um, pixel_um) if pixel_um else pixel_um_of(plan))
+    sides = (pixel_um, pixel_um) if pixel_um else pixel_um_of(plan)
+    about = record_of(plan, sides) | ({"segment": segment} if segment else {})
+    save_picture(gathered.files[PICTURE], result, about, sides)
     return Made()
 
 
@@ -126,7 +127,7 @@ def _landing(place: str) -> Iterator[Path]:
             raise WriteError(f"{place} cannot be written: {first_line(error)}") from error
 
 
-def _bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
+def bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
     """Rows [rows, width] of the result, in order."""
     rows, _, width = result.shape_zyx
     for row in range(0, rows, height):
@@ -136,7 +137,7 @@ def _bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
 
 
 def _dtype(result: Readable) -> np.dtype[Any]:
-    return next(_bands(result, 1)).dtype
+    return next(bands(result, 1)).dtype
 
 
 class _WithRecord:
@@ -169,7 +170,7 @@ def _write_png(path: Path, result: Readable, about: Mapping[str, Any], pixel_yx_
         compression=zlib.Z_BEST_SPEED,
         **({**per_metre, "unit_is_meter": True} if per_metre else {}),
     )
-    lines = (row.astype(">u2").tobytes() if deep else row.tobytes() for band in _bands(result, BAND) for row in band)
+    lines = (row.astype(">u2").tobytes() if deep else row.tobytes() for band in bands(result, BAND) for row in band)
     with path.open("wb") as file:
         writer.write_packed(_WithRecord(file, json.dumps(about)), lines)
 
@@ -180,7 +181,7 @@ def _write_tiff(path: Path, result: Readable, about: Mapping[str, Any], pixel_yx
     rows, _, width = result.shape_zyx
     tiles = (
         np.pad(tile, [(0, BAND - n) for n in tile.shape])
-        for band in _bands(result, BAND)
+        for band in bands(result, BAND)
         for tile in (band[:, x : x + BAND] for x in range(0, width, BAND))
     )
     tifffile.imwrite(

@@ -26,10 +26,10 @@ HOW_ONLY = (
 Sides = tuple[float, float]
 
 
-def record_of(plan: Plan) -> dict[str, Any]:
+def record_of(plan: Plan, pixel_yx_um: Sides | None = None) -> dict[str, Any]:
     """What decides a picture, from the plan of its result: plain JSON values, without times and secrets.
 
-    "created" is there where SOURCE_DATE_EPOCH is set.
+    "created" is there where SOURCE_DATE_EPOCH is set, "pixel_um" where it is known how large a pixel is.
     """
     stage = plan.sweep
     one, (layers, _, turned) = stage.passes[0], str(plan.request.get("layers", "")).partition(" ")
@@ -57,7 +57,8 @@ def record_of(plan: Plan) -> dict[str, Any]:
     }
     more = {n: v for n, v in plan.request.options.items() if n not in HOW_ONLY}
     created = {"created": time_of(0)} if os.environ.get("SOURCE_DATE_EPOCH", "").strip() else {}
-    return found | ({"options": more} if more else {}) | created
+    size = {"pixel_um": [*pixel_yx_um]} if pixel_yx_um else {}
+    return found | ({"options": more} if more else {}) | size | created
 
 
 def _segment_of(url: str) -> str:
@@ -89,7 +90,7 @@ def read_record(url: str) -> dict[str, Any]:
         said = attributes_of(url).get("voxweft", {})
         stored = said.get("plan") if isinstance(said, dict) else None
         plan = Plan.from_json(json.dumps(stored).encode()) if stored else None
-        return record_of(plan) if plan and plan.request.app == "ink" else {}
+        return record_of(plan, pixel_um_of(plan)) if plan and plan.request.app == "ink" else {}
     read = _tiff_text if url.endswith((".tif", ".tiff")) else _png_text
     try:
         found = json.loads(read(url) or "{}")
