@@ -15,7 +15,7 @@ from PIL import Image
 from rocrate.rocrate import ROCrate
 
 from conftest import Voxweft
-from servers import environment, serve_folder, upload
+from servers import environment, hub, serve_folder, upload
 from surfaces import small_checkpoint, waves, write_layers
 
 NULL = "fake://null?patch=16,16,16"
@@ -108,6 +108,9 @@ def test_a_crate_on_s3_holds_no_secret(voxweft: Voxweft, s3: Any, volume: Path, 
         (tmp_path / key).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / key).write_text(text)
         assert "hush" not in text
+    about = s3["client"].get_object(Bucket="bucket", Key="o.zarr/zarr.json")["Body"].read().decode()
+    assert "in.zarr" in about
+    assert "hush" not in about
     crate = ROCrate(tmp_path / "o.zarr")
     assert crate.get(f"{url}/in.zarr")["url"] == f"{url}/in.zarr"
     assert "license" not in crate.root_dataset.properties()
@@ -159,6 +162,39 @@ def test_an_ink_run_on_s3_is_repeated_with_its_picture(
     done = voxweft("run", "--plan", "s3://bucket/ink.zarr", "mine.zarr", code=2, **env)
     assert "mine.png is there" in done.stderr
     assert not (tmp_path / "mine.zarr").exists()
+
+
+def test_an_ink_run_of_a_hub_model_is_repeated(voxweft: Voxweft, segment: Path, tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (tmp_path / "net.ckpt").rename(repo / "weights.ckpt")
+    with hub(repo, "owner/inknet") as (url, _):
+        env = {"HF_ENDPOINT": url, "HF_HOME": str(tmp_path / "hf")}
+        voxweft("ink", "run", "seg", "a.png", "--model", "owner/inknet", *LAYERS, *NET[2:], *HERE, **env)
+        stored = next((tmp_path / "parts").glob("*.zarr"))
+        voxweft("run", "--plan", stored, "b.zarr", **env)
+    one, other = (Image.open(tmp_path / f"{n}.png") for n in "ab")
+    with one, other:
+        assert np.array_equal(np.asarray(one), np.asarray(other))
+        assert json.loads(one.info["voxweft"]) == json.loads(other.info["voxweft"])
+        assert json.loads(one.info["voxweft"])["model"] == ["hf://owner/inknet"]
+
+
+def test_the_last_of_several_parts_tells_the_archive(voxweft: Voxweft, segment: Path, tmp_path: Path) -> None:
+    parts = ["ink", "infer", "seg", *LAYERS, *NET, *HERE, "--ro-crate", "--num-parts", 2, "--part-id"]
+    voxweft(*parts, 1)
+    voxweft(*parts, 0)
+    voxweft("ink", "reduce", "--s3-path", "seg", "--model", "net.ckpt", *LAYERS, *HERE, "--ro-crate")
+    place = tmp_path / "seg/predictions/prediction_net_00_05-ro-crate-metadata.json"
+    assert ROCrate(place).get("#run")["result"].id == "prediction_net_00_05.png"
+
+
+def test_stages_one_by_one_tell_the_archive(voxweft: Voxweft, volume: Path, tmp_path: Path) -> None:
+    flags = ["--model-path", NULL, "--staged", "--ro-crate", "--creator", "The Lab", "--quiet"]
+    voxweft("pipeline", "--input", volume, "--output", "o.zarr", *flags)
+    crate = ROCrate(tmp_path / "o.zarr")
+    assert crate.get("#run")["agent"][0]["name"] == "The Lab"
+    assert "SOURCE_DATE_EPOCH" in voxweft("report", "o.zarr", *LICENCE, code=2, SOURCE_DATE_EPOCH="today").stderr
 
 
 def test_a_picture_says_how_it_was_made(voxweft: Voxweft, segment: Path, tmp_path: Path) -> None:

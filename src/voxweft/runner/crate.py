@@ -64,6 +64,8 @@ class CrateOptions:
             problems.append("--ro-crate needs the extra 'crate': pip install 'voxweft[crate]'")
         if problems:
             raise RequestError(*problems)
+        if self.ro_crate:
+            time_of(0)  # refuses a SOURCE_DATE_EPOCH that is none
 
 
 def save_crate(output: str, options: CrateOptions, picture: str = "") -> str:

@@ -15,7 +15,7 @@ from voxweft.engine.report import Report
 from voxweft.engine.stage import Sweep
 from voxweft.errors import RequestError, first_line
 from voxweft.image.protocols import Sink
-from voxweft.remote import remote_errors
+from voxweft.remote import remote_errors, without_secrets
 from voxweft.runner.execution import Execution
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores import open_sink
@@ -117,7 +117,7 @@ def time_of(when: float | str) -> str:
 
 
 def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
-    """What an output says of its making; enough for ``voxweft run --plan`` to repeat it."""
+    """What an output says of its making, without passwords; enough for ``voxweft run --plan`` to repeat it."""
     return {
         "voxweft": {
             "version": __version__,
@@ -126,7 +126,7 @@ def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
             "model_digest": ",".join(ref.digest for ref in plan.models),
             "input_fingerprint": plan.inputs[0].fingerprint,
             "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "plan": json.loads(plan.to_json()),
+            "plan": json.loads(without_secrets(plan.to_json().decode())),
         }
     }
 

@@ -24,6 +24,7 @@ from voxweft.errors import RequestError, WriteError, first_line
 from voxweft.geometry.box import Box
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.runner.place import PICTURE_FILE, PNG_PIXELS
+from voxweft.runner.records import time_of
 from voxweft.stores.url import local_path, write_error
 from voxweft.version import __version__
 
@@ -36,13 +37,14 @@ INCH_UM = 25400.0
 
 
 def check_place(picture: str) -> None:
-    """Refuse, before the work, a place where the picture cannot be written.
+    """Refuse, before the work, a place where the picture cannot be written, or a time for it that is none.
 
     Raises
     ------
     RequestError
-        Naming the place.
+        Naming the place, or SOURCE_DATE_EPOCH.
     """
+    time_of(0)
     if not is_remote(picture) and not writable(local_path(picture)):
         raise RequestError(f"{picture} cannot be written there; give another OUTPUT (--output-path, OUTPUT_PATH)")
 
