@@ -42,7 +42,7 @@ class PictureVolume:
             raise VolumeError(f"{url} is one picture; there is no time, channel or series to choose")
         path = local_path(url)
         try:
-            with _any_size(), Image.open(path) as picture:
+            with any_size(), Image.open(path) as picture:
                 if picture.width * picture.height > MOST_PIXELS:
                     size = f"{picture.width} x {picture.height}"
                     raise VolumeError(f"{url} has {size} pixels, more than 2^28; give a TIFF in tiles, or a zarr")
@@ -69,7 +69,7 @@ class PictureVolume:
 
 
 @contextmanager
-def _any_size() -> Iterator[None]:
+def any_size() -> Iterator[None]:
     """Lift the library's own limit, which is lower than that of this module."""
     from PIL import Image
 
@@ -82,7 +82,8 @@ def _any_size() -> Iterator[None]:
 
 def _grey(values: NDArray[Any], mode: str, url: str) -> NDArray[Any]:
     if mode in MODES:
-        return values.astype(MODES[mode]) * (255 if mode == "1" else 1)
+        grey = values.astype(MODES[mode], copy=False)
+        return grey * 255 if mode == "1" else grey
     if values.ndim == 3 and all(
         np.array_equal(values[..., 0], values[..., k]) for k in range(1, min(3, values.shape[2]))
     ):

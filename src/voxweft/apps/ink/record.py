@@ -13,6 +13,7 @@ from voxweft.image.units import METERS
 from voxweft.remote import without_secrets
 from voxweft.runner.records import time_of
 from voxweft.stores.attributes import attributes_of
+from voxweft.stores.picture import any_size
 from voxweft.stores.url import local_path
 from voxweft.version import __version__
 
@@ -112,5 +113,5 @@ def _tiff_text(url: str) -> str:
 def _png_text(url: str) -> str:
     from PIL import Image
 
-    with Image.open(local_path(url)) as picture:
+    with any_size(), Image.open(local_path(url)) as picture:
         return str(picture.info.get(KEYWORD, ""))
