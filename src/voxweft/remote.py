@@ -22,11 +22,22 @@ FILES = ("AWS_PROFILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE")
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 TRIES, FIRST_WAIT_S = 8, 0.02  # of a conditional PUT, which its client does not repeat where the connection breaks
 REMOTE = ("s3://", "http://", "https://")
+USER = re.compile(r"(\w+://)[^/\s@'\"]+@")
+QUERY = re.compile(r"((?:https?|s3)://[^\s?#'\"]+)[?#][^\s'\"]*")
 
 
 def is_remote(url: str) -> bool:
     """Whether an URL leaves this machine's file system."""
     return url.startswith(REMOTE)
+
+
+def without_secrets(text: str) -> str:
+    """An URL, or text with URLs in it, without what may let others in: users, passwords, signatures.
+
+    >>> without_secrets("get https://ada:pw@host/a.zarr?X-Amz-Signature=f00 from s3://bucket/b.zarr")
+    'get https://host/a.zarr from s3://bucket/b.zarr'
+    """
+    return QUERY.sub(r"\1", USER.sub(r"\1", text))
 
 
 def object_store(url: str) -> Any:

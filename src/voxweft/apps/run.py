@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from voxweft.backends import load_model, reload
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.options import RunOptions
 from voxweft.engine.report import Report
-from voxweft.errors import VoxweftError
+from voxweft.errors import RequestError, VoxweftError
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.batch import BatchLedger, Outcome, for_each
@@ -19,13 +19,13 @@ from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import absolute_model
-from voxweft.runner.place import Place
+from voxweft.runner.place import Place, pictures_beside
 from voxweft.runner.planning import AppRequest, device_of, plan_run, require_same_inputs
 from voxweft.runner.records import check_output, read_plan
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
-from voxweft.stores.url import absolute, records_at
+from voxweft.stores.url import absolute, children, records_at
 
 
 def run(
@@ -203,19 +203,33 @@ def _run(
     return run_plan(opened, Place.of(sink), workers, execution, emit)
 
 
+def _require_free(place: Place, execution: Execution) -> None:
+    """Refuse to begin where another picture lies in the place of this one's."""
+    if execution.overwrite or (place.sink and place.sink.exists()):
+        return
+    for url in place.files.values():
+        folder, _, name = url.rpartition("/")
+        if name in children(folder or "."):
+            raise RequestError(f"{url} is there; choose another OUTPUT, or give --overwrite")
+
+
 def repeat(plan_source: str, output: Any, *, execution: Execution | None = None, emit: Emit = silent) -> Report:
     """Run a stored plan once more into another output: the plan of an OME-Zarr that voxweft wrote, or a plan.json.
+
+    Both may lie on s3:// or http(s)://. The picture of a plan that has one goes beside the output.
 
     Raises
     ------
     RequestError
-        If the input or the model is not what it was, or lay in memory only.
+        If the input or the model is not what it was, or lay in memory only; or a picture of that name is there.
     """
     execution = execution or Execution()
     plan = read_plan(plan_source)
     place = Place.at(output, plan)
+    place = replace(place, files=pictures_beside(place.url, plan))
     if place.sink:
         check_output(place.sink, execution)
+        _require_free(place, execution)
     opened = Opened(plan)
     require_same_inputs(opened, plan_source)
     return run_plan(opened, place, Workers.of(execution, devices_of(device_of(plan))), execution, emit)

@@ -15,6 +15,7 @@ import typer
 from voxweft import INTERRUPTED
 from voxweft.cli import submit
 from voxweft.cli.command import belong_to
+from voxweft.cli.flags import with_options
 from voxweft.cli.front_ends import front_ends, words_to_read
 from voxweft.cli.show import (
     AsJson,
@@ -25,6 +26,7 @@ from voxweft.cli.show import (
     table,
 )
 from voxweft.errors import RequestError, VoxweftError, first_line
+from voxweft.runner.crate import CrateOptions
 from voxweft.version import __version__
 
 app = typer.Typer(
@@ -215,15 +217,20 @@ def status(
 
 
 @app.command("report")
+@with_options(CrateOptions)
 def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run wrote.")],
     to: Annotated[str, typer.Option("--to", help="File to write; default: OUTPUT.voxweft/report.html.")] = "",
     verbose: Verbose = False,
+    crateoptions: Any = None,
 ) -> None:
     """Write report.html: pictures, histogram, seam check, times, origin."""
+    from voxweft.runner.crate import save_crate
     from voxweft.viewer.page import save_report
 
     say(save_report(output, to))
+    if crateoptions.ro_crate:
+        say(save_crate(output, crateoptions))
 
 
 @app.command("demo")

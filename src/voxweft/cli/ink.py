@@ -15,6 +15,7 @@ from voxweft.apps.ink.names import find_model, prepared_at
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
+from voxweft.cli import ink_after
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
@@ -26,6 +27,7 @@ from voxweft.cli.show import (
     Verbose,
     check_page,
     command_line,
+    keep_crate,
     say,
     show_forecast,
     summary,
@@ -33,6 +35,7 @@ from voxweft.cli.show import (
 from voxweft.errors import RequestError
 from voxweft.launch.steps import PART, Step
 from voxweft.model.card import ModelCard
+from voxweft.runner.crate import CrateOptions
 from voxweft.runner.workers import WorkerOptions
 
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
@@ -55,12 +58,19 @@ def with_step(arguments: list[str]) -> list[str]:
     """
     word = arguments[1] if arguments[1:] else "-"
     without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
-    if not without_step or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
+    if not without_step or word in _commands() or arguments[1:2] in (["--help"], ["-h"]):
         return arguments
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
         raise RequestError(f"STEP {step!r} is unknown; use prepare, inference or reduce")
+    if os.environ.get("IMAGE_ROLE", "").strip() == "cpu" and STEPS[step] in ("infer", "run"):
+        raise RequestError("IMAGE_ROLE=cpu has no network: STEP is prepare or reduce there; unset IMAGE_ROLE to infer")
     return ["ink", STEPS[step], *arguments[1:]]
+
+
+def _commands() -> set[str | None]:
+    """The words that are subcommands, also where a file is called so."""
+    return {c.name for c in app.registered_commands} | {g.name for g in app.registered_groups} | {*STEPS}
 
 
 @app.command("prepare")
@@ -89,7 +99,7 @@ def prepare(
 
 @app.command("infer")
 @app.command("run", help="All steps: from the layers to the picture. Run the same command again to continue.")
-@with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, WorkerOptions, PictureOptions)
+@with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, WorkerOptions, PictureOptions, CrateOptions)
 def infer(
     source: Source = "",
     target: Target = "",
@@ -104,6 +114,7 @@ def infer(
     inkpartoptions: Any = None,
     workeroptions: Any = None,
     pictureoptions: Any = None,
+    crateoptions: Any = None,
 ) -> None:
     """Find ink: a picture, or with --num-parts the rows of one part. Run the same command again to continue."""
     from voxweft.apps import ink
@@ -120,11 +131,11 @@ def infer(
         result = ink.infer(
             options, inkpartoptions, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
         )
-    _tell(result, report, quiet)
+    _tell(result, report, quiet, crateoptions)
 
 
 @app.command("reduce")
-@with_options(LayerOptions, InkModelOptions, InkPartOptions, PictureOptions)
+@with_options(LayerOptions, InkModelOptions, InkPartOptions, PictureOptions, CrateOptions)
 def reduce(
     source: Annotated[
         str, typer.Argument(metavar="[INPUT]", help="What the parts wrote, *.zarr; else looked for.")
@@ -138,6 +149,7 @@ def reduce(
     inkmodeloptions: Any = None,
     inkpartoptions: Any = None,
     pictureoptions: Any = None,
+    crateoptions: Any = None,
 ) -> None:
     """Check that all parts are there and write the picture."""
     from voxweft.apps import ink
@@ -147,11 +159,15 @@ def reduce(
     layers, picture_options = _placed(layeroptions, pictureoptions, "", target)
     with Listener(quiet, log_json) as listen:
         result = ink.reduce((layers, inkmodeloptions), inkpartoptions, picture_options, source=source, emit=listen)
-    _tell(result, report, quiet)
+    _tell(result, report, quiet, crateoptions)
 
 
-def _tell(result: Any, report_to: str, quiet: bool) -> None:
-    """What a run did; where there is a picture, with report.html beside it."""
+app.registered_commands += ink_after.app.registered_commands
+app.add_typer(ink_after.threshold, name="threshold")
+
+
+def _tell(result: Any, report_to: str, quiet: bool, crate_options: Any) -> None:
+    """What a run did; where there is a picture, with report.html beside it, and what an archive wants to know."""
     from voxweft.viewer.page import save_report
 
     if not quiet:
@@ -161,6 +177,8 @@ def _tell(result: Any, report_to: str, quiet: bool) -> None:
         page = save_report(result.zarr, report_to or page)
         if not quiet:
             say(f"report: {page}")
+        picture = "" if result.picture == result.zarr else result.picture
+        keep_crate(replace(result.report, output=result.zarr), crate_options, quiet, picture)
 
 
 def _in_rows(plan: Any, cost: Any) -> dict[str, str]:

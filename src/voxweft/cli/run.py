@@ -18,11 +18,13 @@ from voxweft.cli.show import (
     Verbose,
     check_page,
     command_line,
+    keep_crate,
     show_forecast,
     tell,
 )
 from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError
+from voxweft.runner.crate import CrateOptions
 from voxweft.runner.execution import Execution
 
 app = typer.Typer()
@@ -30,7 +32,7 @@ ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net fo
 
 
 @app.command("run")
-@with_options(RunOptions, Execution)
+@with_options(RunOptions, Execution, CrateOptions)
 def run(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
@@ -44,6 +46,7 @@ def run(
     report: ReportTo = "",
     options: Any = None,
     execution: Any = None,
+    crateoptions: Any = None,
 ) -> None:
     """Segment a volume; the same command continues it after any stop."""
     from dataclasses import replace
@@ -69,6 +72,7 @@ def run(
                 raise RequestError(*problems)
             result = job.run(source, target, model, options, execution=execution, emit=listen)
     tell(result, quiet, report)
+    keep_crate(result, crateoptions, quiet)
 
 
 @app.command("plan")

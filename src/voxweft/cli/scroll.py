@@ -28,11 +28,13 @@ from voxweft.cli.show import (
     Verbose,
     check_page,
     command_line,
+    keep_crate,
     on_disk,
     show_forecast,
     summary,
 )
 from voxweft.errors import RequestError
+from voxweft.runner.crate import CrateOptions
 
 app = typer.Typer()
 
@@ -142,7 +144,7 @@ def finalize(
 
 @app.command("pipeline", rich_help_panel=PANEL)
 @app.command("inference_pipeline", hidden=True)
-@with_options(SourceOptions, NetworkOptions, ClassOptions, PipelineOptions, PartOptions)
+@with_options(SourceOptions, NetworkOptions, ClassOptions, PipelineOptions, PartOptions, CrateOptions)
 def pipeline(
     source: Annotated[str, typer.Option("--input", "--input-dir", help="Volume: OME-Zarr or zarr.")] = "",
     output: Annotated[str, typer.Option("--output", help="OME-Zarr to write, *.zarr.")] = "",
@@ -158,6 +160,7 @@ def pipeline(
     classoptions: Any = None,
     pipelineoptions: Any = None,
     partoptions: Any = None,
+    crateoptions: Any = None,
 ) -> None:
     """All stages in one sweep, without logits on disk."""
     from voxweft.apps import scroll
@@ -176,6 +179,7 @@ def pipeline(
         result = scroll.pipeline(source, output, model_path, choices, command=command_line(), emit=listen)
     if not quiet:
         summary(result, report_to=report)
+    keep_crate(result, crateoptions, quiet)
 
 
 STAGED = "--staged: submit voxweft predict, blend and finalize, one after the other"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import shlex
 import sys
 from typing import IO, Annotated, Any
@@ -16,6 +15,7 @@ from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
+from voxweft.remote import without_secrets
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
@@ -76,6 +76,17 @@ def tell(result: Any, quiet: bool, report_to: str = "", unit: str = "slabs") -> 
         save_report(result.output, report_to)
 
 
+def keep_crate(result: Any, options: Any, quiet: bool, picture: str = "") -> None:
+    """RO-Crate metadata of a complete run, where they were asked for, and where they lie."""
+    if not options.ro_crate or result.status != State.COMPLETE:
+        return
+    from voxweft.runner.crate import save_crate
+
+    place = save_crate(result.output, options, picture)
+    if not quiet:
+        say(f"archive: {place}")
+
+
 def command_line() -> str:
     """The command line as it can be repeated, for the record; secrets are left out."""
     words = ["voxweft", *sys.argv[1:]]
@@ -86,8 +97,7 @@ def command_line() -> str:
                 words[n] = f"{name}=..."
             elif n + 1 < len(words):
                 words[n + 1] = "..."
-        words[n] = re.sub(r"(\w+://)[^/@]+@", r"\1...@", words[n])
-    return shlex.join(words)
+    return shlex.join(map(without_secrets, words))
 
 
 def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,8 @@ from voxweft.stores import open_sink
 from voxweft.stores.url import absolute
 
 IN_MEMORY = "memory://"
+PICTURE_FILE = "picture"  # the file of a plan that shows its result
+PNG_PIXELS = 1 << 28  # beyond this a picture without tiles is no comfort
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,3 +122,13 @@ class Place:
     def absolute(self) -> tuple[str, dict[str, str]]:
         """URL and files for workers that may have another working folder."""
         return absolute(self.url), {name: absolute(url) for name, url in self.files.items()}
+
+
+def pictures_beside(url: str, plan: Plan) -> dict[str, str]:
+    """Where the picture of a plan goes that has one: beside ``out.zarr``, as ``out.png``, where large ``out.tif``."""
+    files = [o.name for s in plan.stages for o in s.outputs if o.spec is None and o.name == PICTURE_FILE]
+    if not files or url == IN_MEMORY:
+        return {}
+    spec = next(o.spec for o in plan.main.outputs if o.spec)
+    suffix = ".png" if math.prod(spec.shape_zyx) <= PNG_PIXELS else ".tif"
+    return {PICTURE_FILE: url.rstrip("/").removesuffix(".zarr") + suffix}

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 from voxweft.engine.ledger import Ledger, parted
 from voxweft.engine.part import State
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
-from voxweft.errors import RequestError
+from voxweft.engine.stage import Sweep
+from voxweft.errors import RequestError, first_line
 from voxweft.image.protocols import Sink
+from voxweft.remote import remote_errors, without_secrets
 from voxweft.runner.execution import Execution
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores import open_sink
+from voxweft.stores.attributes import attributes_of
 from voxweft.stores.url import absolute, records_at
 from voxweft.version import __version__
 
@@ -38,13 +41,34 @@ def plan_of(sink: Sink) -> tuple[Plan, Ledger]:
 
 
 def read_plan(source: str) -> Plan:
-    """The plan inside an output that voxweft wrote, or in a JSON file."""
+    """The plan inside an output that voxweft wrote, or in a JSON file; a path, s3:// or http(s)://.
+
+    Where an OME-Zarr was copied without the records beside it, the plan in its attributes counts.
+
+    Raises
+    ------
+    RequestError
+        If there is none.
+    """
+    source = source.rstrip("/")
     if source.endswith(".json"):
+        folder, _, name = source.rpartition("/")
+        unreadable: tuple[type[Exception], ...] = (OSError, *remote_errors())
         try:
-            return Plan.from_json(parted(Path(source).read_bytes())[0] or b"")
-        except OSError as error:
-            raise RequestError(f"--plan {source}: {error.strerror}") from error
-    return plan_of(open_sink(source))[0]
+            data = records_at(folder or ("." if name == source else "/")).get(name)
+        except unreadable as error:
+            raise RequestError(f"--plan {source} cannot be read: {first_line(error)}") from error
+        if data is None:
+            raise RequestError(f"--plan {source}: nothing lies there")
+        return Plan.from_json(parted(data)[0] or b"")
+    if not source.startswith(("http://", "https://")):
+        sink = open_sink(source)
+        if Ledger(sink.records).plan() is not None or not sink.exists():
+            return plan_of(sink)[0]
+    said = attributes_of(source).get("voxweft")
+    if not isinstance(said, dict) or not isinstance(said.get("plan"), dict):
+        raise RequestError(f"{source} is not the output of a voxweft run: no plan lies in or beside it")
+    return Plan.from_json(json.dumps(said["plan"]).encode())
 
 
 def report_of(ledger: Ledger) -> Report:
@@ -55,8 +79,45 @@ def report_of(ledger: Ledger) -> Report:
     return Report(**values | {"status": State(values["status"])})
 
 
+def settings_of(plan: Plan) -> dict[str, Any]:
+    """What decides a result beside input and model: what was asked for, and of the first sweep what was chosen."""
+    found: dict[str, Any] = {}
+    if sweep := next((s for s in plan.stages if isinstance(s, Sweep)), None):
+        one = sweep.passes[0] if sweep.passes else None
+        found = {"window": sweep.window, "mode": sweep.finish.mode, "output": sweep.finish.output}
+        found |= {"activation": sweep.finish.activation, "threshold": sweep.finish.threshold}
+        if one:
+            scheme = one.normalization[0]
+            found |= {
+                "patch_zyx": list(one.grid.patch),
+                "step_zyx": [axis.step for axis in one.grid.axes],
+                "tta": one.tta,
+                "normalization": scheme.scheme,
+                "runtime": one.setting.runtime,
+                "precision": one.setting.precision,
+                "device": one.setting.device,
+            }
+    return found | {name: value for name, value in plan.request.options.items() if value not in ("", None)}
+
+
+def time_of(when: float | str) -> str:
+    """A time for the record, ISO 8601 in UTC; SOURCE_DATE_EPOCH, where it is set, stands for all times.
+
+    Raises
+    ------
+    RequestError
+        If SOURCE_DATE_EPOCH is no number.
+    """
+    fixed = os.environ.get("SOURCE_DATE_EPOCH", "").strip()
+    if fixed and not fixed.isdecimal():
+        raise RequestError(f"SOURCE_DATE_EPOCH {fixed!r} is no number of seconds")
+    if isinstance(when, str) and not fixed:
+        return when
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(float(fixed or when)))
+
+
 def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
-    """What an output says of its making; enough for ``voxweft run --plan`` to repeat it."""
+    """What an output says of its making, without passwords; enough for ``voxweft run --plan`` to repeat it."""
     return {
         "voxweft": {
             "version": __version__,
@@ -65,7 +126,7 @@ def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
             "model_digest": ",".join(ref.digest for ref in plan.models),
             "input_fingerprint": plan.inputs[0].fingerprint,
             "started_at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "plan": json.loads(plan.to_json()),
+            "plan": json.loads(without_secrets(plan.to_json().decode())),
         }
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ from voxweft.image.axes import Select
 from voxweft.image.info import VolumeInfo
 from voxweft.stores.url import local_path
 
+MOST_PIXELS = 1 << 28  # as many as are written into a PNG
 MODES = {"L": "uint8", "I;16": "uint16", "I": "int32", "1": "uint8"}
 
 
@@ -39,9 +42,12 @@ class PictureVolume:
             raise VolumeError(f"{url} is one picture; there is no time, channel or series to choose")
         path = local_path(url)
         try:
-            with Image.open(path) as picture:
+            with any_size(), Image.open(path) as picture:
+                if picture.width * picture.height > MOST_PIXELS:
+                    size = f"{picture.width} x {picture.height}"
+                    raise VolumeError(f"{url} has {size} pixels, more than 2^28; give a TIFF in tiles, or a zarr")
                 self._values = _grey(np.asarray(picture), picture.mode, url)
-        except (OSError, SyntaxError, Image.DecompressionBombError) as error:
+        except (OSError, SyntaxError) as error:
             raise VolumeError(f"{url} cannot be read as a picture: {first_line(error)}") from error
         height, width = self._values.shape
         self.info = VolumeInfo(
@@ -62,9 +68,22 @@ class PictureVolume:
         return self._values[None, None][(slice(None), *box.slices)].copy()
 
 
+@contextmanager
+def any_size() -> Iterator[None]:
+    """Lift the library's own limit, which is lower than that of this module."""
+    from PIL import Image
+
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
 def _grey(values: NDArray[Any], mode: str, url: str) -> NDArray[Any]:
     if mode in MODES:
-        return values.astype(MODES[mode]) * (255 if mode == "1" else 1)
+        grey = values.astype(MODES[mode], copy=False)
+        return grey * 255 if mode == "1" else grey
     if values.ndim == 3 and all(
         np.array_equal(values[..., 0], values[..., k]) for k in range(1, min(3, values.shape[2]))
     ):

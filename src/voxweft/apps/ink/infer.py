@@ -110,11 +110,12 @@ def infer(
     volume, model, (engine, schemes) = opened_inputs(options, picture_options)
     volume = _in_pieces(volume, options[0], part, picture_options, emit)
     workers = Workers.of(execution, devices_of(engine.device))
+    said = options[0].segment_id, picture_options.pixel_resolution_um
     opened = plan_run(
         volume,
         [model],
         engine,
-        app=AppRequest("ink", schemes, then=lambda sweep: [picture_stage(sweep.name)]),
+        app=AppRequest("ink", schemes, then=lambda sweep: [picture_stage(sweep.name, *said)]),
         records=None if part.overwrite else sink.records,
         n_workers=workers.n_sharing,
         emit=emit,

@@ -37,6 +37,25 @@ class LayerOptions:
     end_layer: int = option(UNSET, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
     reverse: bool = option(False, "Give the layers to the network in reverse order.", env="FORCE_REVERSE")
     level: int = like(RunOptions, "level", help="Resolution level of a surface volume in OME-Zarr; 0 is the finest.")
+    segment_id: str = option("", "Name of the segment, for the picture's record.", env="SEGMENT_ID", decides=False)
+    prepare_max_workers: int = option(
+        0, "Layers prepared at once at most; 0: as cores and memory allow.", env="PREPARE_MAX_WORKERS", decides=False
+    )
+    surface_volume_chunk_size: int = option(
+        0,
+        "Chunk side of a prepared surface volume in pixels; 0: 256 x 1024.",
+        env="SURFACE_VOLUME_CHUNK_SIZE",
+        decides=False,
+    )
+
+    def __post_init__(self) -> None:
+        problems = []
+        if self.prepare_max_workers < 0:
+            problems.append(f"--prepare-max-workers {self.prepare_max_workers} is negative; 0 lets voxweft choose")
+        if self.surface_volume_chunk_size < 0:
+            problems.append(f"--surface-volume-chunk-size {self.surface_volume_chunk_size} is negative; use 64 or more")
+        if problems:
+            raise RequestError(*problems)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +122,7 @@ class InkOptions:
     )
     runtime: str = like(RunOptions, "runtime", help="auto (the fastest that agrees), torch, jit, openvino or compile.")
     precision: str = like(RunOptions, "precision")
-    device: str = like(RunOptions, "device")
+    device: str = like(RunOptions, "device", env="INK_DEVICE")
     memory: str = like(RunOptions, "memory")
 
     def __post_init__(self) -> None:
@@ -169,12 +188,17 @@ class PictureOptions:
     runtime_dir: str = option(
         "/tmp", "Folder for result_s3_url.txt and surface_volume_zarr_path.txt.", env="RUNTIME_DIR"
     )
+    pixel_resolution_um: float = option(
+        0.0, "Side of a pixel in micrometres, where the volume does not say it.", env="PIXEL_RESOLUTION_UM"
+    )
 
     def __post_init__(self) -> None:
         if self.output_path and not self.output_path.endswith(OUTPUT_SUFFIXES):
             raise RequestError(f"cannot write {self.output_path!r}: it must end in {', '.join(OUTPUT_SUFFIXES)}")
         if self.output_path.startswith(("http://", "https://")):
             raise RequestError(f"cannot write {self.output_path}: http is read-only; give a path or an s3:// URL")
+        if not 0 <= self.pixel_resolution_um < 1e6:
+            raise RequestError(f"--pixel-resolution-um {self.pixel_resolution_um} is no size of a pixel in micrometres")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,41 +2,49 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.apps.ink.names import writable
+from voxweft.apps.ink.record import KEYWORD, TIFF_TITLE, Sides, pixel_um_of, record_of
 from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Made, Op, gather_op
 from voxweft.engine.opened import Readable
+from voxweft.engine.plan import Plan
 from voxweft.engine.stage import Gather, Output
 from voxweft.errors import RequestError, WriteError, first_line
 from voxweft.geometry.box import Box
 from voxweft.remote import is_remote, object_store, remote_errors
+from voxweft.runner.place import PICTURE_FILE, PNG_PIXELS
+from voxweft.runner.records import time_of
 from voxweft.stores.url import local_path, write_error
+from voxweft.version import __version__
 
-PICTURE = "picture"  # name of the stage, and of its output
+PICTURE = PICTURE_FILE  # name of the stage, and of its output
 RESULT_NOTE = "result_s3_url.txt"
 BAND = 1024
-PNG_PIXELS = 1 << 28  # beyond this a picture without tiles is no comfort
 TILED = (".tif", ".tiff")
+PNG_HEADER_BYTES = 33  # signature and IHDR
+INCH_UM = 25400.0
 
 
 def check_place(picture: str) -> None:
-    """Refuse, before the work, a place where the picture cannot be written.
+    """Refuse, before the work, a place where the picture cannot be written, or a time for it that is none.
 
     Raises
     ------
     RequestError
-        Naming the place.
+        Naming the place, or SOURCE_DATE_EPOCH.
     """
+    time_of(0)
     if not is_remote(picture) and not writable(local_path(picture)):
         raise RequestError(f"{picture} cannot be written there; give another OUTPUT (--output-path, OUTPUT_PATH)")
 
@@ -48,27 +56,55 @@ def with_suffix(picture: str, height: int, width: int) -> str:
     return f"{picture}{'.png' if height * width <= PNG_PIXELS else '.tif'}"
 
 
-def picture_stage(sweep: str) -> Gather:
-    """The stage that makes a picture of what a sweep over rows wrote."""
-    return Gather(PICTURE, Op.of(write_picture), needs=(sweep,), outputs=(Output(PICTURE),))
+def picture_stage(sweep: str, segment: str = "", pixel_um: float = 0.0) -> Gather:
+    """The stage that makes a picture of what a sweep over rows wrote.
+
+    Parameters
+    ----------
+    sweep
+        Its name.
+    segment
+        The name of the segment, for the picture's record.
+    pixel_um
+        The side of a pixel in micrometres, where the volume does not say it; 0: unknown.
+    """
+    said: dict[str, Any] = {"segment": segment} if segment else {}
+    said |= {"pixel_um": pixel_um} if pixel_um else {}
+    return Gather(PICTURE, Op.of(write_picture, **said), needs=(sweep,), outputs=(Output(PICTURE),))
 
 
 @gather_op
-def write_picture(gathered: Gathered) -> Made:
-    """Write a result as a picture; what lay there is replaced when the new one is whole.
+def write_picture(gathered: Gathered, *, segment: str = "", pixel_um: float = 0.0) -> Made:
+    """Write a result as a picture with its record; what lay there is replaced when the new one is whole.
 
     Raises
     ------
     WriteError
         If it cannot be written or uploaded; the result stays, and reduce can be run again.
     """
-    ((result,),), place = gathered.outputs.values(), gathered.files[PICTURE]
-    with _landing(place) as path:
-        if place.endswith(TILED):
-            _write_tiff(path, result)
-        else:
-            _write_png(path, result)
+    ((result,),), plan = gathered.outputs.values(), Plan.from_json(gathered.ledger.plan() or b"{}")
+    sides = (pixel_um, pixel_um) if pixel_um else pixel_um_of(plan)
+    about = record_of(plan, sides) | ({"segment": segment} if segment else {})
+    save_picture(gathered.files[PICTURE], result, about, sides)
     return Made()
+
+
+def save_picture(place: str, result: Readable, about: Mapping[str, Any], pixel_yx_um: Sides | None) -> None:
+    """Write rows [rows, 1, columns] as a picture, as the suffix of its place says, with a record in its metadata.
+
+    Parameters
+    ----------
+    place
+        A path or s3://; beside TIFF everything is PNG.
+    result
+        uint8 or uint16.
+    about
+        The record: plain JSON values.
+    pixel_yx_um
+        Height and width of a pixel in micrometres, for the resolution; None: unknown.
+    """
+    with _landing(place) as path:
+        (_write_tiff if place.endswith(TILED) else _write_png)(path, result, about, pixel_yx_um)
 
 
 @contextmanager
@@ -93,7 +129,7 @@ def _landing(place: str) -> Iterator[Path]:
             raise WriteError(f"{place} cannot be written: {first_line(error)}") from error
 
 
-def _bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
+def bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
     """Rows [rows, width] of the result, in order."""
     rows, _, width = result.shape_zyx
     for row in range(0, rows, height):
@@ -103,27 +139,51 @@ def _bands(result: Readable, height: int) -> Iterator[NDArray[Any]]:
 
 
 def _dtype(result: Readable) -> np.dtype[Any]:
-    return next(_bands(result, 1)).dtype
+    return next(bands(result, 1)).dtype
 
 
-def _write_png(path: Path, result: Readable) -> None:
+class _WithRecord:
+    """A PNG as it is written, with a chunk of text behind its header."""
+
+    def __init__(self, file: BinaryIO, text: str) -> None:
+        self._file, self._text, self._n_bytes = file, text, 0
+
+    def write(self, data: bytes) -> None:
+        """What comes next; the header is written by itself."""
+        import png
+
+        self._file.write(data)
+        self._n_bytes += len(data)
+        if self._text and self._n_bytes == PNG_HEADER_BYTES:
+            png.write_chunk(self._file, b"tEXt", f"{KEYWORD}\0{self._text}".encode("latin-1"))
+
+
+def _write_png(path: Path, result: Readable, about: Mapping[str, Any], pixel_yx_um: Sides | None) -> None:
     import png
 
     rows, _, width = result.shape_zyx
     deep = _dtype(result) == np.uint16
-    writer = png.Writer(width, rows, greyscale=True, bitdepth=16 if deep else 8, compression=zlib.Z_BEST_SPEED)
-    lines = (row.astype(">u2").tobytes() if deep else row.tobytes() for band in _bands(result, BAND) for row in band)
+    per_metre = {f"{axis}_pixels_per_unit": round(1e6 / um) for axis, um in zip("yx", pixel_yx_um or (), strict=False)}
+    writer = png.Writer(
+        width,
+        rows,
+        greyscale=True,
+        bitdepth=16 if deep else 8,
+        compression=zlib.Z_BEST_SPEED,
+        **({**per_metre, "unit_is_meter": True} if per_metre else {}),
+    )
+    lines = (row.astype(">u2").tobytes() if deep else row.tobytes() for band in bands(result, BAND) for row in band)
     with path.open("wb") as file:
-        writer.write_packed(file, lines)
+        writer.write_packed(_WithRecord(file, json.dumps(about)), lines)
 
 
-def _write_tiff(path: Path, result: Readable) -> None:
+def _write_tiff(path: Path, result: Readable, about: Mapping[str, Any], pixel_yx_um: Sides | None) -> None:
     import tifffile
 
     rows, _, width = result.shape_zyx
     tiles = (
         np.pad(tile, [(0, BAND - n) for n in tile.shape])
-        for band in _bands(result, BAND)
+        for band in bands(result, BAND)
         for tile in (band[:, x : x + BAND] for x in range(0, width, BAND))
     )
     tifffile.imwrite(
@@ -134,5 +194,10 @@ def _write_tiff(path: Path, result: Readable) -> None:
         tile=(BAND, BAND),
         compression="zlib",
         photometric="minisblack",
+        description=f"{TIFF_TITLE}\n{json.dumps(about)}",
+        metadata=None,  # the library's own
+        software=f"voxweft {__version__}",
+        resolution=(INCH_UM / pixel_yx_um[1], INCH_UM / pixel_yx_um[0]) if pixel_yx_um else None,
+        resolutionunit="INCH" if pixel_yx_um else None,
         bigtiff=rows * width > 1 << 30,
     )

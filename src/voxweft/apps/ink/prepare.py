@@ -75,7 +75,7 @@ def prepare(
     }
     _check(sink, description)
     codec = "lz4" if picture_options.use_zarr_compression else "none"
-    opened = Opened(_plan(volume, description, codec), {VOLUME: volume})
+    opened = Opened(_plan(volume, description, codec, layers), {VOLUME: volume})
     execution = Execution("serial")
     report = run_plan(opened, Place.of(sink), Workers.of(execution, ["cpu"]), execution, emit)
     sink.set_attributes({"voxweft": description | {"complete": report.status == State.COMPLETE}})
@@ -95,11 +95,12 @@ def _place(layers: LayerOptions, part: InkPartOptions) -> str:
     return url
 
 
-def _plan(volume: LayersVolume, description: dict[str, Any], codec: str) -> Plan:
+def _plan(volume: LayersVolume, description: dict[str, Any], codec: str, layers: LayerOptions) -> Plan:
     """One stage: a unit a layer."""
     shape = volume.info.shape_zyx
     _, height, width = shape
-    chunk, shard = _sizes(height, width)
+    side = layers.surface_volume_chunk_size
+    chunk, shard = _sizes(height, width, (side, side) if side else CHUNK_YX)
     spec = OutputSpec(shape, 1, "uint8", chunk, shard, codec, 1, "none")
     stage = Blocks(
         name="prepare",
@@ -109,7 +110,7 @@ def _plan(volume: LayersVolume, description: dict[str, Any], codec: str) -> Plan
         shape_zyx=shape,
         region=Box.of(shape),
         block_zyx=(1, -(-height // shard[1]) * shard[1], -(-width // shard[2]) * shard[2]),
-        at_once=_n_at_once(height * width),
+        at_once=_n_at_once(height * width, layers.prepare_max_workers or AT_ONCE),
         noun="layers",
     )
     return Plan(Request("ink prepare", description), (InputRef(VOLUME, volume_ref(volume)),), (), (stage,))
@@ -134,16 +135,16 @@ def _check(sink: Sink, description: dict[str, Any]) -> None:
         raise PlanMismatchError(f"{sink.url} holds another surface volume: {what}.", "Give --overwrite.")
 
 
-def _n_at_once(n_pixels: int) -> int:
-    """As many layers as cores and free memory allow."""
+def _n_at_once(n_pixels: int, most: int) -> int:
+    """As many layers as cores and free memory allow, ``most`` at most."""
     import psutil
 
     fitting = psutil.virtual_memory().available // 2 // (PER_PIXEL * n_pixels)
-    return int(max(1, min(AT_ONCE, n_cores(), fitting)))
+    return int(max(1, min(most, AT_ONCE, n_cores(), fitting)))
 
 
-def _sizes(height: int, width: int) -> tuple[Zyx, Zyx]:
-    """Chunk and shard: equal shares of a layer of up to 256 x 1024 pixels, and up to 4 x 4 of them."""
-    chunk = [-(-n // -(-n // c)) for n, c in zip((height, width), CHUNK_YX, strict=True)]
+def _sizes(height: int, width: int, most_yx: tuple[int, int]) -> tuple[Zyx, Zyx]:
+    """Chunk and shard: equal shares of a layer of up to ``most_yx`` pixels, and up to 4 x 4 of them."""
+    chunk = [-(-n // -(-n // c)) for n, c in zip((height, width), most_yx, strict=True)]
     shard = [c * min(SHARD_CHUNKS, -(-n // c)) for n, c in zip((height, width), chunk, strict=True)]
     return (1, chunk[0], chunk[1]), (1, shard[0], shard[1])
