@@ -206,8 +206,11 @@ class Gather:
 Stage = Sweep | Blocks | Gather
 
 
-def level_stages(output: Output, region: Box, source: str) -> tuple[Blocks, ...]:
-    """The halved resolution levels of an output, each made from the one before; none where no pyramid is wanted."""
+def level_stages(output: Output, region: Box, source: str, index: int = 0) -> tuple[Blocks, ...]:
+    """The halved resolution levels of an output, each made from the one before; none where no pyramid is wanted.
+
+    ``index``: which output of the source it is.
+    """
     spec, found = output.spec, list[Blocks]()
     if spec is None:
         return ()
@@ -215,12 +218,13 @@ def level_stages(output: Output, region: Box, source: str) -> tuple[Blocks, ...]
         start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (region.start, region.stop))
         here = replace(output, level=level, attributes={})
         wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)
-        name = f"{source}-level-{level}" if output.name else f"level-{level}"
+        of = output.name if index else source if output.name else ""
+        name = f"{of}-level-{level}" if of else f"level-{level}"
         found.append(
             Blocks(
                 name=name,
                 op=Op("voxweft.engine.blocks:halve_block", {"method": spec.halving}),
-                sources=(Source(found[-1].name if found else source, finer_zyx=(2, 2, 2)),),
+                sources=(Source(found[-1].name if found else source, 0 if found else index, finer_zyx=(2, 2, 2)),),
                 outputs=(here,),
                 shape_zyx=here.shape_zyx,
                 region=wanted,
