@@ -87,7 +87,7 @@ def load(path: Path, targets: str = "") -> TorchModel:
         mirror_axes=(1, 2) if flat else (0, 1, 2),
         notes=(*notes, *told),
         details={
-            "targets": [f"{h.name}: {h.n_channels} channel(s), {h.activation}" for h in heads],
+            "targets": [f"{h.name} ({h.activation} of {h.n_channels})" for h in heads],
             "all_targets": list(config.targets),
             "decoders": {name: "its own" if alone[name] else "shared" for name in wanted},
             "features_per_stage": list(size.features),

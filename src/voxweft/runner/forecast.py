@@ -169,7 +169,7 @@ def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: in
     device = devices_of(options.device)[0]
     small = plan_sweep(crop.info, opened.plan.models, replace(options, bbox="", mask=""), found)
     small = _with_levels(small, smallest=max(16, min(crop.info.shape_zyx) // 2))
-    place = Place.of(in_memory())
+    place = Place.of(in_memory(), beside={output.name: in_memory() for output in small.sweep.outputs if output.name})
     place.create(small, None)
     trial, totals = opened.with_plan(small, {VOLUME: crop}), Totals()
     started = time.perf_counter()
