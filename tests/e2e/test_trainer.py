@@ -23,13 +23,13 @@ from voxweft.geometry.window import WINDOWS
 from warm import WarmProcess
 
 Array = NDArray[Any]
-FLAGS = ("--model", "net.pth", "--runtime", "torch", "--chunk", "16,32,32")
+FLAGS = ("--model", "net.pth", "--runtime", "torch", "--chunk", "8,32,32")
 CONFIG = config()
 
 
 @pytest.fixture(scope="module")
 def volume(image: Array) -> Array:
-    return np.ascontiguousarray(image[:36, :40, :44])
+    return np.ascontiguousarray(image[:28, 8:38, 8:42])
 
 
 @pytest.fixture
@@ -111,19 +111,18 @@ def test_two_targets_are_two_outputs(voxweft: Voxweft, place: Path, volume: Arra
     ):
         assert words in said
     assert "instance_zscore" in said
-    voxweft("run", "in.zarr", "out.zarr", *FLAGS)
+    told = voxweft("run", "in.zarr", "out.zarr", *FLAGS)
+    assert "surface is in the output itself, surface_normals beside it" in told.stderr + told.stdout
     check(place / "out.zarr", blended(place / "out.zarr", volume, CONFIG))
     normals = json.loads((place / "out_surface_normals.zarr/zarr.json").read_text())["attributes"]["target"]
     assert normals["components"] == ["x", "y", "z"]
     assert normals["scale"] == pytest.approx(1 / 127)
-    assert json.loads(voxweft("verify", "out.zarr", "--json").stdout)["stages"] == {"sweep": 3}
-    voxweft("report", "out.zarr")
+    assert json.loads(voxweft("verify", "out.zarr", "--json").stdout)["stages"] == {"sweep": 4}
     cost = json.loads(voxweft("plan", "in.zarr", "--model", "net.pth", "--runtime", "torch", "--json").stdout)
     assert cost["forecast"]["bytes_written"] == 4 * volume.size
     assert sorted(p.name for p in place.glob("*.zarr")) == ["in.zarr", "out.zarr", "out_surface_normals.zarr"]
 
 
-@pytest.mark.slow
 def test_mirroring_turns_the_normals(voxweft: Voxweft, place: Path, volume: Array) -> None:
     voxweft("run", "in.zarr", "out.zarr", *FLAGS, "--tta", "mirroring")
     check(place / "out.zarr", blended(place / "out.zarr", volume, CONFIG, mirrored=(0, 1, 2)))
@@ -148,26 +147,6 @@ def test_parts_kill_and_resume_give_the_same_bits(voxweft: Voxweft, warm: WarmPr
     voxweft(*words)
     assert digest(place / "killed.zarr", place / "killed_surface_normals.zarr") == whole
     voxweft("verify", "killed.zarr")
-
-
-def test_rotation_permutes_the_normals_of_a_network_that_knows_no_axes(voxweft: Voxweft, place: Path) -> None:
-    """A network whose components along x, y and z are the same function of the turned image: the axes can be told."""
-    made = config({"surface_normals": NORMALS}, features_per_stage=[3, 3], n_blocks_per_stage=[1, 1], num_stages=2)
-    made |= {"kernel_sizes": [[3, 3, 3]] * 2, "strides": [[1, 1, 1], [2, 2, 2]], "n_conv_per_stage_decoder": [1]}
-    state = weights(made)
-    for name, value in state.items():
-        if value.ndim == 5:  # no kernel knows its axes
-            value.copy_(sum(value.permute(0, 1, *(2 + a for a in p)) for p in itertools.permutations(range(3))) / 6)
-    last = [n for n in state if ".seg_layers.0." in n]
-    for n in last:
-        state[n].copy_(
-            state[n][:1].expand_as(state[n]).clone() * torch.tensor([1.0, 1, 1]).reshape(-1, *[1] * (state[n].ndim - 1))
-        )
-    torch.save({"model": state, "model_config": made, "normalization_scheme": "instance_zscore"}, place / "net.pth")
-    for tta in ("none", "rotation"):
-        voxweft("run", "in.zarr", f"{tta}.zarr", *FLAGS, "--tta", tta)
-    plain, turned = stored(place / "none.zarr"), stored(place / "rotation.zarr")
-    assert np.abs(plain.astype(int) - turned).max() <= 1
 
 
 def test_pipeline_fused_and_staged(voxweft: Voxweft, place: Path, volume: Array) -> None:
@@ -208,7 +187,7 @@ def test_one_class_target_is_a_model_like_any_other(voxweft: Voxweft, place: Pat
 def test_maps_that_are_no_classes_and_pyramids(voxweft: Voxweft, place: Path) -> None:
     made = config({"surface_normals": NORMALS, "ink": INK, "distance": DISTANCE}, separate_decoders=False)
     legacy(place / "net.pth", made, weights(made))
-    big = np.tile(np.asarray(zarr.open_array(str(place / "in.zarr"))[:]), (1, 1, 7))
+    big = np.tile(np.asarray(zarr.open_array(str(place / "in.zarr"))[:]), (1, 1, 8))
     zarr.create_array(str(place / "big.zarr"), shape=big.shape, chunks=(16, 32, 32), dtype="uint8")[:] = big
     voxweft("run", "big.zarr", "o.zarr", *FLAGS, "--overlap", "0")
     fine, coarse = (zarr.open_array(str(place / f"o_surface_normals.zarr/{n}"))[:] for n in (0, 1))

@@ -190,6 +190,9 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
             for n, ((head, f), one) in enumerate(zip(_of_heads(cards[0], options), specs, strict=True))
         ]
         output, *beside = outputs
+        if beside:
+            main, others = output.attributes["target"]["name"], ", ".join(one.name for one in beside)
+            notes.append(f"{main} is in the output itself, {others} beside it")
     sweep = Sweep(
         name=SWEEP,
         source=VOLUME,

@@ -43,9 +43,7 @@ class Place:
     _beside: dict[str, Sink] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(
-        cls, sink: Sink, files: Mapping[str, str] | None = None, beside: Mapping[str, Sink] | None = None
-    ) -> Place:
+    def of(cls, sink: Sink, files: Mapping[str, str] | None = None, beside: Mapping[str, Sink] | None = None) -> Place:
         """That of a sink; further outputs lie beside it, or in sinks of their own by their names."""
         return cls(sink.url, sink.records, sink, files or {}, _beside=dict(beside or {}))
 
