@@ -166,7 +166,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         passes += made
         notes += remarks
     target = found.target or Target()
-    finishes = _finishes(cards[0], options, target, passes)
+    finishes = _finishes(cards[0], options, found.target, passes)
     finish, shape = finishes[0], target.shape_zyx or source.shape_zyx
     region = Box.parse(options.bbox, shape) if options.bbox else Box.of(shape)
     region &= target.regrid.box_out if target.regrid else region
@@ -231,14 +231,14 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     )
 
 
-def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:
+def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes: Sequence[Pass]) -> tuple[Finish, ...]:
     """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
     if card.separate and options.output not in WHOLE:
-        if target.also or target.tally or target.average != "logits":
-            named = ", ".join(head.name for head in card.heads)
-            raise RequestError(f"{card.path} has several outputs ({named}), which only voxweft run and pipeline write")
+        if given:
+            named = ", ".join(f"{head.name} ({head.activation})" for head in card.heads)
+            raise RequestError(f"{card.path} has the targets {named}; voxweft run and voxweft pipeline can write them")
         return tuple(finish for _, finish in _of_heads(card, options))
-    finish = finish_for(card, options)
+    finish, target = finish_for(card, options), given or Target()
     if len(passes) > 1 and (target.average == "probabilities" or "variance" in target.also):
         total = sum(one.weight for one in passes)
         weights = tuple(one.weight / total for one in passes)
