@@ -14,7 +14,7 @@ from voxweft.backends.runtime import TorchModel
 from voxweft.backends.training import TrainerConfig, activation_of, channels_of, read_config, size_of
 from voxweft.errors import ModelError, RequestError, first_line
 from voxweft.geometry.box import Zyx
-from voxweft.model.card import SCHEMES, ModelCard, Normalization
+from voxweft.model.card import SCHEMES, Intensity, ModelCard, Normalization
 from voxweft.model.head import FIELDS, Head
 from voxweft.nets.trainer_unet import TrainerUNet
 
@@ -27,6 +27,7 @@ PER_PATCH = {
     "instance_minmax": "instance_minmax",
     "none": "none",
 }
+GREY = ("mean", "std", "percentile_00_5", "percentile_99_5")
 MEDIANS = ("robust", "robust_mad")
 UNTOLD = "the checkpoint does not say how its images were normalised; each patch is, to mean 0 and deviation 1"
 State = dict[str, torch.Tensor]
@@ -83,6 +84,7 @@ def load(path: Path, targets: str = "") -> TorchModel:
         heads=heads,
         separate=len(heads) > 1 or heads[0].activation in FIELDS,
         normalization=(normalization,),
+        intensity=_intensity(config),
         n_dimensions=size.n_dimensions,
         mirror_axes=(1, 2) if flat else (0, 1, 2),
         notes=(*notes, *told),
@@ -150,7 +152,7 @@ def _normalization(config: TrainerConfig, path: Path) -> tuple[Normalization, li
     if scheme in ("zscore", "global_zscore") and {"mean", "std"} <= set(grey):  # as the trainer's own inference does
         return Normalization("global_zscore", grey["mean"], grey["std"]), []
     if scheme == "ct":
-        return Normalization("ct", *(grey.get(k) for k in ("mean", "std", "percentile_00_5", "percentile_99_5"))), []
+        return Normalization("ct", *(grey.get(k) for k in GREY)), []
     if scheme == "global_zscore" or scheme in PER_PATCH:
         return Normalization(PER_PATCH.get(scheme, scheme)), []
     if scheme in MEDIANS and MEDIANS[1] in SCHEMES:
@@ -159,6 +161,14 @@ def _normalization(config: TrainerConfig, path: Path) -> tuple[Normalization, li
         f"{path}: its images were normalised by {scheme!r}, which voxweft does not know; it knows "
         f"{', '.join([*PER_PATCH, 'global_zscore', 'ct'])}"
     )
+
+
+def _intensity(config: TrainerConfig) -> tuple[Intensity, ...]:
+    """Grey values of the training, the same for all channels."""
+    grey = config.intensity_properties
+    if not grey:
+        return ()
+    return (Intensity(*(grey.get(k) for k in GREY)),) * config.in_channels
 
 
 def _with_z(size: list[int], flat: bool) -> Zyx:
