@@ -124,7 +124,7 @@ def test_two_targets_are_two_outputs(voxweft: Voxweft, place: Path, volume: Arra
 
 
 def test_mirroring_turns_the_normals(voxweft: Voxweft, place: Path, volume: Array) -> None:
-    voxweft("run", "in.zarr", "out.zarr", *FLAGS, "--tta", "mirroring")
+    voxweft("run", "in.zarr", "out.zarr", *FLAGS, "--tta", "mirroring", "--overlap", "0.25")
     check(place / "out.zarr", blended(place / "out.zarr", volume, CONFIG, mirrored=(0, 1, 2)))
 
 
@@ -134,7 +134,7 @@ def test_parts_kill_and_resume_give_the_same_bits(voxweft: Voxweft, warm: WarmPr
     whole = digest(place / "whole.zarr", place / "whole_surface_normals.zarr")
     assert all(whole)
     for part in (2, 0, 1):
-        voxweft("run", "in.zarr", "parts.zarr", *words[3:], "--num-parts", 3, "--part-id", part)
+        voxweft("run", "in.zarr", "parts.zarr", *words[3:], "--num-parts", 3, "--part-id", part, "--quiet")
     assert digest(place / "parts.zarr", place / "parts_surface_normals.zarr") == whole
     process, records = warm.start([*words, "--quiet"], place, os.environ), place / "killed.zarr.voxweft/done/sweep"
     while process.poll() is None and not [*records.glob("*.json")]:
@@ -169,8 +169,8 @@ def test_pipeline_fused_and_staged(voxweft: Voxweft, place: Path, volume: Array)
 
 
 def test_one_class_target_is_a_model_like_any_other(voxweft: Voxweft, place: Path) -> None:
-    voxweft("run", "in.zarr", "both.zarr", *FLAGS)
-    voxweft("run", "in.zarr", "one.zarr", *FLAGS, "--targets", "surface")
+    voxweft("run", "in.zarr", "both.zarr", *FLAGS, "--quiet")
+    voxweft("run", "in.zarr", "one.zarr", *FLAGS, "--targets", "surface", "--quiet")
     assert np.abs(stored(place / "one.zarr").astype(int) - stored(place / "both.zarr")).max() <= 1
     assert not (place / "one_surface_normals.zarr").exists()
     voxweft("run", "in.zarr", "one.zarr", *FLAGS, code=2)
@@ -180,8 +180,10 @@ def test_one_class_target_is_a_model_like_any_other(voxweft: Voxweft, place: Pat
         "pipeline", "--input", "in.zarr", "--model", "net.pth", "--output", "p.zarr", "--targets", "surface_normals"
     )
     assert stored(place / "p.zarr").dtype == np.int8
-    voxweft("run", "--plan", "n.zarr", "again.zarr")
+    voxweft("run", "--plan", "n.zarr", "again.zarr", "--quiet")
     assert digest(place / "again.zarr") == digest(place / "n.zarr")
+    voxweft("run", "in.zarr", "both.zarr", *FLAGS, "--targets", "surface", "--overwrite", "--quiet")
+    assert not (place / "both_surface_normals.zarr").exists()
 
 
 def test_maps_that_are_no_classes_and_pyramids(voxweft: Voxweft, place: Path) -> None:
