@@ -126,7 +126,7 @@ def run_many(
     ['complete', 'complete']
     """
     options, execution = options or RunOptions(), execution or Execution()
-    workers, loaded = Workers.of(execution, devices_of(options.device)), load_model(model)
+    workers, loaded = Workers.of(execution, devices_of(options.device)), load_model(model, targets=options.targets)
     for _, output in items if execution.overwrite else ():
         open_sink(output).remove()
     if workers.kind != "serial":  # whose working folder may be another
@@ -197,7 +197,9 @@ def _run(
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
     records = None if execution.overwrite else sink.records
-    models = [load_model(one) for one in (model if isinstance(model, (list, tuple)) else [model])]
+    models = [
+        load_model(one, targets=options.targets) for one in (model if isinstance(model, (list, tuple)) else [model])
+    ]
     n = workers.n_sharing
     opened = plan_run(volume, models, options, app=app, mask=mask, records=records, n_workers=n, emit=emit)
     return run_plan(opened, Place.of(sink), workers, execution, emit)

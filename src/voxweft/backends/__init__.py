@@ -13,6 +13,7 @@ from voxweft.backends.hub import SCHEMES, fetch
 from voxweft.backends.loaded import LoadedModel
 from voxweft.errors import ModelError, RequestError, VoxweftError, first_line
 from voxweft.foreign import local
+from voxweft.model.card import ModelCard
 from voxweft.model.protocols import Model
 from voxweft.model.ref import ModelRef, card_differences
 from voxweft.plugins import find_plugin
@@ -21,7 +22,7 @@ DEMO = Path(__file__).parent / "demo"
 BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt", "demo-particles": DEMO / "particles.pth"}
 KNOWN = (
     "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth; with a .yaml a panoptic network), torch.export (.pt2), "
-    "ONNX (.onnx), MONAI weights with the yaml of octopi (.pth) "
+    "ONNX (.onnx), MONAI weights with the yaml of octopi (.pth), a checkpoint of vesuvius.train (.pth) "
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
 )
 TAKES = {
@@ -29,6 +30,7 @@ TAKES = {
     "nnunet": ("folds", "checkpoint"),
     "panoptic": ("inference_scale", "fine_boundaries", "use_quantized"),
     "monai": ("model_config",),
+    "trainer": ("targets",),
     "fake": ("inference_scale", "fine_boundaries"),
 }
 CHECKPOINTS = (".ckpt", ".safetensors", ".bin", ".pt", ".pth")  # the first kind that a folder holds is taken
@@ -51,7 +53,8 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     **arguments
         For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
         :func:`voxweft.backends.ink.load`; for an nnU-Net folder ``folds`` and ``checkpoint`` of
-        :func:`voxweft.backends.nnunet.load`; for MONAI weights ``model_config``; for a panoptic network those of
+        :func:`voxweft.backends.nnunet.load`; for MONAI weights ``model_config``; for a checkpoint of vesuvius.train
+        ``targets``, with commas between; for a panoptic network those of
         :func:`voxweft.backends.panoptic.load`. What a format does not know it ignores.
 
     Returns
@@ -78,9 +81,23 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     >>> model.card.patch_zyx, model.ref.url
     ((16, 16, 16), 'fake://null?patch=16,16,16')
     """
+    wanted = str(arguments.pop("targets", ""))
     if hasattr(source, "card") and hasattr(source, "open"):
+        _require_targets(source.card, wanted)
         return source  # type: ignore[no-any-return]
-    return _load(str(source), token, arguments)
+    model = _load(str(source), token, arguments | ({"targets": wanted} if wanted else {}))
+    _require_targets(model.card, wanted)
+    return model
+
+
+def _require_targets(card: ModelCard, wanted: str) -> None:
+    """Refuse a choice of targets where there is none."""
+    named = [head.name for head in card.heads]
+    if wanted and sorted(name.strip() for name in wanted.split(",")) != sorted(named):
+        told = (
+            f"has the targets {', '.join(named)}, and gives them together" if named else "has no targets to choose from"
+        )
+        raise RequestError(f"--targets {wanted}: {card.path} {told}; leave it out")
 
 
 def reload(ref: ModelRef) -> Model:
@@ -179,16 +196,24 @@ def _format_of(path: Path, url: str) -> str:
     names = {Path(n).name for n in zipfile.ZipFile(path).namelist()} if zipfile.is_zipfile(path) else set()
     if "constants.pkl" in names:
         return "torchscript"
-    if trained_with(path):
-        return "monai"
-    if path.suffix in CHECKPOINTS and import_module("voxweft.backends.ink").holds_ink(path):
-        return "ink"
+    if backend := _checkpoint_of(path):
+        return backend
     if "data.pkl" in names:
         raise ModelError(
             f"{url} holds weights only, without the network; give the folder with its plans.json, "
             "or export it as .pt2 or .onnx"
         )
     raise ModelError(f"{url} is no model that voxweft knows: use {KNOWN}")
+
+
+def _checkpoint_of(path: Path) -> str:
+    """The backend for a file of torch.save, by what lies beside it and by the names in it; "" for none."""
+    known = path.suffix in CHECKPOINTS
+    if known and import_module("voxweft.backends.trainer").holds_targets(path):
+        return "trainer"
+    if trained_with(path):
+        return "monai"
+    return "ink" if known and import_module("voxweft.backends.ink").holds_ink(path) else ""
 
 
 def _read(backend: str, place: Any, **arguments: Any) -> Model:

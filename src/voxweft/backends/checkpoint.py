@@ -95,6 +95,17 @@ def _may_be_left(module: str) -> bool:
     return module in LEFT or module == "__main__" or find_spec(module) is None
 
 
+def mentions(path: Path, *words: str) -> bool:
+    """Whether all of some words are in the pickle of a zip file of torch.save; nothing is unpickled."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            name = next((n for n in archive.namelist() if Path(n).name == "data.pkl"), "")
+            text = archive.read(name) if name else b""
+    except (OSError, zipfile.BadZipFile):
+        return False
+    return all(word.encode() in text for word in words)
+
+
 def weight_bytes(tensor: torch.Tensor) -> memoryview:
     """The bytes of a tensor of any dtype, for its digest."""
     return tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -32,18 +32,31 @@ def finish_block(sources: Sequence[NDArray[Any] | None], cell: Cell, **settings:
     RunError
         If the logits are not finite.
     """
+    return _finished(sources, cell, [settings])
+
+
+@block_op
+def finish_heads(sources: Sequence[NDArray[Any] | None], cell: Cell, *, heads: Sequence[Mapping[str, Any]]) -> Made:
+    """The same for several outputs; ``heads`` has the settings of each."""
+    return _finished(sources, cell, heads)
+
+
+def _finished(sources: Sequence[NDArray[Any] | None], cell: Cell, wanted: Sequence[Mapping[str, Any]]) -> Made:
     import torch
 
     logits, *masks = sources
     inside = masks[0][0] > 0 if masks and masks[0] is not None else None
     if logits is None or not logits.any() or (inside is not None and not inside.any()):
         return Made()
-    finish = Finish(**settings)
     held = torch.from_numpy(logits.astype(np.float32))
     if not bool(held.sum().isfinite()):
         raise RunError(f"the logits of {cell.box} are NaN or Inf; blend them again")
-    values = finish(held[1:] - held[:1] if finish.differences else held)
-    values[:, ~logits.any(axis=0)] = 0
-    if inside is not None:
-        values[:, ~inside] = 0
-    return Made((values,))
+    arrays, nowhere = [], ~logits.any(axis=0)
+    for settings in wanted:
+        finish = Finish(**settings)
+        values = finish(held[1:] - held[:1] if finish.differences else held)
+        values[:, nowhere] = 0
+        if inside is not None:
+            values[:, ~inside] = 0
+        arrays.append(values)
+    return Made(tuple(arrays))

@@ -157,7 +157,7 @@ class ForwardQueue:
         n_bytes = 4 * self._stage.finish.n_classes * slot[:, :1].numel() * SLOTS_PER_LANE * self._opened.n_lanes
         apart = self._opened.device == "cpu" and n_bytes * len(pass_.views) <= VIEWS_BYTES
         groups = [(view,) for view in pass_.views] if apart else [pass_.views]
-        futures = [self._lanes.submit(sum_of_views, predictor, slot, group) for group in groups]
+        futures = [self._lanes.submit(sum_of_views, predictor, slot, group, pass_.vectors) for group in groups]
         self._pending.append((self._one, self._entries, slot, Logits(futures, len(pass_.views))))
         self._entries, self._n_tiles = [], 0
 
@@ -196,16 +196,18 @@ class Logits:
         return total.div_(self.n_views)
 
 
-def sum_of_views(predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...]) -> torch.Tensor:
-    """The sum of the logits [B, n_classes, Z, Y, X] over views of a batch."""
+def sum_of_views(
+    predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...], vectors: tuple[int, ...] = ()
+) -> torch.Tensor:
+    """The sum of the logits [B, n_classes, Z, Y, X] over views of a batch; ``vectors`` as in :class:`Pass`."""
     import torch
 
     with torch.inference_mode():
         if views == (View(),):
             return predictor(batch)
-        total = views[0].inverse(predictor(views[0](batch).contiguous())).clone()
+        total = views[0].inverse.of_vectors(predictor(views[0](batch).contiguous()), vectors).clone()
         for view in views[1:]:
-            total += view.inverse(predictor(view(batch).contiguous()))
+            total += view.inverse.of_vectors(predictor(view(batch).contiguous()), vectors)
         return total
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from voxweft.engine.fields import Options, decisive, defaults_of, option, parse_bytes, size_problems, unknown
+from voxweft.engine.separate import NORMALS
 from voxweft.errors import RequestError
 from voxweft.geometry.tiling import FITS
 from voxweft.geometry.window import WINDOWS
@@ -70,6 +71,7 @@ class ModelOptions(Options):
         "patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored)."
     )
     weights: str = option("", "Weights of the models of an ensemble, for example 2,1; default: equal.")
+    targets: str = option("", "Of a model with several targets the wanted ones, for example ink,surface; default: all.")
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
@@ -128,10 +130,12 @@ class ResultOptions(Options):
     mode: str = option("auto", "binary or multiclass; auto: binary up to two classes.")
     output: str = option("probability", "probability (uint8, floor(255 p)), mask (0/255), labels or logits (float32).")
     threshold: float = option(0.5, "Probability above which a voxel is foreground, for mask and labels.")
+    normals: str = option("int8", "How unit normals are stored, where a model gives them: int8 (times 127) or float16.")
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
-        problems = unknown(self, mode=("auto", "binary", "multiclass"), output=self.outputs)
+        modes = ("auto", "binary", "multiclass")
+        problems = unknown(self, mode=modes, output=self.outputs, normals=tuple(NORMALS))
         if not 0 < self.threshold < 1:
             problems.append(f"--threshold {self.threshold} is no probability; use a number between 0 and 1")
         return problems

@@ -44,6 +44,8 @@ class Pass:
         Of this pass among all; they need not sum to one.
     pad_with
         What lies around a volume that is smaller than the patch: zeros (after normalisation), or its outermost voxels.
+    vectors
+        The first of three channels each, which are components x y z and turn with a view of the patch.
     """
 
     model: int
@@ -54,6 +56,7 @@ class Pass:
     tta: str = "none"
     weight: float = 1.0
     pad_with: Literal["zeros", "edge"] = "zeros"
+    vectors: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 VERSION = 3
 VOLUME, MASK = "volume", "mask"  # names of inputs
+LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False, "sparse": False, "only_where": ""}
+"""Fields that came after plans were first hashed; at these values they are no part of the digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +161,7 @@ class Plan:
     def digest(self) -> str:
         """sha256 (hex) of everything but the measurements and notes."""
         decisive = replace(self, measured={}, notes=())
-        canonical = json.dumps(json.loads(decisive.to_json()), sort_keys=True)
+        canonical = json.dumps(_without_later(json.loads(decisive.to_json())), sort_keys=True)
         return hashlib.sha256(canonical.encode()).hexdigest()
 
     @property
@@ -219,6 +221,14 @@ class Plan:
                 f"the output holds the work of another plan: {'; '.join(lines)}.",
                 "Give --overwrite to replace it, or another OUTPUT.",
             )
+
+
+def _without_later(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_without_later(one) for one in value]
+    if not isinstance(value, dict):
+        return value
+    return {k: _without_later(v) for k, v in value.items() if k not in LATER or LATER[k] != v}
 
 
 def differing(stored: Request, asked: Request) -> list[str]:

@@ -10,6 +10,7 @@ from voxweft.engine.budget import Budget, Survey, choose_column, sparse_column
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
+from voxweft.engine.separate import WHOLE, Wanted, finishes_of, halving_of, told_of
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
 from voxweft.errors import ModelError, RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
@@ -21,6 +22,7 @@ from voxweft.image.order import Order
 from voxweft.image.place import Geometry
 from voxweft.image.ref import VolumeRef
 from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting
 from voxweft.model.ref import ModelRef
 from voxweft.model.spacing import spacing_note
@@ -170,7 +172,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         passes += made
         notes += remarks
     target = found.target or Target()
-    finishes = _finishes(cards[0], options, target, passes)
+    finishes = _finishes(cards[0], options, found.target, passes)
     finish, shape = finishes[0], target.shape_zyx or source.shape_zyx
     region = Box.parse(options.bbox, shape) if options.bbox else Box.of(shape)
     region &= target.regrid.box_out if target.regrid else region
@@ -184,14 +186,23 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     else:
         division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
-    spec = _spec(seen, finish, options, chunk, division.shard_zyx)
-    spec = replace(spec, order=target.order or spec.order)
+    specs = [_spec(seen, one, options, chunk, division.shard_zyx) for one in finishes]
+    spec = replace(specs[0], order=target.order or specs[0].order)
     kept = finish.output == "patches"
     output = Output(spec=spec, attributes=cards[0].attributes)
     beside = [
         Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
         for name, f in zip(target.also, finishes[1:], strict=False)
     ]
+    if finish.channels:
+        outputs = [
+            Output(head.name if n else "", spec=one, attributes={**cards[0].attributes, **told_of(head, f)})
+            for n, ((head, f), one) in enumerate(zip(_of_heads(cards[0], options), specs, strict=True))
+        ]
+        output, *beside = outputs
+        if beside:
+            main, others = output.attributes["target"]["name"], ", ".join(one.name for one in beside)
+            notes.append(f"{main} is in the output itself, {others} beside it")
     sweep = Sweep(
         name=SWEEP,
         source=VOLUME,
@@ -212,6 +223,12 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         tally=target.tally,
         sparse=options.sparse,
     )
+    further = [
+        stage
+        for n, one in enumerate(beside, start=1)
+        if finish.channels
+        for stage in level_stages(one, region, SWEEP, n, sparse=options.sparse)
+    ]
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
         inputs.append(InputRef(MASK, found.mask or VolumeRef(options.mask), found.mask_fingerprint))
@@ -219,7 +236,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),
         models=models,
-        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP, sparse=options.sparse))),
+        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP, sparse=options.sparse)), *further),
         notes=(*dict.fromkeys(notes), *division.notes),
         measured=dict(found.measured),
     )
@@ -238,9 +255,14 @@ def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Fini
         raise RequestError(*problems)
 
 
-def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:
+def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes: Sequence[Pass]) -> tuple[Finish, ...]:
     """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
-    finish = finish_for(card, options)
+    if card.separate and options.output not in WHOLE:
+        if given:
+            named = ", ".join(f"{head.name} ({head.activation})" for head in card.heads)
+            raise RequestError(f"{card.path} has the targets {named}; voxweft run and voxweft pipeline can write them")
+        return tuple(finish for _, finish in _of_heads(card, options))
+    finish, target = finish_for(card, options), given or Target()
     if len(passes) > 1 and (target.average == "probabilities" or "variance" in target.also):
         total = sum(one.weight for one in passes)
         weights = tuple(one.weight / total for one in passes)
@@ -250,6 +272,10 @@ def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequ
         wanted = [name for name in wanted if name != "entropy"] + ["entropy"]
     whole = any(name in KEPT for name in wanted) and finish.activation == "softmax"
     return tuple(replace(finish, output=name, whole=whole) for name in (finish.output, *wanted))
+
+
+def _of_heads(card: ModelCard, options: RunOptions) -> list[tuple[Head, Finish]]:
+    return finishes_of(card.heads, Wanted(options.mode, options.output, options.threshold, options.normals))
 
 
 def require_alike(cards: Sequence[ModelCard]) -> None:
@@ -266,6 +292,9 @@ def require_alike(cards: Sequence[ModelCard]) -> None:
             a, b = getattr(first, name), getattr(card, name)
             if a != b:
                 raise ModelError(f"{card.path} has {name} {b}, {first.path} has {a}; an ensemble needs the same")
+        if (card.separate or first.separate) and card.heads != first.heads:
+            a, b = (", ".join(f"{h.name} ({h.activation} of {h.n_channels})" for h in c.heads) for c in (first, card))
+            raise ModelError(f"{card.path} has the targets {b}, {first.path} has {a}; an ensemble needs the same")
 
 
 def _passes_of(
@@ -296,6 +325,7 @@ def _passes_of(
         tta=options.tta,
         weight=options.weight_of(n),
         pad_with=options.pad_with,
+        vectors=card.vectors,
     )
     if note := spacing_note(card, source.geometry):
         notes.append(note)
@@ -319,19 +349,13 @@ def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, s
         shard_zyx=shard,
         compressor=options.compressor,
         compression_level=options.compression_level,
-        pyramid=_pyramid(options),
+        pyramid=halving_of(finish) if options.pyramid else "none",
         geometry=source.geometry,
         layout=options.layout,
         order=options.order,
         is_label=finish.output == "labels",
         words=options.words,
     )
-
-
-def _pyramid(options: RunOptions) -> str:
-    if not options.pyramid:
-        return "none"
-    return "mean" if options.output in ("probability", "probability16", "logits") else "nearest"
 
 
 def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple[Zyx, list[str]]:

@@ -10,7 +10,7 @@ from typing import Any
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
 from voxweft.model.frozen import FrozenDict
-from voxweft.model.head import ACTIVATIONS, CENTRES, OFFSETS, Head
+from voxweft.model.head import ACTIVATIONS, CENTRES, FIELDS, OFFSETS, Head, channel_ranges
 
 SCHEMES = ("none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct")
 
@@ -124,8 +124,8 @@ class ModelCard:
     class_names
         Names by index, or empty.
     activation
-        "softmax" (exclusive classes), "sigmoid" (each channel by itself), or "none" where outputs are probabilities.
-        With heads that of the first of them, whatever is given.
+        "softmax" (exclusive classes), "sigmoid" (each channel by itself), "none" where outputs are probabilities, or
+        "normals" and "raw"; see :class:`~voxweft.model.Head`. With heads that of the first, whatever is given.
     normalization
         One per input channel, or one for all.
     mirror_axes
@@ -140,6 +140,8 @@ class ModelCard:
         3, or 2 for a network for images, which is applied slice by slice.
     heads
         The maps that the network returns, in the order of their channels; empty for one that returns one tensor.
+    separate
+        Whether each head becomes an output of its own; always so where one is no class.
     fixed_patch
         Whether the network takes ``patch_zyx`` and nothing else.
     targets
@@ -222,6 +224,7 @@ class ModelCard:
     notes: tuple[str, ...] = ()
     attributes: Mapping[str, Any] = field(default_factory=FrozenDict)
     details: Mapping[str, Any] = field(default_factory=FrozenDict)
+    separate: bool = False
 
     def __post_init__(self) -> None:
         for name in ("attributes", "details"):
@@ -229,6 +232,7 @@ class ModelCard:
         if self.heads:
             object.__setattr__(self, "activation", self.heads[0].activation)
             self._check_heads()
+            object.__setattr__(self, "separate", self.separate or any(h.activation in FIELDS for h in self.heads))
         if self.activation not in ACTIVATIONS:
             known = ", ".join(ACTIVATIONS)
             raise ModelError(f"{self.path}: activation {self.activation!r} is unknown; use one of {known}")
@@ -261,6 +265,12 @@ class ModelCard:
         if found != self.n_classes:
             named = ", ".join(f"{h.name} ({h.n_channels})" for h in self.heads)
             raise ModelError(f"{self.path}: the heads {named} have {found} channels, the model has {self.n_classes}")
+
+    @property
+    def vectors(self) -> tuple[int, ...]:
+        """The first channel of each head with components of vectors: what mirrors the image turns them."""
+        spans = zip(self.heads, channel_ranges(self.heads), strict=True)
+        return tuple(start for head, (start, _) in spans if head.activation == "normals")
 
     @property
     def is_panoptic(self) -> bool:

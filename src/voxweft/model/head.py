@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
 
-ACTIVATIONS = ("softmax", "sigmoid", "none")
+FIELDS = ("normals", "raw")
+"""What is no class: unit vectors of three channels, x y z, and numbers of any kind."""
+ACTIVATIONS = ("softmax", "sigmoid", "none", *FIELDS)
 
 SEMANTIC, CENTRES, OFFSETS = "sem_logits", "ctr_hmp", "offsets"
 """The heads of panoptic networks, of whose maps slices become objects (Cheng et al. 2020, arXiv:1911.10194)."""
@@ -25,7 +27,8 @@ class Head:
     n_channels
         Channels of the map.
     activation
-        "softmax" (exclusive classes), "sigmoid" (each channel by itself), or "none" (probabilities already).
+        "softmax" (exclusive classes), "sigmoid" (each channel by itself), "none" (probabilities already), "normals"
+        (components x, y and z of vectors along the axes of the volume, which are brought to length one) or "raw".
     scale_zyx
         Voxels of the patch along z y x that one voxel of the map stands for: (1, 2, 2) is half resolution in y and x.
 
@@ -59,6 +62,8 @@ class Head:
             )
         if self.n_channels == 1 and self.activation == "softmax" and self.name:
             raise ModelError(f"head {self.name!r}: a softmax over one channel is always 1; use 'sigmoid'")
+        if self.activation == "normals" and self.n_channels != 3:
+            raise ModelError(f"head {self.name!r}: normals have 3 channels, x y z, not {self.n_channels}")
 
 
 def channel_ranges(heads: tuple[Head, ...]) -> tuple[tuple[int, int], ...]:

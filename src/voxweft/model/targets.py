@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from voxweft.errors import RequestError
@@ -54,7 +55,18 @@ def _of(head: Head, start: int, stop: int) -> Targets:
 
 
 def target_info(card: ModelCard) -> dict[str, Any]:
-    """The channels of several tasks as the scroll pipeline writes them beside logits; empty for a network with one."""
+    """The channels of several tasks as the scroll pipeline writes them beside logits; empty for a network with one.
+
+    Heads that are outputs of their own are told with their activation; :func:`heads_in` reads them back.
+    """
+    if card.separate:
+        pairs = zip(card.heads, channel_ranges(card.heads), strict=True)
+        return {
+            "target_info": {
+                head.name: {"start_channel": a, "end_channel": b, "out_channels": b - a, "activation": head.activation}
+                for head, (a, b) in pairs
+            }
+        }
     if len(card.heads) < 2:
         return {}
     spans = {h.name: (h, *span) for h, span in zip(card.heads, channel_ranges(card.heads), strict=True)}
@@ -64,3 +76,22 @@ def target_info(card: ModelCard) -> dict[str, Any]:
         for n, one in enumerate(_of(*span))
     }
     return {"target_info": {name: {"start_channel": a, "end_channel": b} for name, (a, b) in named.items()}}
+
+
+def heads_in(attributes: Mapping[str, Any], n_channels: int) -> tuple[Head, ...]:
+    """The heads that logits were stored with and that are outputs of their own; none where it does not say so.
+
+    Raises
+    ------
+    RequestError
+        If their channels are not those of the logits.
+    """
+    listed = attributes.get("target_info") or {}
+    if not any("activation" in told for told in listed.values()):
+        return ()
+    ordered = sorted(listed.items(), key=lambda item: int(item[1]["start_channel"]))
+    spans = [(int(told["start_channel"]), int(told["end_channel"])) for _, told in ordered]
+    if [a for a, _ in spans] + [n_channels] != [0, *(b for _, b in spans)]:
+        raise RequestError(f"the logits have {n_channels} channels, their target_info tells of {spans}")
+    pairs = zip(ordered, spans, strict=True)
+    return tuple(Head(name, b - a, str(told.get("activation", "sigmoid"))) for (name, told), (a, b) in pairs)

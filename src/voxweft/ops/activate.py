@@ -28,12 +28,22 @@ OUTPUTS = (
     "entropy",
     "variance",
     "patches",
+    "normals",
+    "normals16",
+    "raw",
 )
 DEFAULT_THRESHOLD = 0.5
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
 TINY = np.float32(1e-30)
 FLOAT = ("probability32", "entropy", "variance")
+VALUES = ("normals", "normals16", "raw")  # of maps that are no classes
+DTYPES = {
+    "logits": "float32", "merged": "float16", "normals": "int8", "normals16": "float16", "probability16": "uint16",
+    "raw": "float32", **dict.fromkeys(FLOAT, "float32"),
+}  # fmt: skip
+SHORTEST = np.float32(1e-6)  # of a vector that has a direction
+UNIT = 127  # length one, in int8
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,9 @@ class Finish:
     any         logits                 the blended logits, float32                     n_classes
     any         merged                 the same in float16, 0 where no patch ran       n_classes
     any         patches                nothing: every patch is kept by itself          0
+    any         normals                round(127 v / |v|), int8; 0 where |v| < 1e-6    3
+    any         normals16              v / |v|, float16                                3
+    any         raw                    what the network gives, blended, float32        n_classes
     ==========  =====================  ==============================================  =============
 
     Softmax and argmax of a linear blend need only the differences to class 0, so ``n_accumulated`` is one less than the
@@ -69,7 +82,8 @@ class Finish:
     Attributes
     ----------
     mode, output, activation
-        As in the table; "softmax", "sigmoid" (each channel by itself) or "none" (the network gives probabilities).
+        As in the table; "softmax", "sigmoid" (each channel by itself), "none" (the network gives probabilities), or
+        "normals" and "raw", which are no classes.
     n_classes
         Output channels of the network.
     threshold
@@ -86,6 +100,9 @@ class Finish:
         Weights of passes that are blended apart, summing to one; empty: their logits are blended in one sum.
     average
         What of passes that are blended apart is averaged: "logits" or "probabilities".
+    channels
+        The first and the end of the channels that this output is made of, where the network has several heads and each
+        of them an output of its own; all else is said of these channels alone, but for n_classes. None: all of them.
 
     Raises
     ------
@@ -103,15 +120,19 @@ class Finish:
     whole: bool = False
     pass_weights: tuple[float, ...] = ()
     average: str = "logits"
+    channels: tuple[int, int] | None = None
 
     def __post_init__(self) -> None:
+        if self.channels:
+            _ = self.own  # is checked
+            return
         if self.mode not in MODES:
             raise RequestError(f"--mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
         if self.output not in OUTPUTS:
             raise RequestError(f"--output {self.output!r} is unknown; use one of {', '.join(OUTPUTS)}")
         if not 0 < self.threshold < 1:
             raise RequestError(f"--threshold {self.threshold} is no probability; use a number between 0 and 1")
-        if self.targets:
+        if self.targets or self.output in VALUES:
             return
         if self.mode == "binary" and self.n_classes > 2:
             raise RequestError(f"--mode binary with a model of {self.n_classes} classes; use --mode multiclass")
@@ -128,6 +149,12 @@ class Finish:
             raise RequestError("a softmax over one class is always 1; the model's card should say 'sigmoid'")
 
     @property
+    def own(self) -> Finish:
+        """What becomes of its channels, as if the network had no others."""
+        a, b = self.channels or (0, self.n_classes)
+        return replace(self, channels=None, n_classes=b - a, whole=True)
+
+    @property
     def overlapping(self) -> bool:
         """Whether a voxel may be of several classes: sigmoids."""
         return self.mode == "multiclass" and self.activation == "sigmoid"
@@ -135,7 +162,13 @@ class Finish:
     @property
     def differences(self) -> bool:
         """Whether differences to class 0 are accumulated instead of the logits."""
-        return self.activation == "softmax" and self.output not in KEPT and not self.targets and not self.whole
+        return (
+            not self.channels
+            and self.activation == "softmax"
+            and self.output not in KEPT
+            and not self.targets
+            and not self.whole
+        )
 
     @property
     def n_accumulated(self) -> int:
@@ -148,8 +181,10 @@ class Finish:
     @property
     def n_channels(self) -> int:
         """Channels of the output."""
-        if self.output == "patches":
-            return 0
+        if self.channels:
+            return self.own.n_channels
+        if self.output in ("patches", *VALUES):
+            return 0 if self.output == "patches" else self.n_classes
         if self.targets and self.output not in KEPT:
             return len(self.targets)
         if self.output in FLOAT:
@@ -163,12 +198,10 @@ class Finish:
     @property
     def dtype(self) -> str:
         """The output's numpy dtype."""
-        if self.output in KEPT:
-            return "float16" if self.output == "merged" else "float32"
-        if self.output == "probability16":
-            return "uint16"
-        if self.output in FLOAT:
-            return "float32"
+        if self.channels:
+            return self.own.dtype
+        if self.output in DTYPES:
+            return DTYPES[self.output]
         if self.output in ("labels", "probability_and_label") and self.mode == "multiclass":
             return str(np.min_scalar_type(self.largest_label))
         return "uint8"
@@ -185,6 +218,8 @@ class Finish:
     @property
     def background(self) -> tuple[float, ...]:
         """The logits of background: class 0 of a softmax is certain, everything else absent."""
+        if self.channels:
+            return self.own.background
         groups = self.targets or (((0, self.n_classes),) if self.activation == "softmax" else ())
         first = {a for a, b in groups if b - a > 1}
         return tuple(0.0 if c in first else FAR for c in range(self.n_classes))
@@ -200,8 +235,10 @@ class Finish:
         Each voxel depends on nothing but its own logits, to the bit. NaN comes out as NaN (logits) or is refused by the
         caller, who checks before.
         """
-        if self.pass_weights:
-            return self._of_passes(blended.cpu())
+        if self.channels:
+            return self.own(self._sliced(blended))
+        if self.pass_weights or self.output in VALUES:
+            return self._of_passes(blended.cpu()) if self.pass_weights else _values(blended.cpu().numpy(), self.output)
         if blended.device.type != "cpu":
             return self(blended.cpu()) if self.targets else self._on_device(blended)
         logits = blended.numpy()
@@ -229,6 +266,11 @@ class Finish:
             return np.concatenate([_quantize(self._probabilities(logits)).astype(self.dtype), labels])
         return _mask(labels != 0, 255) if self.output == "mask" else labels
 
+    def _sliced(self, blended: torch.Tensor) -> torch.Tensor:
+        """Its channels, of each pass where they are blended apart."""
+        groups = blended.reshape(-1, self.n_classes, *blended.shape[1:])
+        return groups[:, slice(*(self.channels or (None, None)))].flatten(0, 1)
+
     def _of_passes(self, blended: torch.Tensor) -> NDArray[Any]:
         """The output of passes that were blended apart, of [n_passes x channels, Z, Y, X]."""
         import torch
@@ -236,7 +278,7 @@ class Finish:
         one = replace(self, pass_weights=(), output="labels" if self.output == "variance" else self.output)
         groups = blended.reshape(len(self.pass_weights), -1, *blended.shape[1:]).numpy()
         weights = [np.float32(w) for w in self.pass_weights]
-        if self.output != "variance" and (self.average == "logits" or self.output in KEPT):
+        if self.output != "variance" and (self.average == "logits" or self.output in (*KEPT, *VALUES)):
             return one(torch.from_numpy(_weighted(groups, weights)))
         p = [one._probabilities(group.copy()) for group in groups]
         mean = _weighted(p, weights)
@@ -294,8 +336,8 @@ class Finish:
             return _mask((x[-1:] > self.logit_threshold).cpu().numpy(), 255 if self.output == "mask" else 1)
         if self.output.startswith("probability"):
             x = x[-1:] if self.mode == "binary" else x
-            if self.differences and self.mode == "multiclass":
-                p = torch.softmax(torch.cat([torch.zeros_like(x[:1]), x]), dim=0)
+            if self.activation == "softmax" and self.mode == "multiclass":
+                p = torch.softmax(torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x, dim=0)
             else:
                 p = x if self.activation == "none" else torch.sigmoid(x)
             top, wide = (65535, torch.int32) if self.output == "probability16" else (255, torch.uint8)
@@ -357,6 +399,15 @@ def _entropy(p: NDArray[np.float32], *, exclusive: bool) -> NDArray[np.float32]:
     for channel in p:
         total -= channel * np.log(np.maximum(channel, TINY))
     return (total / np.float32(math.log(len(p))))[np.newaxis]
+
+
+def _values(x: NDArray[np.float32], output: str) -> NDArray[Any]:
+    """A map that is no class: as it is, or unit vectors [3, ...]; one without a direction is 0."""
+    if output == "raw":
+        return x.copy()
+    length = np.sqrt(x[0] * x[0] + x[1] * x[1] + x[2] * x[2])
+    unit = x / np.where(length < SHORTEST, np.float32(np.inf), length)
+    return unit.astype(np.float16) if output == "normals16" else np.rint(unit * np.float32(UNIT)).astype(np.int8)
 
 
 def _argmax(x: NDArray[np.float32], differences: bool) -> NDArray[np.intp]:

@@ -45,6 +45,23 @@ class View:
             x = x.transpose(*self.swap)
         return x.flip(self.flips) if self.flips else x
 
+    def of_vectors(self, x: torch.Tensor, first: Sequence[int]) -> torch.Tensor:
+        """The view of [B, C, Z, Y, X], in which three channels from each of ``first`` on are x, y and z of vectors.
+
+        They turn with the image: components change places where axes do, and change sign where an axis is reversed.
+        """
+        x = self(x)
+        if not first:
+            return x
+        source, sign = list(range(x.shape[1])), [1.0] * x.shape[1]
+        turned = dict(zip(self.swap, reversed(self.swap), strict=True))
+        for start in first:
+            for axis in (-3, -2, -1):
+                channel = start - 1 - axis
+                source[channel] = start - 1 - turned.get(axis, axis)
+                sign[channel] = -1.0 if axis in self.flips else 1.0
+        return x[:, source] * x.new_tensor(sign).reshape(1, -1, 1, 1, 1)
+
 
 TURNS = (  # in the order of octopi; a missing wedge along z forbids to exchange z for another axis
     View(),

@@ -104,7 +104,8 @@ def forecast(
     options = options or RunOptions()
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
-    opened = plan_run(volume, [load_model(model)], options, app=AppRequest("run", normalization), mask=mask, emit=emit)
+    models = [load_model(model, targets=options.targets)]
+    opened = plan_run(volume, models, options, app=AppRequest("run", normalization), mask=mask, emit=emit)
     plan, base_bytes = opened.plan, peak_memory_bytes()
     start_s = time.time() - psutil.Process().create_time()
     cost = _measure(opened, volume, options)
@@ -130,7 +131,7 @@ def forecast(
         n_slabs=stage.columns.n_slabs,
         bytes_read=round(stored * decoded / stage.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
         bytes_decoded=decoded * itemsize,
-        bytes_written=0 if stage.stores else round(_bytes_of(stage.spec) * n_voxels),
+        bytes_written=0 if stage.stores else round(sum(_bytes_of(o.spec) for o in stage.outputs if o.spec) * n_voxels),
         memory_bytes=base_bytes + buffer_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
         choices=_choices(plan, options, overlaps),
@@ -183,7 +184,7 @@ def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: in
     device = devices_of(options.device)[0]
     small = plan_sweep(crop.info, opened.plan.models, replace(options, bbox="", mask="", sparse=False), found)
     small = _with_levels(small, smallest=max(16, min(crop.info.shape_zyx) // 2))
-    place = Place.of(in_memory())
+    place = Place.of(in_memory(), beside={output.name: in_memory() for output in small.sweep.outputs if output.name})
     place.create(small, None)
     trial, totals = opened.with_plan(small, {VOLUME: crop}), Totals()
     started = time.perf_counter()
@@ -198,12 +199,10 @@ def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: in
 
 def _with_levels(plan: Plan, smallest: int) -> Plan:
     """The plan with resolution levels down to this side, so that a small volume has some."""
-    (output,) = plan.sweep.outputs
-    if output.spec is None:
-        return plan
-    output = replace(output, spec=replace(output.spec, smallest=smallest))
-    sweep = replace(plan.sweep, outputs=(output,))
-    return replace(plan, stages=(sweep, *level_stages(output, sweep.region, sweep.name)))
+    outputs = [replace(o, spec=replace(o.spec, smallest=smallest)) for o in plan.sweep.outputs if o.spec]
+    sweep = replace(plan.sweep, outputs=tuple(outputs))
+    levels = [stage for n, one in enumerate(outputs) for stage in level_stages(one, sweep.region, sweep.name, n)]
+    return replace(plan, stages=(sweep, *levels))
 
 
 def _choices(plan: Plan, options: RunOptions, overlaps: Mapping[str, float]) -> tuple[str, ...]:

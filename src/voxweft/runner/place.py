@@ -46,9 +46,9 @@ class Place:
     _beside: dict[str, Sink] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, sink: Sink, files: Mapping[str, str] | None = None) -> Place:
-        """That of a sink."""
-        return cls(sink.url, sink.records, sink, files or {})
+    def of(cls, sink: Sink, files: Mapping[str, str] | None = None, beside: Mapping[str, Sink] | None = None) -> Place:
+        """That of a sink; further outputs lie beside it, or in sinks of their own by their names."""
+        return cls(sink.url, sink.records, sink, files or {}, _beside=dict(beside or {}))
 
     @classmethod
     def at(cls, output: Any, plan: Plan, files: Mapping[str, str] | None = None) -> Place:

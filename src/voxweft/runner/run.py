@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from voxweft.engine.plan import PatchesRef, Plan
 from voxweft.engine.report import Report, environment, peak_memory_bytes
 from voxweft.engine.stage import Stage, Sweep, consecutive
 from voxweft.engine.totals import Totals
-from voxweft.errors import IncompleteError, RequestError, RunError, VolumeError, first_line
+from voxweft.errors import IncompleteError, RequestError, RunError, VolumeError, VoxweftError, first_line
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
@@ -46,6 +46,9 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     for url in urls:
         require_apart(url, place.url)
     if execution.overwrite:
+        with suppress(VoxweftError):  # outputs of an earlier plan that the new one does not have
+            if earlier := Ledger(place.records).plan():
+                replace(place, _beside={}).remove(Plan.from_json(earlier))
         place.remove(opened.plan)
     opened, ledger, first = store_or_follow(opened, place, workers.devices[0], emit)
     plan, place = opened.plan, replace(place, generation=ledger.generation)

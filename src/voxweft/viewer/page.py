@@ -18,7 +18,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
 from voxweft.model.card import ModelCard
-from voxweft.ops.activate import Finish
+from voxweft.ops.activate import VALUES, Finish
 from voxweft.runner.objects import OBJECTS
 from voxweft.runner.opening import Opened
 from voxweft.runner.records import plan_of
@@ -112,6 +112,7 @@ class Subject:
         if stage.kind == "sweep":
             return cls(plan, spec, stage.finish, stage.region, stage)
         arguments = stage.op.arguments
+        arguments = arguments["heads"][0] if "heads" in arguments else arguments
         if {"mode", "output", "n_classes"} <= arguments.keys():
             return cls(plan, spec, Finish(**arguments), stage.region, None)
         labels = spec.is_label or spec.n_channels > 1
@@ -246,7 +247,8 @@ def _histogram(sink: Sink, subject: Subject) -> str:
         return bar_table(bars, "voxels") + f"<p class=small>resolution level {level}</p>"
     counts, _ = np.histogram(pictures.foreground(values, finish), bins=20, range=(0, 1))
     bars = {f"{i / 20:.2f} to {(i + 1) / 20:.2f}": int(n) for i, n in enumerate(counts)}
-    return bar_table(bars, "voxels by probability of the foreground") + f"<p class=small>resolution level {level}</p>"
+    what = "size, as a share of the largest" if finish.output in VALUES else "probability of the foreground"
+    return bar_table(bars, f"voxels by {what}") + f"<p class=small>resolution level {level}</p>"
 
 
 def _middle(box: Box) -> Box:

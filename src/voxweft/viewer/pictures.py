@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from voxweft.ops.activate import Finish
+from voxweft.ops.activate import UNIT, VALUES, Finish
 
 TINT = np.array([255, 122, 26], np.float32)
 
@@ -25,6 +25,9 @@ def grey(plane: NDArray[np.generic]) -> NDArray[np.uint8]:
 def foreground(values: NDArray[np.generic], finish: Finish) -> NDArray[np.float32]:
     """How much of a result [C, ...] is foreground, 0 to 1, float32 [...]."""
     v = values.astype(np.float32)
+    if finish.output in VALUES:  # the length of vectors, or how far numbers are from 0
+        size = np.sqrt((v**2).sum(axis=0))
+        return np.asarray(size / max(float(size.max(initial=0)), 1e-9))
     if finish.output == "logits":
         if finish.activation == "softmax" and len(v) > 1:
             p = np.exp(v - v.max(axis=0))
@@ -48,11 +51,18 @@ def classes(values: NDArray[np.generic], finish: Finish) -> NDArray[np.intp] | N
 
 
 def coloured(values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
-    """A plane of the result [C, Y, X] as RGB: grey for one foreground, a colour a class for several."""
+    """A plane of the result [C, Y, X] as RGB: grey for one foreground, a colour a class or a direction for several."""
+    if finish.activation == "normals" and len(values) == 3:
+        return np.asarray(np.moveaxis(255 * np.abs(values.astype(np.float32)) / _top(values), 0, -1), np.uint8)
     index = classes(values, finish)
     if index is None:
         return np.repeat((foreground(values, finish) * 255).astype(np.uint8)[..., None], 3, axis=2)
     return palette(int(index.max()) + 1)[index].astype(np.uint8)
+
+
+def _top(values: NDArray[np.generic]) -> int:
+    """What stands for length one."""
+    return UNIT if values.dtype == np.int8 else 1
 
 
 def overlay(image: NDArray[np.generic], values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
@@ -60,6 +70,8 @@ def overlay(image: NDArray[np.generic], values: NDArray[np.generic], finish: Fin
     base = grey(image).astype(np.float32)
     index = classes(values, finish)
     tint = TINT if index is None else palette(int(index.max()) + 1)[index]
+    if finish.activation == "normals":
+        tint = coloured(values, finish).astype(np.float32)
     alpha = 0.6 * foreground(values, finish)[..., None]
     return (base * (1 - alpha) + tint * alpha).astype(np.uint8)
 

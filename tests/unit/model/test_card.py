@@ -41,6 +41,7 @@ FULL = ModelCard(
     batch_size=4,
     n_dimensions=2,
     heads=HEADS,
+    separate=True,
     fixed_patch=True,
     targets=((0, 2), (2, 3)),
     ends_in="softmax",

@@ -37,6 +37,7 @@ CHANGES = {
     "batch_size": 1,
     "n_dimensions": 2,
     "heads": (Head("all", 3, "softmax"),),
+    "separate": True,
     "fixed_patch": True,
     "targets": ((0, 3),),
     "ends_in": "softmax",

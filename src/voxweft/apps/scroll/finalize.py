@@ -14,13 +14,14 @@ from voxweft.engine.budget import shard_for
 from voxweft.engine.compat import finish_as_vesuvius
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of, parse_size
-from voxweft.engine.finish import finish_block
+from voxweft.engine.finish import finish_block, finish_heads
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.op import Op
 from voxweft.engine.part import State
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request, differing
 from voxweft.engine.report import Report
+from voxweft.engine.separate import Wanted, finishes_of, halving_of, told_of
 from voxweft.engine.stage import Blocks, Output, Source, Stage, level_stages
 from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.geometry.box import Box, Zyx
@@ -28,6 +29,8 @@ from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import Repeat
+from voxweft.model.head import Head
+from voxweft.model.targets import heads_in
 from voxweft.ops.activate import Finish
 from voxweft.ops.components import require_components
 from voxweft.runner.components import PAINT, component_stages, n_components
@@ -131,48 +134,55 @@ def finalize_plan(
 ) -> Plan:
     """The plan of a finalize: an operation on every chunk."""
     (classes, storage), source = options, volume.info
-    listed = attributes.get("target_info", {}).values()
-    targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in listed))
-    if targets and classes.mode == "multiclass":
-        raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
-    activation, ids = activation_in({} if storage.compat else attributes, source.n_channels)
-    finish = Finish(classes.mode, classes.output, source.n_channels, activation, classes.threshold, targets, ids)
+    made = _finishes(attributes, options, source.n_channels)
+    finishes = [finish for _, finish in made]
     sides = zip(parse_size(storage.chunk_size) or source.chunk_zyx, source.shape_zyx, strict=True)
     chunk: Zyx = tuple(min(c, -(-n // 16) * 16) for c, n in sides)  # type: ignore[assignment]
     plane = (-(-source.shape_zyx[1] // chunk[1]) * chunk[1], -(-source.shape_zyx[2] // chunk[2]) * chunk[2])
-    spec = OutputSpec(
-        shape_zyx=source.shape_zyx,
-        n_channels=finish.n_channels,
-        dtype=finish.dtype,
-        chunk_zyx=chunk,
-        shard_zyx=shard_for(plane, chunk),
-        pyramid=("mean" if classes.output == "probability" else "nearest")
-        if storage.pyramid and not storage.compat
-        else "none",
-        geometry=geometry_in(dict(attributes)),
-        layout="vesuvius" if storage.compat else "ome-zarr",
-        is_label=classes.output == "labels",
+    specs = [
+        OutputSpec(
+            shape_zyx=source.shape_zyx,
+            n_channels=finish.n_channels,
+            dtype=finish.dtype,
+            chunk_zyx=chunk,
+            shard_zyx=shard_for(plane, chunk),
+            pyramid=halving_of(finish) if storage.pyramid and not storage.compat else "none",
+            geometry=geometry_in(dict(attributes)),
+            layout="vesuvius" if storage.compat else "ome-zarr",
+            is_label=finish.output == "labels",
+        )
+        for finish in finishes
+    ]
+    told = _attributes(attributes, classes)
+    outputs = tuple(
+        Output(head.name if head and n else "", spec, attributes=told | (told_of(head, finish) if head else {}))
+        for n, ((head, finish), spec) in enumerate(zip(made, specs, strict=True))
     )
-    output = Output(spec=spec, attributes=_attributes(attributes, classes))
     region = Box.of(source.shape_zyx)
     inputs = [InputRef(VOLUME, volume_ref(volume), _fingerprint(volume))]
     mask = open_support(storage.mask)
     if mask is not None:
         repeated = Repeat(mask_scale(mask.info, source.shape_zyx), source.shape_zyx)
         inputs.append(InputRef(MASK, volume_ref(repeated.of(mask)), mask_fingerprint(mask)))
+    if made[0][0]:
+        op = Op.of(finish_heads, heads=[asdict(finish) for finish in finishes])
+    else:
+        op = Op.of(finish_as_vesuvius if storage.compat else finish_block, **asdict(finishes[0]))
     stage = Blocks(
         name="finalize",
-        op=Op.of(finish_as_vesuvius if storage.compat else finish_block, **asdict(finish)),
+        op=op,
         sources=tuple(Source(one.name) for one in inputs),
-        outputs=(output,),
+        outputs=outputs,
         shape_zyx=source.shape_zyx,
         region=region,
-        block_zyx=spec.shard_zyx,
+        block_zyx=specs[0].shard_zyx,
         cell_zyx=chunk,
         only_where=VOLUME,
     )
-    levels = level_stages(output, region, stage.name, sparse=True)
-    after = component_stages_of(classes, stage.name, spec)
+    levels = [
+        one for n, output in enumerate(outputs) for one in level_stages(output, region, stage.name, n, sparse=True)
+    ]
+    after = component_stages_of(classes, stage.name, specs[0])
     return Plan(_request(classes, storage), tuple(inputs), (), (stage, *levels, *after))
 
 
@@ -197,6 +207,23 @@ def tell_components(classes: ClassOptions, place: Place, emit: Emit) -> None:
     if classes.has_components and ledger.done(PAINT):
         where = [place.beside("mask"), *([place.beside(INSTANCES)] if classes.instances else [])]
         emit(Event("note", f"{n_components(ledger)} components: {', '.join(where)}"))
+
+
+def _finishes(
+    attributes: Mapping[str, Any], options: tuple[ClassOptions, FinalizeOptions], n_channels: int
+) -> list[tuple[Head | None, Finish]]:
+    """What becomes of the logits: one output of all of them, or one of each head that says that it is its own."""
+    classes, storage = options
+    if heads := heads_in(attributes, n_channels):
+        if storage.compat:
+            raise RequestError(f"--compat {storage.compat} knows one output only; the logits have {len(heads)} targets")
+        return [*finishes_of(heads, Wanted(classes.mode, classes.output, classes.threshold, classes.normals))]
+    listed = attributes.get("target_info", {}).values()
+    targets = tuple(sorted((int(t["start_channel"]), int(t["end_channel"])) for t in listed))
+    if targets and classes.mode == "multiclass":
+        raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
+    activation, ids = activation_in({} if storage.compat else attributes, n_channels)
+    return [(None, Finish(classes.mode, classes.output, n_channels, activation, classes.threshold, targets, ids))]
 
 
 def _attributes(attributes: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:

@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from voxweft.engine.fields import like, option, parse_bytes
+from voxweft.engine.fields import like, option, parse_bytes, unknown
 from voxweft.engine.options import RunOptions, part_problems
+from voxweft.engine.separate import NORMALS
 from voxweft.errors import RequestError
 from voxweft.ops.activate import MODES, OUTPUTS
 from voxweft.runner.components import Rule
@@ -86,6 +87,7 @@ class NetworkOptions:
     memory: str = like(RunOptions, "memory")
     hf_token: str = option("", "Hugging Face token, for a private hf:// model.", decides=False)
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")
+    targets: str = like(RunOptions, "targets")
 
     def __post_init__(self) -> None:
         problems = []
@@ -183,6 +185,7 @@ class ClassOptions:
         help="Probability above which a voxel is foreground, with --threshold.",
         names=("--threshold-value",),
     )
+    normals: str = like(RunOptions, "normals")
 
     low: float = option(0.0, "Hysteresis: foreground above this probability, where it is connected to --high.")
     high: float = option(0.0, "Hysteresis: the probability that a component must exceed somewhere.")
@@ -208,7 +211,7 @@ class ClassOptions:
             problems.append(f"--mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
         if not 0 < self.threshold < 1:
             problems.append(f"--threshold-value {self.threshold} is no probability; use a number between 0 and 1")
-        check(problems)
+        check(problems + unknown(self, normals=tuple(NORMALS)))
 
     @property
     def has_components(self) -> bool:

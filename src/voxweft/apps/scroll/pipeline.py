@@ -119,11 +119,13 @@ def opened_inputs(source: Any, model: Any, options: Options, emit: Emit = silent
         mode=classes.mode,
         output=classes.output,
         threshold=classes.threshold,
+        normals=classes.normals,
         chunk=pipeline_options.chunk_size,
         pyramid=pipeline_options.pyramid,
         **{name: value for name, value in classes.after.items() if name != "threshold"},
     )
-    return open_source(source, source_options), load_model(model, token=network.hf_token), engine
+    found = load_model(model, token=network.hf_token, targets=network.targets)
+    return open_source(source, source_options), found, engine
 
 
 def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:

@@ -119,7 +119,7 @@ def _opened(
     engine = stage_options(source_options, network, output="patches", num_parts=part.num_parts)
     volume = open_source(source, source_options)
     require_apart(volume.info.url, output_dir)
-    found = load_model(model, token=network.hf_token)
+    found = load_model(model, token=network.hf_token, targets=network.targets)
     compressor = (storage.zarr_compressor, storage.zarr_compression_level)
     schemes = scope_of(found.card, network.normalization, emit)
     return plan_run(
@@ -149,6 +149,7 @@ def stage_options(source_options: SourceOptions, network: NetworkOptions, **more
         precision=network.precision,
         device=network.device,
         memory=network.memory,
+        targets=network.targets,
         listed_volume=find_volume(source_options) if source_options.input_format == "volume" else "",
         **more,
     )
