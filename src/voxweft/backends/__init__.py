@@ -25,7 +25,7 @@ KNOWN = (
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
 )
 TAKES = {
-    "ink": ("model_type", "n_layers", "tile", "trust_code"),
+    "ink": ("model_type", "n_layers", "tile", "trust_code", "depth_output"),
     "nnunet": ("folds", "checkpoint"),
     "panoptic": ("inference_scale", "fine_boundaries", "use_quantized"),
     "monai": ("model_config",),
@@ -49,7 +49,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     token
         For a private ``hf://`` repository.
     **arguments
-        For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
+        For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code``, ``depth_output`` of
         :func:`voxweft.backends.ink.load`; for an nnU-Net folder ``folds`` and ``checkpoint`` of
         :func:`voxweft.backends.nnunet.load`; for MONAI weights ``model_config``; for a panoptic network those of
         :func:`voxweft.backends.panoptic.load`. What a format does not know it ignores.
