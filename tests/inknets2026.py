@@ -5,6 +5,7 @@ published files have ``width=64``; the hybrid ones ``features=HYBRID``. No publi
 
     save(path, "hecate-2.4", width=4)           a file as it is published, narrow
     state = random_state("hecate-2.4", width=4) its tensors alone
+    plain("hecate-2.4", state, layers)          what they make of layers, by a second implementation
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn import functional as F  # noqa: N812 - as torch's own documentation has it
 
 KINDS = ("resnet3d-3d-decoder", "hecate-2.4", "hecate-9.6", "hybrid")
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
@@ -197,3 +199,126 @@ def _values(name: str, shape: Shape, random: torch.Generator) -> torch.Tensor:
     if len(shape) > 1:
         return noise * math.sqrt(2 / math.prod(shape[1:]))
     return noise * 0.1 + (1.0 if name.endswith("weight") else 0.0)
+
+
+def plain(kind: str, state: Mapping[str, torch.Tensor], layers: torch.Tensor, blocks: Shape = BLOCKS[152]) -> list[Any]:
+    """Probabilities [B, Y, X], of Hecate also [B, L, Y, X], of scaled layers [B, L, Y, X], in float64.
+
+    A second, plain implementation by the names of the tensors; ``blocks`` are those of the four stages of the ResNet.
+    """
+    s = {k.removeprefix("canonical."): v.double() for k, v in state.items()}
+    x = layers.double().unsqueeze(1)
+    if kind == "hybrid":
+        return [_plain_hybrid(s, x).sigmoid()[:, 0]]
+    if kind == "resnet3d-3d-decoder":
+        features = _plain_features(s, x, blocks, pooled=True)
+        score = F.conv3d(
+            features, s["decoder.depth_collapse.attn_conv.weight"], s["decoder.depth_collapse.attn_conv.bias"]
+        )
+        weight = score.exp() / score.exp().sum(2, keepdim=True)
+        logit = F.conv2d((features * weight).sum(2), s["decoder.logit.weight"], s["decoder.logit.bias"])
+        return [_grown(torch.sigmoid(logit), x.shape[3:])[:, 0]]
+    margin, stride = (1, 4) if kind == "hecate-2.4" else (0, 1)
+    seen = x[:, :, margin : x.shape[2] - margin]
+    features = _plain_features(s, seen, blocks, pooled=stride == 4)
+    logits = F.conv3d(features, s["decoder.logit.weight"].unsqueeze(2), s["decoder.logit.bias"])[:, 0]
+    score = F.conv3d(features, s["decoder.depth_collapse.attn_conv.weight"], s["decoder.depth_collapse.attn_conv.bias"])
+    n = score.shape[2]
+    score = score[:, 0] + s["depth_coordinate_scale"] * (torch.arange(n) - n // 2).view(1, -1, 1, 1) / (n // 2)
+    known = (x[:, 0] != 0).any(1)
+    fewer = known.unflatten(2, (-1, stride)).any(3).unflatten(1, (-1, stride)).any(2)
+    weight = torch.where(fewer[:, None], score.exp() / score.exp().sum(1, keepdim=True), 0.0)
+    flat = torch.sigmoid((weight * logits).sum(1))
+    deep = F.interpolate(logits[:, None], seen.shape[2:], mode="trilinear")[:, 0]
+    outside = torch.full_like(x[:, 0, :margin], -20)
+    deep = torch.sigmoid(torch.cat([outside, deep, outside], 1))
+    return [_grown(flat[:, None], x.shape[3:])[:, 0] * known, deep * known[:, None]]
+
+
+def _plain_features(s: dict[str, torch.Tensor], x: torch.Tensor, blocks: Shape, pooled: bool) -> torch.Tensor:
+    x = _plain_norm(s, "normalization", x)
+    kernel = s["backbone.conv1.weight"]
+    x = F.conv3d(x, kernel, stride=(1, 2, 2) if pooled else 1, padding=kernel.shape[-1] // 2)
+    x = _plain_norm(s, "backbone.bn1", x).relu()
+    if pooled:
+        x = F.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    maps = []
+    for stage, count in enumerate(blocks):
+        for b in range(count):
+            at, stride = f"backbone.layer{stage + 1}.{b}", 2 if stage and b == 0 else 1
+            y = _plain_norm(s, f"{at}.bn1", F.conv3d(x, s[f"{at}.conv1.weight"])).relu()
+            y = _plain_norm(s, f"{at}.bn2", F.conv3d(y, s[f"{at}.conv2.weight"], stride=stride, padding=1)).relu()
+            y = _plain_norm(s, f"{at}.bn3", F.conv3d(y, s[f"{at}.conv3.weight"]))
+            if b == 0:
+                x = F.conv3d(x, s[f"{at}.downsample.0.weight"], stride=stride)
+                x = _plain_norm(s, f"{at}.downsample.1", x)
+            x = (x + y).relu()
+        small = F.conv3d(x, s[f"decoder.channel_reduce.{stage}.0.weight"])
+        maps.append(_plain_groups(s, f"decoder.channel_reduce.{stage}.1", small).relu())
+    x = maps[3]
+    for n, finer in enumerate((maps[2], maps[1], maps[0])):
+        at = f"decoder.decoder_blocks.{n}"
+        both = torch.cat([F.interpolate(x, finer.shape[2:], mode="trilinear"), finer], 1)
+        y = _plain_groups(s, f"{at}.gn1", F.conv3d(both, s[f"{at}.conv1.weight"], padding=1)).relu()
+        y = _plain_groups(s, f"{at}.gn2", F.conv3d(y, s[f"{at}.conv2.weight"], padding=1))
+        x = (y + F.conv3d(both, s[f"{at}.shortcut.weight"])).relu()
+    return x
+
+
+def _plain_hybrid(s: dict[str, torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    for n in (0, 3):
+        x = F.conv3d(x, s[f"depth_fusion.features.{n}.weight"], padding=1)
+        x = _plain_instance(s, f"depth_fusion.features.{n + 1}", x)
+    score = F.conv3d(x, s["depth_fusion.attention_logits.weight"], s["depth_fusion.attention_logits.bias"]).exp()
+    x = torch.cat([(x * score).sum(2) / score.sum(2), x.max(2).values], 1)
+    x = _plain_conv(s, "network.shared_encoder.stem.convs.0", x)
+    n_stages = 1 + max(int(k.split(".")[3]) for k in s if k.startswith("network.shared_encoder.stages."))
+    skips = []
+    for stage in range(n_stages):
+        for b in range(HYBRID_BLOCKS[stage]):
+            at, stride = f"network.shared_encoder.stages.{stage}.blocks.{b}", 2 if stage and b == 0 else 1
+            y = _plain_conv(s, f"{at}.conv2", _plain_conv(s, f"{at}.conv1", x, stride), slope=1)
+            x = F.avg_pool2d(x, stride)
+            if skip := next((k for k in s if k.startswith(f"{at}.skip.") and k.endswith(".conv.weight")), ""):
+                x = _plain_conv(s, skip.removesuffix(".conv.weight"), x, slope=1)
+            x = F.leaky_relu(x + y)
+        skips.append(x)
+    for n in range(n_stages - 1):
+        at = "network.shared_decoder"
+        x = F.conv_transpose2d(x, s[f"{at}.transpconvs.{n}.weight"], s[f"{at}.transpconvs.{n}.bias"], stride=2)
+        x = _plain_conv(s, f"{at}.stages.{n}.convs.0", torch.cat([x, skips[-2 - n]], 1))
+    return F.conv2d(x, s["network.task_heads.ink.weight"], s["network.task_heads.ink.bias"])
+
+
+def _plain_conv(
+    s: dict[str, torch.Tensor], at: str, x: torch.Tensor, stride: int = 1, slope: float = 0.01
+) -> torch.Tensor:
+    weight = s[f"{at}.conv.weight"]
+    x = F.conv2d(x, weight, s.get(f"{at}.conv.bias"), stride=stride, padding=weight.shape[-1] // 2)
+    return _plain_instance(s, f"{at}.norm", x, slope)
+
+
+def _plain_instance(s: dict[str, torch.Tensor], at: str, x: torch.Tensor, slope: float = 0.01) -> torch.Tensor:
+    axes = tuple(range(2, x.ndim))
+    x = (x - x.mean(axes, keepdim=True)) / torch.sqrt(x.var(axes, correction=0, keepdim=True) + 1e-5)
+    return F.leaky_relu(_plain_affine(s, at, x), slope)
+
+
+def _plain_groups(s: dict[str, torch.Tensor], at: str, x: torch.Tensor) -> torch.Tensor:
+    grouped = x.unflatten(1, (min(32, x.shape[1]), -1)).flatten(2)
+    grouped = (grouped - grouped.mean(2, keepdim=True)) / torch.sqrt(grouped.var(2, correction=0, keepdim=True) + 1e-5)
+    return _plain_affine(s, at, grouped.reshape(x.shape))
+
+
+def _plain_norm(s: dict[str, torch.Tensor], at: str, x: torch.Tensor) -> torch.Tensor:
+    mean, var = (s[f"{at}.{k}"].view(1, -1, 1, 1, 1) for k in ("running_mean", "running_var"))
+    return _plain_affine(s, at, (x - mean) / torch.sqrt(var + 1e-5))
+
+
+def _plain_affine(s: dict[str, torch.Tensor], at: str, x: torch.Tensor) -> torch.Tensor:
+    weight, bias = (s[f"{at}.{k}"].view(1, -1, *(1,) * (x.ndim - 2)) for k in ("weight", "bias"))
+    return x * weight + bias
+
+
+def _grown(x: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return F.interpolate(x, tuple(size), mode="bilinear")

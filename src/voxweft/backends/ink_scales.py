@@ -40,8 +40,6 @@ def scale_of(config: Mapping[str, Any], path: Path, otherwise: Mapping[str, Any]
 
 def _scheme(mode: str, settings: Mapping[str, Any]) -> Normalization:
     percentiles = float(settings["percentile_lower"]), float(settings["percentile_upper"])
-    if mode == "percentile_minmax" and percentiles != (1.0, 99.0):
-        raise ValueError(mode)
     divided = {"mean": 0.0, "std": float(settings["divisor"])}
     clipped = {"lower": float(settings["clip_min"]), "upper": float(settings["clip_max"])}
     match mode:
@@ -53,8 +51,14 @@ def _scheme(mode: str, settings: Mapping[str, Any]) -> Normalization:
             scheme, numbers = "ct", {"mean": float(settings["mean"]), "std": float(settings["std"]), **clipped}
         case "robust_mad":
             scheme, numbers = "robust_mad", {"lower": percentiles[0], "upper": percentiles[1]}
+        case "none":
+            scheme, numbers = "none", {}
+        case "minmax":
+            scheme, numbers = "instance_minmax", {}
+        case "percentile_minmax" if percentiles == (1.0, 99.0):
+            scheme, numbers = "percentile_minmax", {}
         case _:
-            scheme, numbers = {"none": "none", "minmax": "instance_minmax"}.get(mode, mode), {}
+            raise ValueError(mode)
     return Normalization(scheme, **numbers)
 
 
