@@ -58,6 +58,7 @@ def build(file: InkFile, request: InkRequest) -> tuple[torch.nn.Module, dict[str
         "details": {
             "architecture": f"ResNet3D-{depth}, decoder in 3-D, attention over features",
             "layers": trained,
+            "voxel_size": "not in the file; the published model was trained at 2.4 micrometer",
             "scale": scale_in_words(scaled["normalization"][0]),
             **_sizes(size),
         },
@@ -134,4 +135,10 @@ def _tiles(size: Decoder3dSize, tile: int, file: InkFile) -> dict[str, Any]:
 
 
 def _sizes(size: Decoder3dSize) -> dict[str, Any]:
-    return {**asdict(size.backbone), "reduced": size.reduced, "margin": size.margin}
+    sizes = asdict(size.backbone)
+    return {
+        "batch_normalized_input": sizes.pop("normalization"),
+        **sizes,
+        "reduced": size.reduced,
+        "margin": size.margin,
+    }

@@ -17,7 +17,7 @@ from itertools import pairwise
 
 import torch
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from voxweft.errors import ModelError
 
@@ -197,6 +197,12 @@ def _batch_norm(channels: int) -> torch.nn.Module:
 
 def _folded(conv: torch.nn.Conv3d, norm: torch.nn.Module) -> tuple[torch.nn.Conv3d, torch.nn.Module]:
     """A convolution that normalises as well, and nothing."""
-    if not isinstance(norm, torch.nn.BatchNorm3d):
+    if not isinstance(norm, torch.nn.BatchNorm3d) or norm.running_mean is None or norm.running_var is None:
         return conv, norm
-    return fuse_conv_bn_eval(conv, norm), torch.nn.Identity()
+    weight, bias = fuse_conv_bn_weights(
+        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
+    )
+    with torch.no_grad():
+        conv.weight.copy_(weight)  # in its place: no second copy of all weights
+    conv.bias = bias
+    return conv, torch.nn.Identity()

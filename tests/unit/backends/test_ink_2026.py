@@ -188,7 +188,10 @@ def test_configurations_that_cannot_be(tmp_path: Path, kind: str, config: dict[s
 @pytest.mark.parametrize(
     ("kind", "tells"),
     [
-        ("resnet3d-3d-decoder", ["ResNet3D-50", "62", "(256, 1, 256)", "(128, 1, 128)", "clipped to 0 .. 200"]),
+        (
+            "resnet3d-3d-decoder",
+            ["ResNet3D-50", "62", "(256, 1, 256)", "(128, 1, 128)", "2.4 micrometer", "clipped to 0 .. 200"],
+        ),
         ("hecate-2.4", ["Hecate", "64", "(128, 1, 128)", "2.4 micrometer", "not clipped, divided by 200"]),
         ("hecate-9.6", ["Hecate", "16", "(32, 1, 32)", "9.6 micrometer", "not clipped, divided by 255"]),
         ("hybrid", ["U-Net", "17", "(64, 1, 64)", "percentiles 1 and 99"]),
