@@ -17,7 +17,6 @@ from itertools import pairwise
 
 import torch
 from torch.nn import functional
-from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from voxweft.errors import ModelError
 
@@ -199,10 +198,8 @@ def _folded(conv: torch.nn.Conv3d, norm: torch.nn.Module) -> tuple[torch.nn.Conv
     """A convolution that normalises as well, and nothing."""
     if not isinstance(norm, torch.nn.BatchNorm3d) or norm.running_mean is None or norm.running_var is None:
         return conv, norm
-    weight, bias = fuse_conv_bn_weights(
-        conv.weight, conv.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
-    )
     with torch.no_grad():
-        conv.weight.copy_(weight)  # in its place: no second copy of all weights
-    conv.bias = bias
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        conv.weight.mul_(scale.view(-1, 1, 1, 1, 1))  # in its place: memory holds all weights once
+        conv.bias = torch.nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
     return conv, torch.nn.Identity()
