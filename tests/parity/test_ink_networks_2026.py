@@ -29,17 +29,18 @@ def layers_of(kind: str, n_layers: int) -> torch.Tensor:
     return layers
 
 
-def computed(path: Path, layers: torch.Tensor, **arguments: Any) -> torch.Tensor:
+def computed(path: Path, layers: torch.Tensor, runtime: str = "torch", **arguments: Any) -> torch.Tensor:
     model = voxweft.load_model(path, **arguments)
-    setting = ForwardSetting("torch", "cpu", "fp32", len(layers), tuple(layers.shape[2:]))
+    setting = ForwardSetting(runtime, "cpu", "fp32", len(layers), tuple(layers.shape[2:]))
     return model.open(setting)(layers)[:, :, :, 0]
 
 
+@pytest.mark.parametrize("runtime", ["torch", "jit"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_forward(tmp_path: Path, kind: str) -> None:
+def test_forward(tmp_path: Path, kind: str, runtime: str) -> None:
     path = save(tmp_path / "net.pth", kind, **NARROW[kind])
     layers = layers_of(kind, {"hecate-2.4": 64, "hecate-9.6": 16, "hybrid": 17}.get(kind, 11))
-    found = computed(path, layers, n_layers=layers.shape[1], tile=64)
+    found = computed(path, layers, runtime, n_layers=layers.shape[1], tile=64)
     wanted, *_ = plain(kind, random_state(kind, **NARROW[kind]), layers[:, :, :, 0], BLOCKS[50])
     assert found.dtype == torch.float32
     assert wanted.std() > 0.05
