@@ -53,6 +53,11 @@ def forward(plan: Plan, predictor: Any, voxels: np.ndarray, inside: np.ndarray) 
                 values = (values - values.mean()) / max(values.std(), 1e-8)
             case "instance_minmax":
                 values = (values - values.min()) / max(np.ptp(values), 1e-8)
+            case "robust_mad":
+                clipped = values.clip(*np.percentile(values, (1, 99)))
+                distance = 1.4826 * np.median(np.abs(clipped - np.median(clipped)))
+                spread = (distance, values.std(), np.ptp(clipped) / 2, 1.0)
+                values = (clipped - np.median(clipped)) / next(s for s in spread if s >= 1e-6)
             case "global_zscore":
                 values = (values - scheme.mean) / max(scheme.std, 1e-8)
         scaled[c][inside] = values

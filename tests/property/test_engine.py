@@ -26,7 +26,7 @@ requests = st.fixed_dictionaries(
         "window": st.sampled_from(["gaussian", "hann", "uniform"]),
         "fit": st.sampled_from(["spread", "snap"]),
         "tta": st.sampled_from(["none", "none", "mirroring", "rotation"]),
-        "normalization": st.sampled_from(["none", "instance_zscore", "instance_minmax"]),
+        "normalization": st.sampled_from(["none", "instance_zscore", "instance_minmax", "robust_mad"]),
         "skip_empty": st.booleans(),
         "chunk": st.sampled_from(["8,8,8", "16,8,16", "16,32,16"]),
         "runtime": st.just("torch"),

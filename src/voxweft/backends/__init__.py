@@ -26,7 +26,7 @@ KNOWN = (
     "or an ink checkpoint (.ckpt, .safetensors, .bin, .pt, .pth)"
 )
 TAKES = {
-    "ink": ("model_type", "n_layers", "tile", "trust_code"),
+    "ink": ("model_type", "n_layers", "tile", "trust_code", "depth_output"),
     "nnunet": ("folds", "checkpoint"),
     "panoptic": ("inference_scale", "fine_boundaries", "use_quantized"),
     "monai": ("model_config",),
@@ -51,7 +51,7 @@ def load_model(source: Any, *, token: str = "", **arguments: Any) -> Model:
     token
         For a private ``hf://`` repository.
     **arguments
-        For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code`` of
+        For an ink checkpoint: ``model_type``, ``n_layers``, ``tile``, ``trust_code``, ``depth_output`` of
         :func:`voxweft.backends.ink.load`; for an nnU-Net folder ``folds`` and ``checkpoint`` of
         :func:`voxweft.backends.nnunet.load`; for MONAI weights ``model_config``; for a checkpoint of vesuvius.train
         ``targets``, with commas between; for a panoptic network those of

@@ -51,8 +51,9 @@ Length = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Activation = Literal["softmax", "sigmoid", "none"]
 Scheme = Literal[
-    "none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct"
-]
+    "none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct",
+    "robust_mad",
+]  # fmt: skip
 
 
 class SideHead(BaseModel):

@@ -170,6 +170,8 @@ def info(
         print(json.dumps(found, indent=1, default=str))
     else:
         details = found.pop("details", {})
+        contract = {k: v for k, v in (found.pop("contract", None) or {}).items() if v not in (None, "", (), 0)}
+        found["contract"] = ", ".join(f"{k} {v}" for k, v in contract.items()).replace("_", " ")
         table({k.replace("_", " "): str(v) for k, v in {**found, **details}.items() if v not in (None, "", (), {})})
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 VERSION = 3
+NOT_STORED: dict[str, Any] = {"request": {"defaults"}, "models": {"__all__": {"card": {"contract"}}}}
 VOLUME, MASK = "volume", "mask"  # names of inputs
 LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False, "sparse": False, "only_where": ""}
 """Fields that came after plans were first hashed; at these values they are no part of the digest."""
@@ -137,7 +138,7 @@ class Plan:
 
     def to_json(self) -> bytes:
         """The plan as JSON; :meth:`from_json` gives an equal plan."""
-        return _adapter().dump_json(self, indent=1, exclude={"request": {"defaults"}})
+        return _adapter().dump_json(self, indent=1, exclude=NOT_STORED)
 
     @classmethod
     def from_json(cls, data: bytes | str) -> Plan:

@@ -9,10 +9,14 @@ from typing import Any
 
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Zyx
+from voxweft.model.contract import InputContract
 from voxweft.model.frozen import FrozenDict
 from voxweft.model.head import ACTIVATIONS, CENTRES, FIELDS, OFFSETS, Head, channel_ranges
 
-SCHEMES = ("none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct")
+SCHEMES = (
+    "none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct",
+    "robust_mad",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +33,8 @@ class Normalization:
     percentile_minmax (clip(x, a, b) - a) / (b - a), 0 where a = b        each patch: percentiles 1 and 99
     global_minmax     as instance_minmax                                  the whole volume, or given
     ct                (clip(x, lower, upper) - mean) / max(std, 1e-8)     given (training foreground)
+    robust_mad        (y - median y) / (1.4826 median |y - median y|)     each patch, all its channels together;
+                      of y = clip(x, a, b)                                a, b: percentiles lower and upper (1, 99)
     ================  ==================================================  =============================
 
     Attributes
@@ -36,7 +42,8 @@ class Normalization:
     scheme
         One of the table.
     mean, std, lower, upper
-        Given numbers; for ``global_minmax`` lower and upper are the minimum and maximum. None: to be measured.
+        Given numbers; for ``global_minmax`` lower and upper are the minimum and maximum, for ``robust_mad`` the
+        percentiles. None: to be measured, or the usual ones.
 
     Raises
     ------
@@ -60,8 +67,15 @@ class Normalization:
         wrong += [f"std {self.std}"] if self.std is not None and not self.std > 0 else []
         if self.scheme == "ct" and not (self.lower or 0) < (self.upper or 0):
             wrong.append(f"lower {self.lower} and upper {self.upper}")
+        if self.scheme == "robust_mad" and not 0 <= self.percentiles[0] < self.percentiles[1] <= 100:
+            wrong.append(f"percentiles {self.percentiles[0]:g} and {self.percentiles[1]:g}")
         if wrong:
             raise ModelError(f"normalization {self.scheme!r} cannot be computed with {', '.join(wrong)}")
+
+    @property
+    def percentiles(self) -> tuple[float, float]:
+        """Of ``robust_mad``."""
+        return (1.0 if self.lower is None else self.lower), (99.0 if self.upper is None else self.upper)
 
     @property
     def needs_statistics(self) -> bool:
@@ -171,6 +185,8 @@ class ModelCard:
         What a user should know of the normalisation, or "".
     notes
         What else a user should know before a run.
+    contract
+        What an input must be that is like the one of training, or None. No part of a plan: it decides no bit.
     attributes
         What an output is to say beside its own provenance; plain JSON values.
     details
@@ -222,6 +238,7 @@ class ModelCard:
     divisor: float | None = None
     normalization_note: str = ""
     notes: tuple[str, ...] = ()
+    contract: InputContract | None = field(default=None, compare=False)
     attributes: Mapping[str, Any] = field(default_factory=FrozenDict)
     details: Mapping[str, Any] = field(default_factory=FrozenDict)
     separate: bool = False

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from voxweft.model.protocols import Model
 
-NOT_COMPARED = ("path", "normalization_note", "notes", "attributes", "details")
+NOT_COMPARED = ("path", "normalization_note", "notes", "contract", "attributes", "details")
 """Fields of a card that decide no bit: where it lies, and what is told of it."""
 
 

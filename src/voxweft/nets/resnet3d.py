@@ -11,7 +11,7 @@ The published networks have w = 64. Names in the state dict are those of the ink
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -90,13 +90,22 @@ class InkResNet3d(torch.nn.Module):
 
 
 class ResNet3d(torch.nn.Module):
-    """The four feature maps [B, outer[s], Z / 2^s, Y / 2^(s+2), X / 2^(s+2)] of a volume [B, 1, Z, Y, X]."""
+    """The four feature maps [B, outer[s], Z / 2^s, Y / 2^(s+2), X / 2^(s+2)] of a volume [B, 1, Z, Y, X].
 
-    def __init__(self, size: ResNet3dSize) -> None:
+    Parameters
+    ----------
+    size
+        Its shapes.
+    pooled
+        Whether the stem makes Y and X four times smaller; else the maps have Y / 2^s and X / 2^s.
+    """
+
+    def __init__(self, size: ResNet3dSize, *, pooled: bool = True) -> None:
         super().__init__()
         width, *kernel = size.stem
-        self.conv1 = _convolution(1, width, kernel, (1, 2, 2))
-        self.bn1 = torch.nn.BatchNorm3d(width)
+        self.pooled = pooled
+        self.conv1 = _convolution(1, width, kernel, (1, 2, 2) if pooled else (1, 1, 1))
+        self.bn1: torch.nn.Module = torch.nn.BatchNorm3d(width)
         before = (width, *size.outer)
         for s, n_blocks in enumerate(BLOCKS[size.depth]):
             strides = [1 if s == 0 else 2] + [1] * (n_blocks - 1)
@@ -104,33 +113,53 @@ class ResNet3d(torch.nn.Module):
             blocks = (_Bottleneck(i, size.inner[s], size.outer[s], t) for i, t in zip(inputs, strides, strict=True))
             setattr(self, f"layer{s + 1}", torch.nn.Sequential(*blocks))
 
-    def forward(self, volume: torch.Tensor) -> list[torch.Tensor]:
-        """Feature maps, the finest first."""
-        x = functional.relu(self.bn1(self.conv1(volume)))
-        x = functional.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
+    def forward(
+        self, volume: torch.Tensor, reduce: Iterable[torch.nn.Module] = (torch.nn.Identity(),) * 4
+    ) -> list[torch.Tensor]:
+        """Feature maps, the finest first; each as ``reduce`` leaves it, so that the map itself can go."""
+        x = functional.relu_(self.bn1(self.conv1(volume)))
+        if self.pooled:
+            x = functional.max_pool3d(x, (1, 3, 3), (1, 2, 2), (0, 1, 1))
         maps = []
-        for stage in (self.layer1, self.layer2, self.layer3, self.layer4):
-            x = stage(x)  # type: ignore[operator]
-            maps.append(x)
+        for s, reduced in enumerate(reduce, 1):
+            for block in getattr(self, f"layer{s}"):
+                x = block(x)
+            maps.append(reduced(x))
         return maps
+
+    def fold(self) -> None:
+        """Put the batch normalisations into the convolutions before them."""
+        self.conv1, self.bn1 = _folded(self.conv1, self.bn1)
+        for s in range(1, 5):
+            for block in getattr(self, f"layer{s}"):
+                block.fold()
 
 
 class _Bottleneck(torch.nn.Module):
     def __init__(self, inputs: int, inner: int, outer: int, stride: int) -> None:
         super().__init__()
-        self.conv1, self.bn1 = _convolution(inputs, inner, (1, 1, 1)), torch.nn.BatchNorm3d(inner)
-        self.conv2, self.bn2 = _convolution(inner, inner, (3, 3, 3), (stride,) * 3), torch.nn.BatchNorm3d(inner)
-        self.conv3, self.bn3 = _convolution(inner, outer, (1, 1, 1)), torch.nn.BatchNorm3d(outer)
+        self.conv1, self.bn1 = _convolution(inputs, inner, (1, 1, 1)), _batch_norm(inner)
+        self.conv2, self.bn2 = _convolution(inner, inner, (3, 3, 3), (stride,) * 3), _batch_norm(inner)
+        self.conv3, self.bn3 = _convolution(inner, outer, (1, 1, 1)), _batch_norm(outer)
         self.downsample: torch.nn.Module = torch.nn.Identity()
         if stride > 1 or inputs != outer:
             self.downsample = torch.nn.Sequential(
-                _convolution(inputs, outer, (1, 1, 1), (stride,) * 3), torch.nn.BatchNorm3d(outer)
+                _convolution(inputs, outer, (1, 1, 1), (stride,) * 3), _batch_norm(outer)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = functional.relu(self.bn1(self.conv1(x)))
-        inner = functional.relu(self.bn2(self.conv2(inner)))
-        return functional.relu(self.bn3(self.conv3(inner)) + self.downsample(x))
+        inner = functional.relu_(self.bn1(self.conv1(x)))
+        inner = functional.relu_(self.bn2(self.conv2(inner)))
+        inner = self.bn3(self.conv3(inner))
+        return functional.relu_(inner.add_(self.downsample(x)))
+
+    def fold(self) -> None:
+        """See :meth:`ResNet3d.fold`."""
+        self.conv1, self.bn1 = _folded(self.conv1, self.bn1)
+        self.conv2, self.bn2 = _folded(self.conv2, self.bn2)
+        self.conv3, self.bn3 = _folded(self.conv3, self.bn3)
+        if isinstance(self.downsample, torch.nn.Sequential):
+            self.downsample = torch.nn.Sequential(*_folded(*self.downsample))
 
 
 class _Decoder(torch.nn.Module):
@@ -159,3 +188,18 @@ def _convolution(
 ) -> torch.nn.Conv3d:
     k = (kernel[0], kernel[1], kernel[2])
     return torch.nn.Conv3d(inputs, outputs, k, stride, (k[0] // 2, k[1] // 2, k[2] // 2), bias=False)
+
+
+def _batch_norm(channels: int) -> torch.nn.Module:
+    return torch.nn.BatchNorm3d(channels)
+
+
+def _folded(conv: torch.nn.Conv3d, norm: torch.nn.Module) -> tuple[torch.nn.Conv3d, torch.nn.Module]:
+    """A convolution that normalises as well, and nothing."""
+    if not isinstance(norm, torch.nn.BatchNorm3d) or norm.running_mean is None or norm.running_var is None:
+        return conv, norm
+    with torch.no_grad():
+        scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+        conv.weight.mul_(scale.view(-1, 1, 1, 1, 1))  # in its place: memory holds all weights once
+        conv.bias = torch.nn.Parameter(norm.bias - norm.running_mean * scale, requires_grad=False)
+    return conv, torch.nn.Identity()

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     import torch
 
 FLOOR = 1e-8
+FLOOR_OF_MAD = 1e-6
+MAD_TO_STD = 1.4826  # of a normal distribution
 BY_VOXEL = ("none", "ct", "global_zscore", "global_minmax")  # every voxel by itself: all channels at once
+TOGETHER = (*BY_VOXEL, "robust_mad")  # also: one statistic of all channels, which are layers of one volume
 
 
 def normalize(patch: torch.Tensor, schemes: Sequence[Normalization]) -> None:
@@ -30,7 +33,7 @@ def normalize(patch: torch.Tensor, schemes: Sequence[Normalization]) -> None:
     schemes
         One per channel, or one for all; volume-wide schemes have their numbers filled in.
     """
-    if len(schemes) == 1 and schemes[0].scheme in BY_VOXEL:
+    if len(schemes) == 1 and schemes[0].scheme in TOGETHER:
         _normalize_channel(patch, schemes[0])
         return
     for c in range(patch.shape[0]):
@@ -52,6 +55,8 @@ def _normalize_channel(x: torch.Tensor, scheme: Normalization) -> None:
             lower, upper = (float(v) for v in np.percentile(x.cpu().numpy(), (1.0, 99.0)))
             x.clamp_(lower, upper)
             shift, spread = lower, upper - lower
+        case "robust_mad":
+            shift, spread = _robust(x, scheme.percentiles)
         case "instance_minmax":
             shift = float(x.min())
             spread = float(x.max()) - shift
@@ -62,6 +67,22 @@ def _normalize_channel(x: torch.Tensor, scheme: Normalization) -> None:
 
 def _difference(scheme: Normalization) -> float:
     return (scheme.upper or 0.0) - (scheme.lower or 0.0)
+
+
+def _robust(x: torch.Tensor, percentiles: tuple[float, float]) -> tuple[float, float]:
+    """Clip to the percentiles; median, and what the median distance from it says of the standard deviation.
+
+    Where half of the voxels are alike, the standard deviation before clipping counts, or else half the distance of the
+    percentiles, or else 1 (villa, ``image_proc/intensity/normalization.py``).
+    """
+    values = x.cpu().numpy().reshape(-1)
+    deviation = float(values.std(dtype=np.float64))
+    lower, upper = (float(v) for v in np.percentile(values, percentiles))
+    x.clamp_(lower, upper)
+    values = np.clip(values, np.float32(lower), np.float32(upper))
+    middle = float(np.median(values))
+    scale = MAD_TO_STD * float(np.median(np.abs(values - np.float32(middle))))
+    return middle, next((s for s in (scale, deviation, (upper - lower) / 2) if s >= FLOOR_OF_MAD), 1.0)
 
 
 def _moments(x: torch.Tensor) -> tuple[float, float]:

@@ -19,7 +19,9 @@ from voxweft.errors import ModelError
 from voxweft.image.info import VolumeInfo
 from voxweft.model import Head, Intensity, ModelCard, ModelRef, Normalization
 from voxweft.model.card import Resampling
+from voxweft.model.contract import InputContract
 from voxweft.model.frozen import FrozenDict
+from voxweft.model.ref import card_differences
 
 VOLUME = VolumeInfo("v.zarr", "zarr v3", (40, 40, 40), "uint8", levels=((40, 40, 40),))
 HEADS = (Head("cell", 2, "softmax"), Head("edge", 1, "sigmoid", (1, 2, 2)))
@@ -74,8 +76,15 @@ def test_a_card_with_every_field_survives_a_plan() -> None:
     assert all(
         getattr(FULL, f.name) != f.default
         for f in fields(ModelCard)
-        if f.name not in ("activation", "n_inputs", "transpose")
+        if f.name not in ("activation", "n_inputs", "transpose", "contract")
     )
+
+
+def test_a_contract_is_no_part_of_a_plan() -> None:
+    plan, bound = (make_plan(VOLUME, card, RunOptions()) for card in (FULL, replace(FULL, contract=InputContract(62))))
+    assert bound.to_json() == plan.to_json()
+    assert bound.digest == plan.digest
+    assert not card_differences(plan.models[0].card, bound.models[0].card)
 
 
 @given(st.dictionaries(st.text(max_size=5), JSON, max_size=4))

@@ -142,6 +142,10 @@ class _AsMask:
         values = self.rows.read(box)
         return None if values is None else np.where(values >= self.level, 255, 0).astype(np.uint8)
 
+    def holds(self, box: Box) -> bool:
+        """As the picture does."""
+        return self.rows.holds(box)
+
 
 def read_level(calibration: str) -> tuple[int, int]:
     """The level of a ``thresholds.json``, and of how many.
