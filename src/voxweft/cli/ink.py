@@ -11,8 +11,15 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.apps.ink.names import find_model, prepared_at
-from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
+from voxweft.apps.ink.names import find_models, prepared_at
+from voxweft.apps.ink.options import (
+    UNSET,
+    InkModelOptions,
+    InkOptions,
+    InkPartOptions,
+    LayerOptions,
+    PictureOptions,
+)
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli.command import Command, Given, knows, line
@@ -53,6 +60,8 @@ def with_step(arguments: list[str]) -> list[str]:
     >>> with_step(["ink", "--stride", "32"]), with_step(["ink", "reduce"]), with_step(["ink", "--help"])
     (['ink', 'infer', '--stride', '32'], ['ink', 'reduce'], ['ink', '--help'])
     """
+    if arguments[:1] == ["ink"]:
+        arguments = with_one_model(arguments)
     word = arguments[1] if arguments[1:] else "-"
     without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
     if not without_step or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
@@ -61,6 +70,22 @@ def with_step(arguments: list[str]) -> list[str]:
     if step not in STEPS:
         raise RequestError(f"STEP {step!r} is unknown; use prepare, inference or reduce")
     return ["ink", STEPS[step], *arguments[1:]]
+
+
+def with_one_model(arguments: list[str]) -> list[str]:
+    """``--model A --model B`` as ``--model A,B``.
+
+    >>> with_one_model(["ink", "run", "-m", "A", "seg", "--model=B"])
+    ['ink', 'run', 'seg', '--model', 'A,B']
+    """
+    rest, models, words = list[str](), list[str](), iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag not in ("--model", "-m"):
+            rest.append(word)
+        elif (model := value if equals else next(words, None)) is not None:
+            models.append(model)
+    return [*rest, "--model", ",".join(models)] if len(models) > 1 else arguments
 
 
 @app.command("prepare")
@@ -151,16 +176,19 @@ def reduce(
 
 
 def _tell(result: Any, report_to: str, quiet: bool) -> None:
-    """What a run did; where there is a picture, with report.html beside it."""
+    """What a run did, in each direction; where there is a picture, with report.html beside it."""
     from voxweft.viewer.page import save_report
 
-    if not quiet:
-        summary(replace(result.report, output=result.picture or result.zarr), unit="bands of rows", pictures=False)
-    if result.picture:
-        page = re.sub(r"\.\w+$", "", result.picture) + "_report.html"
-        page = save_report(result.zarr, report_to or page)
+    for one in (result, *result.also):
         if not quiet:
-            say(f"report: {page}")
+            summary(replace(one.report, output=one.picture or one.zarr), unit="bands of rows", pictures=False)
+            if one.known:
+                say(f"unknown in places, see: {one.known}")
+        if one.picture:
+            page = re.sub(r"\.\w+$", "", one.picture) + "_report.html"
+            page = save_report(one.zarr, report_to if report_to and not result.also else page)
+            if not quiet:
+                say(f"report: {page}")
 
 
 def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
@@ -189,6 +217,7 @@ def _placed(layers: Any, picture_options: Any, source: str, target: str) -> tupl
 
 
 VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
+ANY_NUMBER = -1  # of layers: as the checkpoint says
 LOOK = {"model_type": "--model-type", "models": "--models"}
 SHARED_DIR = (
     "ZARR_OUTPUT_DIR is missing: unfinished results would lie in /tmp of each node; "
@@ -270,7 +299,8 @@ class InkDivision(Division):
     def look(self, command: Command, variables: Mapping[str, str]) -> Look:
         """With the number of layers, on which the network depends."""
         more = {n: flag for n, flag in LOOK.items() if n in command.given}
-        shell = 'voxweft info "$MODEL" --layers "$((END_LAYER - START_LAYER))"'
+        both = {"start_layer", "end_layer"} <= set(command.given)
+        shell = f'voxweft info "$MODEL" --layers "{"$((END_LAYER - START_LAYER))" if both else ANY_NUMBER}"'
         shell += "".join(f' {flag} "${n.upper()}"' for n, flag in more.items())
         shell += " --trust-code" * ("trust_code" in command.given)
         return Look(shell, {**variables, **{n.upper(): command.text(n) for n in more}})
@@ -297,8 +327,8 @@ def _surface_of(command: Command) -> str:
     layers = LayerOptions(
         s3_path=command.text("s3_path"),
         surface_volume_zarr=command.text("surface_volume_zarr"),
-        start_layer=int(command.text("start_layer")),
-        end_layer=int(command.text("end_layer")),
+        start_layer=int(command.text("start_layer") or UNSET),
+        end_layer=int(command.text("end_layer") or UNSET),
     )
     return prepared_at(layers, InkPartOptions(zarr_output_dir=command.text("zarr_output_dir")))
 
@@ -309,12 +339,12 @@ def _find_card(path: str, options: Mapping[str, Any]) -> ModelCard | None:
 
     if not options.get("layers"):
         return None
-    place = find_model(InkModelOptions(model=path, models=options["models"]))
+    place = find_models(InkModelOptions(model=path, models=options["models"]))[0]
     more = {"model_type": options["model_type"], "trust_code": options["trust_code"]}
-    return load_model(place, n_layers=options["layers"], **more).card
+    return load_model(place, n_layers=max(0, options["layers"]), **more).card
 
 
-NEEDED = {"model": "MODEL", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
+NEEDED = {"model": "MODEL"}
 DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft ink infer makes the picture at once
 FRONT_END = FrontEnd(
     app,

@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from voxweft.engine.budget import VIEWS_BYTES
+from voxweft.engine.known import KnownPlanes
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.reader import PlaneReader
 from voxweft.engine.totals import Totals
@@ -60,20 +61,31 @@ class ForwardQueue:
         All voxels that the patches to come will need, inside the volume.
     own
         The voxels whose non-finite values are counted here.
+    known
+        Told of what is read.
     """
 
-    def __init__(self, opened: OpenedSweep, target: PatchTarget, totals: Totals, reach: Box, own: Box) -> None:
+    def __init__(
+        self,
+        opened: OpenedSweep,
+        target: PatchTarget,
+        totals: Totals,
+        reach: Box,
+        own: Box,
+        known: KnownPlanes | None = None,
+    ) -> None:
         import torch
 
         stage = opened.stage
         if opened.volume is None or len(opened.predictors) < len(stage.passes):
             raise RunError(f"stage {stage.name} works on stored logits; it has no volume and no network to run")
         self._opened, self._stage, self._target, self._totals = opened, stage, target, totals
-        self._reader = PlaneReader(opened.volume, reach, stage.plane_block, opened.device, own)
+        saw = known.saw if known else None
+        self._reader = PlaneReader(opened.volume, reach, stage.plane_block, opened.device, own, saw)
         self._whole = Box.of(stage.info.shape_zyx)
         self._free = [
             deque(
-                torch.zeros((p.setting.batch_size, stage.info.n_channels, *p.grid.patch), device=opened.device)
+                torch.zeros((p.setting.batch_size, stage.n_channels_of(p), *p.grid.patch), device=opened.device)
                 for _ in range(SLOTS_PER_LANE * opened.n_lanes)
             )
             for p in stage.passes
@@ -111,7 +123,7 @@ class ForwardQueue:
             if valid != tile.box:
                 slot.zero_()
             patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
-            self._reader.copy(valid, patch)
+            self._reader.copy(valid, patch, pass_.channels)
             if self._stage.skip_empty and _constant(patch):
                 self.then(partial(self._target.skip, one, tile))
                 self._totals.n_skipped += 1

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from voxweft.engine.budget import Budget, choose_column
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
+from voxweft.engine.passes import KNOWN
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
 from voxweft.errors import ModelError, VolumeError
@@ -50,7 +51,11 @@ class Target:
     tally
         See :class:`~voxweft.engine.stage.Sweep`.
     average
-        What of several passes is averaged. For "probabilities", and for a variance, each is blended by itself.
+        What of several passes is averaged. For "probabilities", a "maximum" and a variance, each is blended by itself.
+    channels
+        The groups of channels of the volume that every network is to see, each in a pass of its own; empty: all.
+    known
+        Whether a last output says where anything is known: 255, else 0.
     """
 
     regrid: Regrid | None = None
@@ -59,7 +64,9 @@ class Target:
     order: Order | None = None
     also: tuple[str, ...] = ()
     tally: Literal["", "voxels", "confidence"] = ""
-    average: Literal["logits", "probabilities"] = "logits"
+    average: Literal["logits", "probabilities", "maximum"] = "logits"
+    channels: tuple[tuple[int, ...], ...] = ()
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +79,8 @@ class Findings:
         How the swept volume is opened; default: by the URL of its description.
     fingerprint, mask_fingerprint
         Digests of a sample of the volume and of the mask.
+    mask
+        How the mask is opened; default: by the options.
     normalization, settings
         Of each model: its schemes with their numbers; the decided runtime. Default: those of :func:`schemes_for`,
         unmeasured; plain torch on the CPU, batch 1.
@@ -90,6 +99,7 @@ class Findings:
     source: VolumeRef | PatchesRef | None = None
     fingerprint: str = ""
     mask_fingerprint: str = ""
+    mask: VolumeRef | None = None
     normalization: tuple[Schemes, ...] = ()
     settings: tuple[ForwardSetting, ...] = ()
     budget: Budget | None = None
@@ -182,6 +192,8 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
         for name, f in zip(target.also, finishes[1:], strict=False)
     ]
+    if target.known:
+        beside.append(Output(KNOWN, spec=replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True)))
     sweep = Sweep(
         name=SWEEP,
         source=VOLUME,
@@ -203,7 +215,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     )
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
-        inputs.append(InputRef(MASK, VolumeRef(options.mask), found.mask_fingerprint))
+        inputs.append(InputRef(MASK, found.mask or VolumeRef(options.mask), found.mask_fingerprint))
     return Plan(
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),
@@ -217,7 +229,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
 def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:
     """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
     finish = finish_for(card, options)
-    if len(passes) > 1 and (target.average == "probabilities" or "variance" in target.also):
+    if len(passes) > 1 and (target.average != "logits" or "variance" in target.also):
         total = sum(one.weight for one in passes)
         weights = tuple(one.weight / total for one in passes)
         finish = replace(finish, pass_weights=weights, average=target.average)
@@ -260,8 +272,10 @@ def _passes_of(
         parse_size(options.patch_stride),
     )
     seen = views(options.tta, card.mirror_axes, patch)
-    if source.n_channels != card.n_inputs:
-        raise ModelError(f"the model takes {card.n_inputs} input channel(s), {source.url} has {source.n_channels}")
+    groups = (found.target or Target()).channels
+    for n_channels in {len(group) for group in groups} or {source.n_channels}:
+        if n_channels != card.n_inputs:
+            raise ModelError(f"the model takes {card.n_inputs} input channel(s), {source.url} has {n_channels}")
     setting = found.settings[n] if found.settings else ForwardSetting("torch", "cpu", "fp32", 1, patch)
     one = Pass(
         model=n,
@@ -275,14 +289,15 @@ def _passes_of(
     )
     if note := spacing_note(card, source.geometry):
         notes.append(note)
-    if options.tta_of != "volume":
-        return [one], notes
-    several = []
-    for view in seen:
-        axes = [a + 3 for a in view.inverse.flips]
-        mirrored = grid.mirrored(source.shape_zyx, axes)
-        several.append(replace(one, grid=mirrored, views=(view,), weight=one.weight / len(seen)))
-    return several, notes
+    several = [one]
+    if options.tta_of == "volume":
+        grids = [grid.mirrored(source.shape_zyx, [a + 3 for a in view.inverse.flips]) for view in seen]
+        weight = one.weight / len(seen)
+        several = [replace(one, grid=g, views=(v,), weight=weight) for g, v in zip(grids, seen, strict=True)]
+    share = 1 / max(1, len(groups))
+    return [
+        replace(each, channels=group, weight=each.weight * share) for each in several for group in groups or (None,)
+    ], notes
 
 
 def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, shard: Zyx) -> OutputSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from types import TracebackType
@@ -52,10 +52,20 @@ class PlaneReader:
         Where the voxels are to lie; float64, uint16 and wider integers become float32 on an accelerator.
     own
         The voxels whose non-finite values this reader counts (the column's own, without the halo).
+    saw
+        Told of every block that is read, and of its voxels [C, Z, Y, X].
     """
 
-    def __init__(self, volume: Volume, box: Box, n_planes: int, device: str, own: Box) -> None:
-        self._volume, self._box, self._device, self._own = volume, box, device, own
+    def __init__(
+        self,
+        volume: Volume,
+        box: Box,
+        n_planes: int,
+        device: str,
+        own: Box,
+        saw: Callable[[Box, NDArray[Any]], None] | None = None,
+    ) -> None:
+        self._volume, self._box, self._device, self._own, self._saw = volume, box, device, own, saw
         self.channels = volume.info.n_channels
         self._spans = deque((block.start[0], block.stop[0]) for block in plane_blocks(box, n_planes))
         self._held: deque[tuple[int, int, torch.Tensor]] = deque()
@@ -82,14 +92,18 @@ class PlaneReader:
             if self._spans:
                 self._ahead = self._submit()
 
-    def copy(self, box: Box, out: torch.Tensor) -> None:
-        """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X]."""
+    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
+        """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X].
+
+        ``channels``: which of them, in this order; None: all.
+        """
         (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
         _, by, bx = self._box.start
         for a, b, block in self._held:
             lo, hi = max(a, z0), min(b, z1)
             if lo < hi:
-                out[:, lo - z0 : hi - z0].copy_(block[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx])
+                held = block[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx]
+                out[:, lo - z0 : hi - z0].copy_(held if channels is None else held[list(channels)])
 
     def _submit(self) -> Future[torch.Tensor]:
         a, b = self._spans[0]
@@ -102,6 +116,8 @@ class PlaneReader:
         box = Box((lo, y0, x0), (hi, y1, x1))
         array = self._finite(self._rows(box), box)
         self.bytes_read += array.nbytes
+        if self._saw:
+            self._saw(box, array)
         if array.dtype.name not in ON_DEVICE and (
             self._device != "cpu" or array.dtype.name not in ("uint16", "float64")
         ):

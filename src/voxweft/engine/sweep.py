@@ -8,6 +8,7 @@ from functools import partial
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.finishing import finishing
 from voxweft.engine.forward import ForwardQueue, one_core_each
+from voxweft.engine.known import KnownPlanes
 from voxweft.engine.masking import MaskPlanes
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.slabs import SlabWriter
@@ -62,14 +63,15 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
     made, whole = stage.swept(units), Box.of(stage.info.shape_zyx)
     box, reach = stage.source_box(made), stage.reach(made)
     weaver = Weaver(stage, box, opened.device)
+    known = KnownPlanes(box) if stage.tells_known else None
     with (
         torch.inference_mode(),
         MaskPlanes(opened.mask, reach, stage.info.shape_zyx) as mask,
         SlabWriter(stage, units, commit) as writer,
         one_core_each(opened.device),
-        _source(opened, weaver, totals, reach, box) as patches,
+        _source(opened, weaver, totals, (reach, box), known) as patches,
     ):
-        finish = finishing(stage, made, weaver, mask, writer)
+        finish = finishing(stage, made, weaver, mask, writer, known)
         n_finished, cursor = 0, box.start[0]  # patch layers that are finished; the first plane that is not
         unit = writer.unit
         for n, layer in enumerate(patch_layers(stage, box)):
@@ -102,8 +104,10 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         patches.flush()
 
 
-def _source(opened: OpenedSweep, weaver: Weaver, totals: Totals, reach: Box, own: Box) -> ForwardQueue | StoredQueue:
+def _source(
+    opened: OpenedSweep, weaver: Weaver, totals: Totals, boxes: tuple[Box, Box], known: KnownPlanes | None
+) -> ForwardQueue | StoredQueue:
     """Where logits come from: the network, or patches that were kept."""
     if opened.patches is not None:
         return StoredQueue(opened.patches, weaver, totals)
-    return ForwardQueue(opened, weaver, totals, reach, own)
+    return ForwardQueue(opened, weaver, totals, *boxes, known)

@@ -85,7 +85,8 @@ class Finish:
     pass_weights
         Weights of passes that are blended apart, summing to one; empty: their logits are blended in one sum.
     average
-        What of passes that are blended apart is averaged: "logits" or "probabilities".
+        What of passes that are blended apart is averaged: "logits" or "probabilities"; "maximum": the largest
+        probability of any pass is taken.
 
     Raises
     ------
@@ -239,7 +240,7 @@ class Finish:
         if self.output != "variance" and (self.average == "logits" or self.output in KEPT):
             return one(torch.from_numpy(_weighted(groups, weights)))
         p = [one._probabilities(group.copy()) for group in groups]
-        mean = _weighted(p, weights)
+        mean = np.maximum.reduce(p) if self.average == "maximum" else _weighted(p, weights)
         if self.output == "variance":
             return np.asarray(_weighted([(each - mean) ** 2 for each in p], weights).max(axis=0, keepdims=True))
         if self.activation == "none":

@@ -24,6 +24,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
 from voxweft.image.ref import volume_ref
+from voxweft.image.views import Channels
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.devices import budget_for, devices_of
@@ -136,12 +137,13 @@ def _looked_at(
     volumes: Mapping[str, Volume], refs: tuple[ModelRef, ...], options: RunOptions, app: AppRequest
 ) -> Findings:
     """What a first look at the inputs says: their fingerprints; labels and masks that do not fit are refused."""
-    volume, mask, marked = volumes[VOLUME], volumes.get(MASK), ""
+    volume, mask, marked, seen = volumes[VOLUME], volumes.get(MASK), "", None
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
-        marked = mask_fingerprint(mask)
+        marked, ref = mask_fingerprint(mask), volume_ref(mask)
+        seen = ref if ref.views else None
     asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
-    found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name, target=app.target)
+    found = Findings(volume_ref(volume), "", marked, seen, asked, stores=app.stores, app=app.name, target=app.target)
     _, voxels = central_patch(volume, plan_sweep(volume.info, refs, options, found).sweep.grid.patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)
@@ -161,15 +163,18 @@ def _measured(
     n_patches = round(stage.n_tiles(stage.region) * stage.n_forwards)
     settings, predictors, trials = list[ForwardSetting](), list[Predictor](), list[dict[str, Any]]()
     for n, model in enumerate(models):
-        patch = next(one for one in stage.passes if one.model == n).grid.patch
-        sample = as_input(central_patch(volume, patch)[1], patch, schemes[n], device)
+        one = next(one for one in stage.passes if one.model == n)
+        patch, seen = one.grid.patch, volume if one.channels is None else Channels(one.channels).of(volume)
+        sample = as_input(central_patch(seen, patch)[1], patch, schemes[n], device)
         setting, predictor, tried = choose_setting(model, sample, options, n_patches * n_alike, device)
         settings.append(setting)
         predictors.append(predictor)
         trials += tried
     measured: dict[str, Any] = {"runtimes": trials}
     if n_patches >= PROBE_FROM:
-        measured["tiling"] = tiling_probe(predictors[0], volume, settings[0], models[0].card, schemes[0])
+        first = stage.passes[0].channels
+        seen = volume if first is None else Channels(first).of(volume)
+        measured["tiling"] = tiling_probe(predictors[0], seen, settings[0], models[0].card, schemes[0])
     return tuple(settings), predictors, measured
 
 

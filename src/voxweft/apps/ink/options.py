@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from voxweft.engine.fields import like, option
+from voxweft.engine.fields import all_decisive, defaults_of, like, option, unknown
 from voxweft.engine.options import COMPILE_MODES, RunOptions, part_problems
 from voxweft.errors import RequestError
 from voxweft.image.order import Order
@@ -14,6 +15,8 @@ from voxweft.ops.activate import OUTPUTS
 from voxweft.runner.execution import Execution
 
 UNSET = -1
+DIRECTIONS = ("forward", "reverse", "both")
+COMBINES, CHECKS = ("mean", "max"), ("error", "warn", "off")
 ROWS_FIRST: Order = (1, 0, 2)  # the sweep's rows are its z; stored is one plane of rows and columns
 OUTPUT_SUFFIXES = (".png", ".tif", ".tiff", ".zarr")
 
@@ -33,10 +36,39 @@ class LayerOptions:
         env="SURFACE_VOLUME_ZARR",
         decides=False,
     )
-    start_layer: int = option(UNSET, "First layer, by the number in its name.", env="START_LAYER")
-    end_layer: int = option(UNSET, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
+    start_layer: int = option(
+        UNSET,
+        "First layer, by the number in its name; default: the model's W of the N layers that are there, from the "
+        "first + (N - W) // 2 on.",
+        env="START_LAYER",
+    )
+    end_layer: int = option(
+        UNSET, "End of the layers, exclusive: 26 for 00 to 25; default: START_LAYER + W.", env="END_LAYER"
+    )
     reverse: bool = option(False, "Give the layers to the network in reverse order.", env="FORCE_REVERSE")
+    direction: str = option(
+        "", "forward, reverse, or both: two results, NAME_forward and NAME_reverse; default: forward."
+    )
+    voxel_size_um: float = option(
+        0.0, "Side of a voxel in micrometres, where the surface volume does not say it.", decides=False
+    )
     level: int = like(RunOptions, "level", help="Resolution level of a surface volume in OME-Zarr; 0 is the finest.")
+
+    def __post_init__(self) -> None:
+        problems = unknown(self, direction=DIRECTIONS) if self.direction else []
+        if self.reverse and self.direction == "forward":
+            problems.append("--reverse (FORCE_REVERSE) and --direction forward contradict each other; leave one out")
+        if not 0 <= self.voxel_size_um < math.inf:
+            problems.append(f"--voxel-size-um {self.voxel_size_um} is no length; 2.4 and 7.91 are usual")
+        if problems:
+            raise RequestError(*problems)
+
+    @property
+    def directions(self) -> tuple[tuple[str, bool], ...]:
+        """Of each result what its name ends in, and whether the layers are reversed."""
+        if self.direction == "both":
+            return (("_forward", False), ("_reverse", True))
+        return (("", self.reverse or self.direction == "reverse"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +79,7 @@ class InkModelOptions:
 
     model: str = option(
         "",
-        "Checkpoint (.ckpt, .safetensors, .pt), s3://, Hugging Face repository, or a key of the table.",
+        "Checkpoint (.ckpt, .safetensors, .pt), s3://, Hugging Face repository, or a key of the table; A,B: the mean.",
         names=("--model", "-m"),
         env="MODEL",
     )
@@ -66,7 +98,12 @@ class InkOptions:
     title: ClassVar[str] = "How ink is found"
 
     tile_size: int = option(0, "Tile side; default: the model's, 64 for a TimeSformer.", env="TILE_SIZE")
-    stride: int = option(16, "Pixels between tiles; smaller is smoother and slower.", env="STRIDE")
+    stride: int = option(
+        0, "Pixels between tiles; smaller is smoother and slower; 0: as the model says, else 16.", env="STRIDE"
+    )
+    windows: int = option(1, "Layer windows around the one that is meant, whose results become one.")
+    window_step: int = option(1, "Layers between these windows.")
+    combine: str = option("mean", "What becomes of the windows: mean or max of the probabilities.")
     batch_size: int = like(
         RunOptions,
         "batch_size",
@@ -85,11 +122,21 @@ class InkOptions:
     divisor: int = option(
         0, "Values are clipped at this and divided by it, 200 or 255; 0: as the model says, else 200."
     )
+    clip: int = option(UNSET, "Values are clipped at this, whatever they are divided by; 0: they are not.")
     skip_empty: bool = like(
         RunOptions, "skip_empty", help="Skip tiles without any structure; they become 0.", env="SKIP_EMPTY_TILES"
     )
     tta: str = like(
         RunOptions, "tta", help="Test-time augmentation: none, mirroring (4 passes) or rotation (2 passes)."
+    )
+    mask: str = like(
+        RunOptions, "mask", help="Picture or zarr as large as the surface, or smaller by a whole factor; 0: not wanted."
+    )
+    input_contract: str = option(
+        "error",
+        "Where the layers are not what the model was trained for: error, warn or off.",
+        env="INPUT_CONTRACT",
+        decides=False,
     )
     roi: str = option("", "Only x0,y0,x1,y1 of the surface; the picture keeps its size.", env="ROI_XYXY")
     bits: int = option(8, "Grey levels of the picture, in bits: 8 or 16.")
@@ -107,8 +154,12 @@ class InkOptions:
     memory: str = like(RunOptions, "memory")
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.tile_size < 0 or self.stride < 1 or self.batch_size < 1:
+        problems = unknown(self, combine=COMBINES, input_contract=CHECKS)
+        if self.windows < 1 or self.window_step < 1:
+            problems.append(f"--windows {self.windows}, --window-step {self.window_step}: both are at least 1")
+        if not UNSET <= self.clip <= 255:
+            problems.append(f"--clip {self.clip} is not 0 to 255; 200 is usual, 0 clips nothing")
+        if self.tile_size < 0 or self.stride < 0 or self.batch_size < 1:
             problems.append(
                 f"--tile-size {self.tile_size}, --stride {self.stride}, --batch-size {self.batch_size}: "
                 "sizes are positive"
@@ -187,11 +238,23 @@ class SweepOptions(RunOptions):
     pad: ClassVar[Literal["both", "after"]] = "after"
     divisor: float = 200.0
     layers: str = ""
+    clip: int = UNSET
+    combine: str = "mean"
 
     def batches(self, kind: str) -> tuple[int, ...]:
         """Batch sizes to choose from, ``batch_size`` at most; on a CPU core 4 tiles are the fastest of 1 to 64."""
         wanted = {"cpu": (4,)}.get(kind, (16, 64, 256))
         return tuple(dict.fromkeys(min(b, self.batch_size) for b in wanted))
+
+
+LATER = ("windows", "window_step", "combine", "clip", "mask")  # options that releases after 0.1 added
+
+
+def asked_of(options: InkOptions) -> dict[str, Any]:
+    """What decides the result, for the name of unfinished work: an option that came later counts where it is used."""
+    found = all_decisive(options) | {"stride": options.stride or 16}
+    defaults = defaults_of(InkOptions)
+    return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
 
 
 def box_of_roi(roi: str) -> tuple[int, int, int, int] | None:

@@ -22,7 +22,7 @@ from voxweft.geometry.box import Box
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.stores.url import local_path, write_error
 
-PICTURE = "picture"  # name of the stage, and of its output
+PICTURE, KNOWN_PICTURE = "picture", "known-picture"  # names of the stages, and of their outputs
 RESULT_NOTE = "result_s3_url.txt"
 BAND = 1024
 PNG_PIXELS = 1 << 28  # beyond this a picture without tiles is no comfort
@@ -48,21 +48,27 @@ def with_suffix(picture: str, height: int, width: int) -> str:
     return f"{picture}{'.png' if height * width <= PNG_PIXELS else '.tif'}"
 
 
-def picture_stage(sweep: str) -> Gather:
-    """The stage that makes a picture of what a sweep over rows wrote."""
-    return Gather(PICTURE, Op.of(write_picture), needs=(sweep,), outputs=(Output(PICTURE),))
+def picture_stages(sweep: str) -> list[Gather]:
+    """The stages that make pictures of what a sweep over rows wrote: of the ink, and of where anything is known."""
+    return [
+        Gather(PICTURE, Op.of(write_picture), needs=(sweep,), outputs=(Output(PICTURE),)),
+        Gather(KNOWN_PICTURE, Op.of(write_picture, output=1), needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)),
+    ]
 
 
 @gather_op
-def write_picture(gathered: Gathered) -> Made:
+def write_picture(gathered: Gathered, output: int = 0) -> Made:
     """Write a result as a picture; what lay there is replaced when the new one is whole.
+
+    ``output``: which array of the stage, and so which picture.
 
     Raises
     ------
     WriteError
         If it cannot be written or uploaded; the result stays, and reduce can be run again.
     """
-    ((result,),), place = gathered.outputs.values(), gathered.files[PICTURE]
+    (results,), (place,) = gathered.outputs.values(), gathered.files.values()
+    result = results[output]
     with _landing(place) as path:
         if place.endswith(TILED):
             _write_tiff(path, result)
