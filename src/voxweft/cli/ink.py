@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -19,6 +20,7 @@ from voxweft.apps.ink.options import (
     InkPartOptions,
     LayerOptions,
     PictureOptions,
+    ProbeOptions,
 )
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
@@ -26,6 +28,7 @@ from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
 from voxweft.cli.show import (
+    AsJson,
     Estimate,
     LogJson,
     Quiet,
@@ -36,10 +39,12 @@ from voxweft.cli.show import (
     say,
     show_forecast,
     summary,
+    table,
 )
 from voxweft.errors import RequestError
 from voxweft.launch.steps import PART, Step
 from voxweft.model.card import ModelCard
+from voxweft.ops.strokes import DIRECTIONS
 from voxweft.runner.workers import WorkerOptions
 
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
@@ -63,8 +68,9 @@ def with_step(arguments: list[str]) -> list[str]:
     if arguments[:1] == ["ink"]:
         arguments = with_one_model(arguments)
     word = arguments[1] if arguments[1:] else "-"
+    known = {command.name for command in app.registered_commands}
     without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
-    if not without_step or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
+    if not without_step or word in known or arguments[1:2] in (["--help"], ["-h"]):
         return arguments
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
@@ -146,6 +152,62 @@ def infer(
             options, inkpartoptions, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
         )
     _tell(result, report, quiet)
+
+
+@app.command("probe")
+@with_options(LayerOptions, InkModelOptions, InkOptions, ProbeOptions)
+def probe(
+    source: Source = "",
+    picture: Annotated[str, typer.Option(metavar="FILE", help="PNG of the strokes and what was seen of them.")] = "",
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    layeroptions: Any = None,
+    inkmodeloptions: Any = None,
+    inkoptions: Any = None,
+    probeoptions: Any = None,
+) -> None:
+    """Plant strokes of known contrast: which direction answers, and what is the faintest that would be seen?"""
+    from voxweft.apps import ink
+    from voxweft.cli.progress import Listener
+    from voxweft.viewer.contact_sheet import check_sheet, contact_sheet, save_picture
+
+    if picture:
+        check_sheet(picture)
+    layers, _ = _placed(layeroptions, PictureOptions(), source, "")
+    with Listener(quiet or as_json, log_json) as listen:
+        found = ink.probe((layers, inkmodeloptions, inkoptions), probeoptions, emit=listen)
+    if picture:
+        save_picture(contact_sheet([*found.maps.items()], columns=2), Path(picture))
+    if as_json:
+        print(json.dumps(found.to_dict(), indent=1))
+    else:
+        table(_probe_rows(found))
+
+
+def _probe_rows(found: Any) -> dict[str, str]:
+    """What a probe found, in words."""
+    told = found.verdict
+    sizes = f"{found.width_px} px wide, {found.pitch_px} px apart"
+    where = f"layers {', '.join(f'{n} ({face})' for face, n in found.faces.items())}"
+    rows = {
+        "region": "x {0} to {2}, y {1} to {3}".format(*found.region),
+        "strokes": f"{sizes}, {where}"
+        + ("" if found.spacing_um else "; the size of a voxel is unknown (--voxel-size-um)"),
+    }
+    for face in found.faces:
+        for direction in DIRECTIONS:
+            lifts = [f"{a}: {lift:+.3f}" for (f, d, a), lift in found.lifts.items() if (f, d) == (face, direction)]
+            rows[f"{face} face, {direction}"] = "   ".join(lifts)
+    of_face = ", ".join(f"with ink on the {face} face {direction}" for face, direction in told.of_face.items())
+    rows["direction"] = f"{told.direction} ({of_face})"
+    rows["faintest"] = (
+        f"{told.faintest} grey levels; a map without ink here means: nothing of contrast >= {told.faintest} was there"
+        if told.faintest
+        else "not even the strongest strokes are seen; a map without ink here means nothing"
+    )
+    return rows
 
 
 @app.command("reduce")

@@ -1,8 +1,9 @@
-"""Ink detection on surface volumes: prepare, infer, reduce."""
+"""Ink detection on surface volumes: prepare, infer, reduce; probe."""
 
 from __future__ import annotations
 
 from voxweft.apps.ink.infer import estimate, infer, reduce
 from voxweft.apps.ink.prepare import prepare
+from voxweft.apps.ink.probe import probe
 
-__all__ = ["estimate", "infer", "prepare", "reduce"]
+__all__ = ["estimate", "infer", "prepare", "probe", "reduce"]

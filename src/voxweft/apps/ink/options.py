@@ -12,6 +12,7 @@ from voxweft.errors import RequestError
 from voxweft.image.order import Order
 from voxweft.image.words import Words
 from voxweft.ops.activate import OUTPUTS
+from voxweft.ops.strokes import FACES
 from voxweft.runner.execution import Execution
 
 UNSET = -1
@@ -268,3 +269,32 @@ def box_of_roi(roi: str) -> tuple[int, int, int, int] | None:
         return None
     x0, y0, x1, y1 = map(int, parts)
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOptions:
+    """What is planted."""
+
+    title: ClassVar[str] = "What is planted"
+
+    amplitudes: str = option("8,16,32,64", "Contrasts of the strokes, in grey levels.")
+    face: str = option("both", "Where they are planted: near (the first layers), far, or both.")
+
+    def __post_init__(self) -> None:
+        problems = unknown(self, face=("both", *FACES))
+        if not self.levels:
+            problems.append(f"--amplitudes {self.amplitudes!r} are no contrasts; write for example 8,16,32,64")
+        if problems:
+            raise RequestError(*problems)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The contrasts, 1 to 255; empty where the text is none."""
+        parts = [p.strip() for p in self.amplitudes.split(",")]
+        found = sorted({int(p) for p in parts if p.isdecimal()})
+        return tuple(found) if all(p.isdecimal() for p in parts) and all(0 < a < 256 for a in found) else ()
+
+    @property
+    def faces(self) -> tuple[str, ...]:
+        """Where strokes are planted."""
+        return FACES if self.face == "both" else (self.face,)
