@@ -21,6 +21,7 @@ from voxweft.apps.ink.options import (
     LayerOptions,
     PictureOptions,
     ProbeOptions,
+    TrialOptions,
 )
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
@@ -168,7 +169,7 @@ def probe(
     inkoptions: Any = None,
     probeoptions: Any = None,
 ) -> None:
-    """Plant strokes of known contrast: which direction answers, and what is the faintest that would be seen?"""
+    """Plant strokes of known contrast and tell which direction answers, and the faintest that would be seen."""
     from voxweft.apps import ink
     from voxweft.cli.progress import Listener
     from voxweft.viewer.contact_sheet import check_sheet, contact_sheet, save_picture
@@ -186,6 +187,54 @@ def probe(
         table(_probe_rows(found))
 
 
+@app.command("sweep")
+@with_options(LayerOptions, TrialOptions, InkOptions, WorkerOptions)
+def sweep(
+    source: Annotated[str, typer.Argument(metavar="INPUT", help="Segment with layers/, or a surface volume.")],
+    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="For the pictures, sweep.json and sweep.png.")],
+    quiet: Quiet = False,
+    verbose: Verbose = False,
+    log_json: LogJson = "",
+    layeroptions: Any = None,
+    trialoptions: Any = None,
+    inkoptions: Any = None,
+    workeroptions: Any = None,
+) -> None:
+    """Try networks, windows and directions: a picture of each, and a sheet. Run the same command again to continue."""
+    from voxweft.apps import ink
+    from voxweft.cli.progress import Listener
+    from voxweft.viewer.contact_sheet import contact_sheet, save_picture
+
+    layers, _ = _placed(layeroptions, PictureOptions(), source, "")
+    with Listener(quiet, log_json) as listen:
+        done = ink.sweep(
+            layers,
+            trialoptions,
+            inkoptions,
+            folder.rstrip("/"),
+            worker_options=workeroptions,
+            command=command_line(),
+            emit=listen,
+        )
+    items = [(_trial_caption(trial), trial.thumbnail) for trial in done.trials if trial.thumbnail is not None]
+    if items:
+        sheet = Path(done.folder) / "sweep.png"
+        save_picture(contact_sheet(items, columns=len(trialoptions.ways) * min(2, len(trialoptions.moves))), sheet)
+        if not quiet:
+            table({trial.name: trial.error or _trial_numbers(trial) for trial in done.trials})
+            say(f"sheet: {sheet}")
+    done.require_all()
+
+
+def _trial_numbers(trial: Any) -> str:
+    return "mean {mean:.3f}, {over_half:.1%} over one half".format(**trial.numbers)
+
+
+def _trial_caption(trial: Any) -> str:
+    start, end = trial.layers
+    return f"{trial.name}\nlayers {start} to {end - 1} ({trial.offset:+d}), {_trial_numbers(trial)}"
+
+
 def _probe_rows(found: Any) -> dict[str, str]:
     """What a probe found, in words."""
     told = found.verdict
@@ -201,7 +250,8 @@ def _probe_rows(found: Any) -> dict[str, str]:
             lifts = [f"{a}: {lift:+.3f}" for (f, d, a), lift in found.lifts.items() if (f, d) == (face, direction)]
             rows[f"{face} face, {direction}"] = "   ".join(lifts)
     of_face = ", ".join(f"with ink on the {face} face {direction}" for face, direction in told.of_face.items())
-    rows["direction"] = f"{told.direction} ({of_face})"
+    advice = "; who knows which face was written on gives --face" if len({*told.of_face.values()}) > 1 else ""
+    rows["direction"] = f"{told.direction}: {of_face}{advice}"
     rows["faintest"] = (
         f"{told.faintest} grey levels; a map without ink here means: nothing of contrast >= {told.faintest} was there"
         if told.faintest

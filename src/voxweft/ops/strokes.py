@@ -25,9 +25,11 @@ class Verdict:
     Attributes
     ----------
     direction
-        Whose largest lift is 0.02 at least, and 0.01 ahead of the other's; else "undecided".
+        What the faces agree on; "undecided" where each of them has a direction of its own: then it depends on which
+        face was written on, which planted strokes cannot tell.
     of_face
-        The same for strokes on each face by itself: who knows which face was written on looks there.
+        Of strokes on a face the direction whose largest lift is 0.02 at least, and 0.01 ahead of the other's; else
+        "undecided".
     faintest
         The smallest amplitude with a lift of 0.02 in that direction, or in any where it is undecided; None where even
         the strongest strokes are not seen.
@@ -96,8 +98,9 @@ def verdict(lifts: Lifts) -> Verdict:
     'undecided'
     """
     faces = [face for face in FACES if any(key[0] == face for key in lifts)]
-    direction = _ahead(lifts)
     of_face = {face: _ahead({key: lift for key, lift in lifts.items() if key[0] == face}) for face in faces}
+    decided = {*of_face.values()} - {UNDECIDED}
+    direction = decided.pop() if len(decided) == 1 else UNDECIDED
     seen = [a for (_, d, a), lift in lifts.items() if lift >= SEEN and direction in (UNDECIDED, d)]
     return Verdict(direction, of_face, min(seen, default=None))
 

@@ -298,3 +298,45 @@ class ProbeOptions:
     def faces(self) -> tuple[str, ...]:
         """Where strokes are planted."""
         return FACES if self.face == "both" else (self.face,)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOptions:
+    """What is tried."""
+
+    title: ClassVar[str] = "What is tried"
+
+    models: str = option(
+        "",
+        "Networks, A,B: checkpoints, repositories or keys of the table.",
+        names=("--models", "--model", "-m"),
+        env="MODEL",
+    )
+    table: str = like(InkModelOptions, "models")
+    model_type: str = like(InkModelOptions, "model_type")
+    hf_token: str = like(InkModelOptions, "hf_token")
+    trust_code: bool = like(InkModelOptions, "trust_code")
+    offsets: str = option("-2,0,2", "Layers by which the window is moved.")
+    directions: str = option("forward,reverse", "forward, reverse, or forward,reverse.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.moves:
+            problems.append(f"--offsets {self.offsets!r} are no numbers of layers; write for example -2,0,2")
+        if not self.ways or not {*self.ways} <= {*DIRECTIONS[:2]}:
+            problems.append(f"--directions {self.directions!r} are unknown; use forward, reverse or forward,reverse")
+        if problems:
+            raise RequestError(*problems)
+
+    @property
+    def moves(self) -> tuple[int, ...]:
+        """The offsets, each once, ascending; empty where the text is none."""
+        try:
+            return tuple(sorted({int(part) for part in self.offsets.split(",")}))
+        except ValueError:
+            return ()
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The directions, each once."""
+        return tuple(dict.fromkeys(part.strip() for part in self.directions.split(",") if part.strip()))
