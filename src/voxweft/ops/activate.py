@@ -125,6 +125,8 @@ class Finish:
                 f"--threshold {self.threshold} has no meaning for classes that exclude each other: the largest wins",
                 "Leave it out, or take --output probability.",
             )
+        if self.average == "maximum" and self.activation == "softmax":
+            raise RequestError("the largest probabilities of passes are none of a softmax; take their mean")
         if self.n_classes == 1 and self.activation == "softmax":
             raise RequestError("a softmax over one class is always 1; the model's card should say 'sigmoid'")
 

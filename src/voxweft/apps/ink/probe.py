@@ -132,8 +132,9 @@ def probe(options: Options, probe_options: ProbeOptions | None = None, *, emit: 
     at = {"near": near, "far": far}
     engine = replace(engine_options(forward, replace(ink_options, roi="", mask=""), PictureOptions()), pyramid=False)
     looking = _Looking(jobs, replace(engine, output="probability32"), schemes_of(forward, ink_options))
-    lifts, maps = dict[tuple[str, str, int], float](), {"strokes": strokes * np.uint8(255)}
+    lifts = dict[tuple[str, str, int], float]()
     without = {d: looking(stack, d) for d in DIRECTIONS}
+    maps = {f"nothing planted, {d}": _picture(seen) for d, seen in without.items()}
     for face, amplitude in product(probe_options.faces, probe_options.levels):
         thickness = max(THINNEST, len(stack) / LAYERS_PER_STROKE)
         written = planted(stack, strokes, amplitude, at[face], thickness)
@@ -142,8 +143,9 @@ def probe(options: Options, probe_options: ProbeOptions | None = None, *, emit: 
             lift = float(seen[strokes].mean(dtype=np.float64) - without[direction][strokes].mean(dtype=np.float64))
             lifts[face, direction, amplitude] = lift
             emit(Event("note", f"strokes of {amplitude} on the {face} face, {direction}: {lift:+.3f}"))
-            maps[f"{face} face, {amplitude}, {direction}: {lift:+.3f}"] = _picture(seen)
-    maps |= {f"nothing planted, {d}": _picture(seen) for d, seen in without.items()}
+            if amplitude == probe_options.levels[-1]:
+                maps[f"{amplitude} grey levels on the {face} face, {direction}: {lift:+.3f}"] = _picture(seen)
+    maps["what was planted"] = strokes * np.uint8(255)
     first = min(w.start for w in windows)
     faces = {face: first + at[face] for face in probe_options.faces}
     return Probed(region, windows, spacing, width, pitch, faces, lifts, verdict(lifts), maps)
