@@ -40,7 +40,7 @@ Options = tuple[LayerOptions, InkModelOptions, InkOptions]
 SIGMA_SCALE = 2.5  # tile / sigma
 STRIDE = 16  # where neither the user nor the model says it
 BLENDS = {"gaussian": "gaussian-centred"}  # the engine's word; its gaussian is nnU-Net's
-REVERSED_FIRST = "Hecate"  # networks whose layers are reversed before the window is cut, by the name of the format
+REVERSED_FIRST = "hecate"  # networks whose layers are reversed before the window is cut, by the name of the format
 WHITE = 255.0  # the largest value of a layer
 BREACHES_SHOWN = 3
 
@@ -108,13 +108,13 @@ def opened_jobs(options: Options, emit: Emit = silent) -> tuple[Job, ...]:
     for ending, reverse in layers.directions:
         taken, volume = windows, open_windows(layers, windows, reverse)
         models = models or _networks(urls, options, len(window))
-        if reverse and REVERSED_FIRST in models[0].card.format:
+        if reverse and REVERSED_FIRST in models[0].card.format.lower():
             there = stack_of(source, layers.level).layers
             taken = tuple(seen_from_behind(w, there) for w in windows)
             volume = open_windows(layers, taken, reverse)
         jobs.append(Job(layers, taken, reverse, ending, volume, urls, models))
     if ink_options.input_contract != "off":
-        check_contract(jobs, strict=ink_options.input_contract == "error", emit=emit)
+        check_contract(jobs, ink_options, emit)
     return tuple(jobs)
 
 
@@ -178,7 +178,7 @@ def _networks(urls: Sequence[str], options: Options, n_layers: int = 0) -> tuple
     return models
 
 
-def check_contract(jobs: Sequence[Job], strict: bool, emit: Emit) -> None:
+def check_contract(jobs: Sequence[Job], ink_options: InkOptions, emit: Emit) -> None:
     """Tell what of the layers is not what the networks were trained for.
 
     Raises
@@ -186,16 +186,21 @@ def check_contract(jobs: Sequence[Job], strict: bool, emit: Emit) -> None:
     RequestError
         If something is wrong with them, and not told as a warning only.
     """
-    errors: dict[str, None] = {}
+    errors, strict = dict[str, None](), ink_options.input_contract == "error"
     for job in jobs:
         stack = stack_of(source_of(job.layers), job.layers.level) if _is_listed(job.layers) else None
         there, info = stack.layers if stack else union(job.windows), job.volume.info
-        spacing = job.layers.voxel_size_um or (stack.spacing_um if stack else None)
-        dtype = (stack.dtype if stack else "") or str(info.details.get("stored_as", info.dtype))
+        side = job.layers.voxel_size_um
+        given = Given(
+            n_layers_there=len(there) if stack else None,
+            spacing_um=(side, side, side) if side else stack.spacing_um if stack else None,
+            dtype=(stack.dtype if stack else "") or str(info.details.get("stored_as", info.dtype)),
+            form=stack.form if stack else "",
+            reverse=job.reverse,
+            tile=ink_options.tile_size or None,
+        )
         for window, model in ((w, m) for w in job.windows for m in job.models):
-            start, stop = window.start - there.start, window.stop - there.start
-            form = stack.form if stack else ""
-            given = Given(len(there), start, stop, spacing, dtype, form, job.reverse)
+            given = replace(given, start=window.start - there.start, stop=window.stop - there.start)
             for breach in breaches(getattr(model.card, "contract", None), given):
                 if strict and breach.severity == "error":
                     errors[f"{breach.code}: {breach.text}"] = None

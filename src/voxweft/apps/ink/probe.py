@@ -217,4 +217,5 @@ def _sizes(spacing_um: float | None, side: int) -> tuple[int, int]:
 
 def _spacing(job: Job) -> float | None:
     source = source_of(job.layers)
-    return stack_of(source, job.layers.level).spacing_um if is_zarr(source) else None
+    found = stack_of(source, job.layers.level).spacing_um if is_zarr(source) else None
+    return found[1] if found else None

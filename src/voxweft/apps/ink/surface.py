@@ -29,7 +29,7 @@ class LayerStack:
     layers
         Their numbers.
     spacing_um
-        Side of a voxel within a layer in micrometres, or None where nobody says it.
+        Distance of layers, rows and columns in micrometres, or None where nobody says it.
     dtype
         numpy dtype of what is stored; "" of pictures, whose names are all that was looked at.
     form
@@ -37,7 +37,7 @@ class LayerStack:
     """
 
     layers: range
-    spacing_um: float | None = None
+    spacing_um: tuple[float, float, float] | None = None
     dtype: str = ""
     form: str = ""
 
@@ -54,10 +54,11 @@ def stack_of(url: str, level: int = 0) -> LayerStack:
         return LayerStack(layers_there(url.rstrip("/")))
     volume, depth, first, attributes = _opened_array(url, level)
     info, unit = volume.info, NANOMETERS.get(volume.info.geometry.unit)
-    side = info.geometry.voxel_size_zyx[1]  # the layers are the first or the last axis
+    first_axis, second, third = (size * (unit or 0) / 1e3 for size in info.geometry.voxel_size_zyx)
+    spacing = (first_axis, second, third) if depth == 0 else (third, first_axis, second)
     form = attributes.get("format", "")
     layers = range(first, first + info.shape_zyx[depth])
-    return LayerStack(layers, side * unit / 1e3 if unit else None, info.dtype, form if isinstance(form, str) else "")
+    return LayerStack(layers, spacing if unit else None, info.dtype, form if isinstance(form, str) else "")
 
 
 def open_surface(url: str, level: int = 0, *, start: int, stop: int, reverse: bool = False) -> Volume:
