@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.known import KnownPlanes, tally
-from voxweft.engine.masking import MaskPlanes
+from voxweft.engine.masking import Mask, MaskPlanes
 from voxweft.engine.slabs import SlabWriter
 from voxweft.engine.stage import Sweep
 from voxweft.engine.weave import Weaver
@@ -47,7 +47,7 @@ class SameGrid:
         stage: Sweep,
         box: Box,
         weaver: Weaver,
-        mask: MaskPlanes,
+        mask: Mask,
         writer: SlabWriter,
         known: KnownPlanes | None = None,
     ) -> None:
@@ -61,8 +61,12 @@ class SameGrid:
     def to(self, end: int) -> None:
         """Strip by strip."""
         lo, self._cursor = self._cursor, max(self._cursor, end)
-        if lo >= end:
-            return
+        if lo < end:
+            self.planes(lo, end)
+            self._writer.advance(end)
+
+    def planes(self, lo: int, end: int) -> None:
+        """The planes ``lo <= z < end``, which are final."""
         blended, uncovered = self._weaver.take(lo, end)
         require_finite(blended, lo, end)
         height, width = blended.shape[2:]
@@ -83,7 +87,6 @@ class SameGrid:
                 self._writer.put(z, y, made, self._box)
             if there is not None:
                 self._writer.note(tally(there))
-        self._writer.advance(end)
 
 
 class OtherGrid:

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from voxweft.engine.budget import Budget, choose_column
+from voxweft.engine.budget import Budget, Survey, choose_column, sparse_column
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
 from voxweft.engine.passes import KNOWN
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
-from voxweft.errors import ModelError, VolumeError
+from voxweft.errors import ModelError, RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.regrid import Regrid
@@ -80,7 +80,7 @@ class Findings:
     fingerprint, mask_fingerprint
         Digests of a sample of the volume and of the mask.
     mask
-        How the mask is opened; default: by the options.
+        How the mask is opened; default: by its URL.
     normalization, settings
         Of each model: its schemes with their numbers; the decided runtime. Default: those of :func:`schemes_for`,
         unmeasured; plain torch on the CPU, batch 1.
@@ -94,12 +94,13 @@ class Findings:
         Which command plans.
     target
         Where the outputs lie, and more of them; default: the grid of the volume, and none.
+    seen
+        What the mask of a sparse sweep touches.
     """
 
     source: VolumeRef | PatchesRef | None = None
     fingerprint: str = ""
     mask_fingerprint: str = ""
-    mask: VolumeRef | None = None
     normalization: tuple[Schemes, ...] = ()
     settings: tuple[ForwardSetting, ...] = ()
     budget: Budget | None = None
@@ -107,6 +108,8 @@ class Findings:
     stores: Stores | None = None
     app: str = "run"
     target: Target | None = None
+    mask: VolumeRef | None = None
+    seen: Survey = field(default_factory=Survey)
 
 
 def make_plan(
@@ -182,7 +185,11 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), shape, strict=True)
     )
     n_lanes = max([s.n_lanes for s in found.settings], default=1)
-    division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
+    if options.sparse:
+        _require_sparse(options, target, finishes)
+        division = sparse_column(source, passes, finishes, chunk, found.budget, found.seen)
+    else:
+        division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
     spec = _spec(seen, finish, options, chunk, division.shard_zyx)
     spec = replace(spec, order=target.order or spec.order)
@@ -212,6 +219,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         more=finishes[1:],
         regrid=target.regrid,
         tally=target.tally,
+        sparse=options.sparse,
     )
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
@@ -220,10 +228,23 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),
         models=models,
-        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP))),
+        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP, sparse=options.sparse))),
         notes=(*dict.fromkeys(notes), *division.notes),
         measured=dict(found.measured),
     )
+
+
+def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Finish]) -> None:
+    """Refuse what a sparse sweep cannot do."""
+    problems = [] if options.mask else ["--sparse needs --mask, which says what is visited"]
+    if target.regrid or target.tally or target.known:
+        problems.append("--sparse works on the grid of the volume only, and tallies nothing")
+    if any(finish.output in (*KEPT, "patches") for finish in finishes):
+        problems.append(
+            "--sparse writes nothing where the mask is 0, and the logits of nothing are not 0; take another --output"
+        )
+    if problems:
+        raise RequestError(*problems)
 
 
 def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:
