@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 from collections.abc import Callable, Mapping
@@ -20,16 +19,15 @@ from voxweft.apps.ink.options import (
     InkPartOptions,
     LayerOptions,
     PictureOptions,
-    ProbeOptions,
-    TrialOptions,
 )
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
+from voxweft.cli.ink_places import Source, Target, placed
+from voxweft.cli.ink_trials import probe, sweep
 from voxweft.cli.show import (
-    AsJson,
     Estimate,
     LogJson,
     Quiet,
@@ -40,12 +38,10 @@ from voxweft.cli.show import (
     say,
     show_forecast,
     summary,
-    table,
 )
 from voxweft.errors import RequestError
 from voxweft.launch.steps import PART, Step
 from voxweft.model.card import ModelCard
-from voxweft.ops.strokes import DIRECTIONS
 from voxweft.runner.workers import WorkerOptions
 
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
@@ -53,11 +49,6 @@ app = typer.Typer(
     help="Ink detection on surface volumes (without a subcommand: STEP).",
     no_args_is_help=True,
 )
-
-Source = Annotated[
-    str, typer.Argument(metavar="[INPUT]", help="Segment with layers/, or a surface volume; in place of S3_PATH.")
-]
-Target = Annotated[str, typer.Argument(metavar="[OUTPUT]", help="PNG, TIFF or .zarr; in place of OUTPUT_PATH.")]
 
 
 def with_step(arguments: list[str]) -> list[str]:
@@ -142,7 +133,7 @@ def infer(
     from voxweft.cli.progress import Listener
 
     check_page(report)
-    layers, picture_options = _placed(layeroptions, pictureoptions, source, target)
+    layers, picture_options = placed(layeroptions, pictureoptions, source, target)
     options = (layers, inkmodeloptions, inkoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
@@ -155,109 +146,8 @@ def infer(
     _tell(result, report, quiet)
 
 
-@app.command("probe")
-@with_options(LayerOptions, InkModelOptions, InkOptions, ProbeOptions)
-def probe(
-    source: Source = "",
-    picture: Annotated[str, typer.Option(metavar="FILE", help="PNG of the strokes and what was seen of them.")] = "",
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    log_json: LogJson = "",
-    layeroptions: Any = None,
-    inkmodeloptions: Any = None,
-    inkoptions: Any = None,
-    probeoptions: Any = None,
-) -> None:
-    """Plant strokes of known contrast and tell which direction answers, and the faintest that would be seen."""
-    from voxweft.apps import ink
-    from voxweft.cli.progress import Listener
-    from voxweft.viewer.contact_sheet import check_sheet, contact_sheet, save_picture
-
-    if picture:
-        check_sheet(picture)
-    layers, _ = _placed(layeroptions, PictureOptions(), source, "")
-    with Listener(quiet or as_json, log_json) as listen:
-        found = ink.probe((layers, inkmodeloptions, inkoptions), probeoptions, emit=listen)
-    if picture:
-        save_picture(contact_sheet([*found.maps.items()], columns=2), Path(picture))
-    if as_json:
-        print(json.dumps(found.to_dict(), indent=1))
-    else:
-        table(_probe_rows(found))
-
-
-@app.command("sweep")
-@with_options(LayerOptions, TrialOptions, InkOptions, WorkerOptions)
-def sweep(
-    source: Annotated[str, typer.Argument(metavar="INPUT", help="Segment with layers/, or a surface volume.")],
-    folder: Annotated[str, typer.Argument(metavar="FOLDER", help="For the pictures, sweep.json and sweep.png.")],
-    quiet: Quiet = False,
-    verbose: Verbose = False,
-    log_json: LogJson = "",
-    layeroptions: Any = None,
-    trialoptions: Any = None,
-    inkoptions: Any = None,
-    workeroptions: Any = None,
-) -> None:
-    """Try networks, windows and directions: a picture of each, and a sheet. Run the same command again to continue."""
-    from voxweft.apps import ink
-    from voxweft.cli.progress import Listener
-    from voxweft.viewer.contact_sheet import contact_sheet, save_picture
-
-    layers, _ = _placed(layeroptions, PictureOptions(), source, "")
-    with Listener(quiet, log_json) as listen:
-        done = ink.sweep(
-            layers,
-            trialoptions,
-            inkoptions,
-            folder.rstrip("/"),
-            worker_options=workeroptions,
-            command=command_line(),
-            emit=listen,
-        )
-    items = [(_trial_caption(trial), trial.thumbnail) for trial in done.trials if trial.thumbnail is not None]
-    if items:
-        sheet = Path(done.folder) / "sweep.png"
-        save_picture(contact_sheet(items, columns=len(trialoptions.ways) * min(2, len(trialoptions.moves))), sheet)
-        if not quiet:
-            table({trial.name: trial.error or _trial_numbers(trial) for trial in done.trials})
-            say(f"sheet: {sheet}")
-    done.require_all()
-
-
-def _trial_numbers(trial: Any) -> str:
-    return "mean {mean:.3f}, {over_half:.1%} over one half".format(**trial.numbers)
-
-
-def _trial_caption(trial: Any) -> str:
-    start, end = trial.layers
-    return f"{trial.name}\nlayers {start} to {end - 1} ({trial.offset:+d}), {_trial_numbers(trial)}"
-
-
-def _probe_rows(found: Any) -> dict[str, str]:
-    """What a probe found, in words."""
-    told = found.verdict
-    sizes = f"{found.width_px} px wide, {found.pitch_px} px apart"
-    where = f"layers {', '.join(f'{n} ({face})' for face, n in found.faces.items())}"
-    rows = {
-        "region": "x {0} to {2}, y {1} to {3}".format(*found.region),
-        "strokes": f"{sizes}, {where}"
-        + ("" if found.spacing_um else "; the size of a voxel is unknown (--voxel-size-um)"),
-    }
-    for face in found.faces:
-        for direction in DIRECTIONS:
-            lifts = [f"{a}: {lift:+.3f}" for (f, d, a), lift in found.lifts.items() if (f, d) == (face, direction)]
-            rows[f"{face} face, {direction}"] = "   ".join(lifts)
-    of_face = ", ".join(f"with ink on the {face} face {direction}" for face, direction in told.of_face.items())
-    advice = "; who knows which face was written on gives --face" if len({*told.of_face.values()}) > 1 else ""
-    rows["direction"] = f"{told.direction}: {of_face}{advice}"
-    rows["faintest"] = (
-        f"{told.faintest} grey levels; a map without ink here means: nothing of contrast >= {told.faintest} was there"
-        if told.faintest
-        else "not even the strongest strokes are seen; a map without ink here means nothing"
-    )
-    return rows
+app.command("probe")(probe)
+app.command("sweep")(sweep)
 
 
 @app.command("reduce")
@@ -281,7 +171,7 @@ def reduce(
     from voxweft.cli.progress import Listener
 
     check_page(report)
-    layers, picture_options = _placed(layeroptions, pictureoptions, "", target)
+    layers, picture_options = placed(layeroptions, pictureoptions, "", target)
     with Listener(quiet, log_json) as listen:
         result = ink.reduce((layers, inkmodeloptions), inkpartoptions, picture_options, source=source, emit=listen)
     _tell(result, report, quiet)
@@ -316,16 +206,6 @@ def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
         "columns": f"{cost.n_columns} of {stage.columns.column_yx[1]} pixels",
         "slabs": f"{cost.n_slabs} bands of {stage.columns.slab_z} rows",
     }
-
-
-def _placed(layers: Any, picture_options: Any, source: str, target: str) -> tuple[LayerOptions, PictureOptions]:
-    """The options with INPUT and OUTPUT in their places."""
-    picture_options = replace(picture_options, output_path=target) if target else picture_options
-    if not source:
-        return layers, picture_options
-    if source.rstrip("/").endswith(".zarr"):
-        return replace(layers, surface_volume_zarr=source), picture_options
-    return replace(layers, s3_path=source, surface_volume_zarr=""), picture_options
 
 
 VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}

@@ -308,7 +308,8 @@ def _passes_of(
         weight=options.weight_of(n),
         pad_with=options.pad_with,
     )
-    if note := spacing_note(card, source.geometry):
+    held_against_a_contract = getattr(card, "contract", None) is not None  # which knows of layers
+    if not held_against_a_contract and (note := spacing_note(card, source.geometry)):
         notes.append(note)
     several = [one]
     if options.tta_of == "volume":

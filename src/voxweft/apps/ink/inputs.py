@@ -209,7 +209,7 @@ def check_contract(jobs: Sequence[Job], ink_options: InkOptions, emit: Emit) -> 
     if errors:
         more = f" ({len(errors) - BREACHES_SHOWN} more)" if len(errors) > BREACHES_SHOWN else ""
         lines = [*errors][:BREACHES_SHOWN]
-        lines[-1] += f"{more} --input-contract warn runs all the same."
+        lines[-1] += f"{more}. Give --input-contract warn to run all the same."
         raise RequestError(*lines)
 
 
