@@ -209,11 +209,11 @@ def _format_of(path: Path, url: str) -> str:
 def _checkpoint_of(path: Path) -> str:
     """The backend for a file of torch.save, by what lies beside it and by the names in it; "" for none."""
     known = path.suffix in CHECKPOINTS
-    if known and import_module("voxweft.backends.trainer").holds_targets(path):
-        return "trainer"
     if trained_with(path):
         return "monai"
-    return "ink" if known and import_module("voxweft.backends.ink").holds_ink(path) else ""
+    if known and import_module("voxweft.backends.ink").holds_ink(path):
+        return "ink"
+    return "trainer" if known and import_module("voxweft.backends.trainer").holds_targets(path) else ""
 
 
 def _read(backend: str, place: Any, **arguments: Any) -> Model:

@@ -141,7 +141,9 @@ def info(
     time: Annotated[int, typer.Option(help="Time point of a volume with several.")] = -1,
     series: Annotated[int, typer.Option(help="Image of a file with several.")] = -1,
     as_model: Annotated[bool, typer.Option("--as-model", help="PATH is a model, whatever it looks like.")] = False,
-    layers: Annotated[int, typer.Option(help="PATH is an ink model, or a key of one, for this many layers.")] = 0,
+    layers: Annotated[
+        int, typer.Option(help="PATH is an ink model, or a key of one, for so many layers; -1: as it says.")
+    ] = 0,
     model_type: Annotated[str, typer.Option(help="With --layers: as for voxweft ink.")] = "auto",
     models: Annotated[str, typer.Option(help="With --layers: table of models (TOML) in place of voxweft's.")] = "",
     trust_code: Annotated[bool, typer.Option("--trust-code", help="With --layers: as for voxweft ink.")] = False,

@@ -11,14 +11,23 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.apps.ink.names import find_model, prepared_at
-from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
+from voxweft.apps.ink.names import find_models, prepared_at
+from voxweft.apps.ink.options import (
+    UNSET,
+    InkModelOptions,
+    InkOptions,
+    InkPartOptions,
+    LayerOptions,
+    PictureOptions,
+)
 from voxweft.apps.ink.picture import RESULT_NOTE
 from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli import ink_after
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
+from voxweft.cli.ink_places import Source, Target, placed
+from voxweft.cli.ink_trials import probe, sweep
 from voxweft.cli.show import (
     Estimate,
     LogJson,
@@ -44,11 +53,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Source = Annotated[
-    str, typer.Argument(metavar="[INPUT]", help="Segment with layers/, or a surface volume; in place of S3_PATH.")
-]
-Target = Annotated[str, typer.Argument(metavar="[OUTPUT]", help="PNG, TIFF or .zarr; in place of OUTPUT_PATH.")]
-
 
 def with_step(arguments: list[str]) -> list[str]:
     """``voxweft ink`` without a subcommand does the STEP of the environment.
@@ -56,6 +60,8 @@ def with_step(arguments: list[str]) -> list[str]:
     >>> with_step(["ink", "--stride", "32"]), with_step(["ink", "reduce"]), with_step(["ink", "--help"])
     (['ink', 'infer', '--stride', '32'], ['ink', 'reduce'], ['ink', '--help'])
     """
+    if arguments[:1] == ["ink"]:
+        arguments = with_one_model(arguments)
     word = arguments[1] if arguments[1:] else "-"
     without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
     if not without_step or word in _commands() or arguments[1:2] in (["--help"], ["-h"]):
@@ -71,6 +77,22 @@ def with_step(arguments: list[str]) -> list[str]:
 def _commands() -> set[str | None]:
     """The words that are subcommands, also where a file is called so."""
     return {c.name for c in app.registered_commands} | {g.name for g in app.registered_groups} | {*STEPS}
+
+
+def with_one_model(arguments: list[str]) -> list[str]:
+    """``--model A --model B`` as ``--model A,B``.
+
+    >>> with_one_model(["ink", "run", "-m", "A", "seg", "--model=B"])
+    ['ink', 'run', 'seg', '--model', 'A,B']
+    """
+    rest, models, words = list[str](), list[str](), iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        if flag not in ("--model", "-m"):
+            rest.append(word)
+        elif (model := value if equals else next(words, None)) is not None:
+            models.append(model)
+    return [*rest, "--model", ",".join(models)] if len(models) > 1 else arguments
 
 
 @app.command("prepare")
@@ -121,7 +143,7 @@ def infer(
     from voxweft.cli.progress import Listener
 
     check_page(report)
-    layers, picture_options = _placed(layeroptions, pictureoptions, source, target)
+    layers, picture_options = placed(layeroptions, pictureoptions, source, target)
     options = (layers, inkmodeloptions, inkoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
@@ -132,6 +154,10 @@ def infer(
             options, inkpartoptions, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
         )
     _tell(result, report, quiet, crateoptions)
+
+
+app.command("probe")(probe)
+app.command("sweep")(sweep)
 
 
 @app.command("reduce")
@@ -156,7 +182,7 @@ def reduce(
     from voxweft.cli.progress import Listener
 
     check_page(report)
-    layers, picture_options = _placed(layeroptions, pictureoptions, "", target)
+    layers, picture_options = placed(layeroptions, pictureoptions, "", target)
     with Listener(quiet, log_json) as listen:
         result = ink.reduce((layers, inkmodeloptions), inkpartoptions, picture_options, source=source, emit=listen)
     _tell(result, report, quiet, crateoptions)
@@ -167,18 +193,21 @@ app.add_typer(ink_after.threshold, name="threshold")
 
 
 def _tell(result: Any, report_to: str, quiet: bool, crate_options: Any) -> None:
-    """What a run did; where there is a picture, with report.html beside it, and what an archive wants to know."""
+    """What a run did, in each direction; beside a picture lie report.html and what an archive wants to know."""
     from voxweft.viewer.page import save_report
 
-    if not quiet:
-        summary(replace(result.report, output=result.picture or result.zarr), unit="bands of rows", pictures=False)
-    if result.picture:
-        page = re.sub(r"\.\w+$", "", result.picture) + "_report.html"
-        page = save_report(result.zarr, report_to or page)
+    for one in (result, *result.also):
         if not quiet:
-            say(f"report: {page}")
-        picture = "" if result.picture == result.zarr else result.picture
-        keep_crate(replace(result.report, output=result.zarr), crate_options, quiet, picture)
+            summary(replace(one.report, output=one.picture or one.zarr), unit="bands of rows", pictures=False)
+            if one.known:
+                say(f"unknown in places, see: {one.known}")
+        if one.picture:
+            page = re.sub(r"\.\w+$", "", one.picture) + "_report.html"
+            page = save_report(one.zarr, report_to if report_to and not result.also else page)
+            if not quiet:
+                say(f"report: {page}")
+        picture = "" if one.picture == one.zarr else one.picture
+        keep_crate(replace(one.report, output=one.zarr), crate_options, quiet, picture)
 
 
 def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
@@ -196,17 +225,8 @@ def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
     }
 
 
-def _placed(layers: Any, picture_options: Any, source: str, target: str) -> tuple[LayerOptions, PictureOptions]:
-    """The options with INPUT and OUTPUT in their places."""
-    picture_options = replace(picture_options, output_path=target) if target else picture_options
-    if not source:
-        return layers, picture_options
-    if source.rstrip("/").endswith(".zarr"):
-        return replace(layers, surface_volume_zarr=source), picture_options
-    return replace(layers, s3_path=source, surface_volume_zarr=""), picture_options
-
-
 VARIABLES = {"model": "MODEL", "s3_path": "S3_PATH", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
+ANY_NUMBER = -1  # of layers: as the checkpoint says
 LOOK = {"model_type": "--model-type", "models": "--models"}
 SHARED_DIR = (
     "ZARR_OUTPUT_DIR is missing: unfinished results would lie in /tmp of each node; "
@@ -288,7 +308,8 @@ class InkDivision(Division):
     def look(self, command: Command, variables: Mapping[str, str]) -> Look:
         """With the number of layers, on which the network depends."""
         more = {n: flag for n, flag in LOOK.items() if n in command.given}
-        shell = 'voxweft info "$MODEL" --layers "$((END_LAYER - START_LAYER))"'
+        both = {"start_layer", "end_layer"} <= set(command.given)
+        shell = f'voxweft info "$MODEL" --layers "{"$((END_LAYER - START_LAYER))" if both else ANY_NUMBER}"'
         shell += "".join(f' {flag} "${n.upper()}"' for n, flag in more.items())
         shell += " --trust-code" * ("trust_code" in command.given)
         return Look(shell, {**variables, **{n.upper(): command.text(n) for n in more}})
@@ -315,8 +336,8 @@ def _surface_of(command: Command) -> str:
     layers = LayerOptions(
         s3_path=command.text("s3_path"),
         surface_volume_zarr=command.text("surface_volume_zarr"),
-        start_layer=int(command.text("start_layer")),
-        end_layer=int(command.text("end_layer")),
+        start_layer=int(command.text("start_layer") or UNSET),
+        end_layer=int(command.text("end_layer") or UNSET),
     )
     return prepared_at(layers, InkPartOptions(zarr_output_dir=command.text("zarr_output_dir")))
 
@@ -327,12 +348,12 @@ def _find_card(path: str, options: Mapping[str, Any]) -> ModelCard | None:
 
     if not options.get("layers"):
         return None
-    place = find_model(InkModelOptions(model=path, models=options["models"]))
+    place = find_models(InkModelOptions(model=path, models=options["models"]))[0]
     more = {"model_type": options["model_type"], "trust_code": options["trust_code"]}
-    return load_model(place, n_layers=options["layers"], **more).card
+    return load_model(place, n_layers=max(0, options["layers"]), **more).card
 
 
-NEEDED = {"model": "MODEL", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
+NEEDED = {"model": "MODEL"}
 DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft ink infer makes the picture at once
 FRONT_END = FrontEnd(
     app,

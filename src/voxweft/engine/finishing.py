@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.engine.known import KnownPlanes, tally
 from voxweft.engine.masking import Mask, MaskPlanes
 from voxweft.engine.slabs import SlabWriter
 from voxweft.engine.stage import Sweep
@@ -29,18 +30,29 @@ class Finishing(Protocol):
         """All swept planes below ``end`` are final, in voxels of the swept grid."""
 
 
-def finishing(stage: Sweep, box: Box, weaver: Weaver, mask: MaskPlanes, writer: SlabWriter) -> Finishing:
+def finishing(
+    stage: Sweep, box: Box, weaver: Weaver, mask: MaskPlanes, writer: SlabWriter, known: KnownPlanes | None = None
+) -> Finishing:
     """That of a sweep of an output box."""
     if stage.regrid is None:
-        return SameGrid(stage, box, weaver, mask, writer)
+        return SameGrid(stage, box, weaver, mask, writer, known)
     return OtherGrid(stage, box, weaver, writer, stage.regrid)
 
 
 class SameGrid:
     """Every voxel of the outputs is one of the sweep."""
 
-    def __init__(self, stage: Sweep, box: Box, weaver: Weaver, mask: Mask, writer: SlabWriter) -> None:
+    def __init__(
+        self,
+        stage: Sweep,
+        box: Box,
+        weaver: Weaver,
+        mask: Mask,
+        writer: SlabWriter,
+        known: KnownPlanes | None = None,
+    ) -> None:
         self._stage, self._box, self._weaver, self._mask, self._writer = stage, box, weaver, mask, writer
+        self._known = known
         self._cursor = box.start[0]
         self._background = [
             np.array(f.background if f.output == "logits" else [0] * f.n_channels)[:, None] for f in stage.finishes
@@ -63,13 +75,18 @@ class SameGrid:
         for z in range(lo, end):
             outside = self._mask.outside(z, self._box)
             holes = [e for e in (uncovered[z - lo] if uncovered is not None else None, outside) if e is not None]
+            there = self._known.take(z, holes) if self._known else None
             for y in range(0, height, rows):
                 strip = blended[:, z - lo : z - lo + 1, y : y + rows]
                 made = [finish(strip) for finish in self._stage.finishes]
                 for values, background in zip(made, self._background, strict=True) if holes else ():
                     for empty in holes:
                         values[:, 0, empty[y : y + rows]] = background
+                if there is not None:
+                    made.append(there[None, None, y : y + rows])
                 self._writer.put(z, y, made, self._box)
+            if there is not None:
+                self._writer.note(tally(there))
 
 
 class OtherGrid:

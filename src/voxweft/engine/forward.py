@@ -16,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 
 from voxweft.engine.budget import VIEWS_BYTES
+from voxweft.engine.known import KnownPlanes
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.reader import PlaneReader, Reader
 from voxweft.engine.totals import Totals
@@ -42,11 +43,15 @@ class PatchTarget(Protocol):
         """A patch that did not run."""
 
 
-def planes_of(opened: OpenedSweep, reach: Box, own: Box) -> PlaneReader:
-    """The reader of a column: all voxels that its patches will need; those whose non-finite values it counts."""
+def planes_of(opened: OpenedSweep, reach: Box, own: Box, known: KnownPlanes | None = None) -> PlaneReader:
+    """The reader of a column: all voxels that its patches will need; those whose non-finite values it counts.
+
+    ``known`` is told of what is read.
+    """
     if opened.volume is None:
         raise RunError(f"stage {opened.stage.name} works on stored logits; it has no volume")
-    return PlaneReader(opened.volume, reach, opened.stage.plane_block, opened.device, own)
+    saw = known.saw if known else None
+    return PlaneReader(opened.volume, reach, opened.stage.plane_block, opened.device, own, saw)
 
 
 class ForwardQueue:
@@ -78,7 +83,7 @@ class ForwardQueue:
         self._whole = Box.of(stage.info.shape_zyx)
         self._free = [
             deque(
-                torch.zeros((p.setting.batch_size, stage.info.n_channels, *p.grid.patch), device=opened.device)
+                torch.zeros((p.setting.batch_size, stage.n_channels_of(p), *p.grid.patch), device=opened.device)
                 for _ in range(SLOTS_PER_LANE * opened.n_lanes)
             )
             for p in stage.passes
@@ -116,7 +121,7 @@ class ForwardQueue:
             if valid != tile.box:
                 slot.zero_()
             patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
-            self._reader.copy(valid, patch)
+            self._reader.copy(valid, patch, pass_.channels)
             if self._stage.skip_empty and _constant(patch):
                 self.then(partial(self._target.skip, one, tile))
                 self._totals.n_skipped += 1

@@ -21,6 +21,8 @@ from voxweft.model.protocols import ForwardSetting
 from voxweft.ops.activate import Finish
 from voxweft.ops.augment import View
 
+KNOWN = "known"  # name of the output that says where anything is known
+
 
 @dataclass(frozen=True, slots=True)
 class Pass:
@@ -46,6 +48,8 @@ class Pass:
         What lies around a volume that is smaller than the patch: zeros (after normalisation), or its outermost voxels.
     vectors
         The first of three channels each, which are components x y z and turn with a view of the patch.
+    channels
+        The channels of the swept volume that this pass sees, in this order; None: all of them.
     """
 
     model: int
@@ -57,6 +61,7 @@ class Pass:
     weight: float = 1.0
     pad_with: Literal["zeros", "edge"] = "zeros"
     vectors: tuple[int, ...] = ()
+    channels: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,6 +184,11 @@ class Sweep:
         return (self.finish, *self.more)
 
     @property
+    def tells_known(self) -> bool:
+        """Whether the last output says where anything is known; see :class:`voxweft.engine.known.KnownPlanes`."""
+        return bool(self.outputs) and self.outputs[-1].name == KNOWN
+
+    @property
     def n_tallied(self) -> int:
         """Labels that are counted, 0 to the largest."""
         return self.finish.largest_label + 1 if self.tally else 0
@@ -187,6 +197,10 @@ class Sweep:
     def tallies_confidence(self) -> bool:
         """Whether the uncertainty of voxels is summed."""
         return self.tally == "confidence"
+
+    def n_channels_of(self, one: Pass) -> int:
+        """Channels that a pass sees."""
+        return self.info.n_channels if one.channels is None else len(one.channels)
 
     def source_box(self, box: Box) -> Box:
         """The swept voxels that a box of the outputs is made of; of slices all of them, and their neighbours."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from voxweft.engine.budget import Budget, Survey, choose_column, sparse_column
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
+from voxweft.engine.passes import KNOWN
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.separate import WHOLE, Wanted, finishes_of, halving_of, told_of
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
@@ -52,7 +53,11 @@ class Target:
     tally
         See :class:`~voxweft.engine.stage.Sweep`.
     average
-        What of several passes is averaged. For "probabilities", and for a variance, each is blended by itself.
+        What of several passes is averaged. For "probabilities", a "maximum" and a variance, each is blended by itself.
+    channels
+        The groups of channels of the volume that every network is to see, each in a pass of its own; empty: all.
+    known
+        Whether a last output says where anything is known: 255, else 0.
     """
 
     regrid: Regrid | None = None
@@ -61,7 +66,9 @@ class Target:
     order: Order | None = None
     also: tuple[str, ...] = ()
     tally: Literal["", "voxels", "confidence"] = ""
-    average: Literal["logits", "probabilities"] = "logits"
+    average: Literal["logits", "probabilities", "maximum"] = "logits"
+    channels: tuple[tuple[int, ...], ...] = ()
+    known: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,6 +210,8 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         if beside:
             main, others = output.attributes["target"]["name"], ", ".join(one.name for one in beside)
             notes.append(f"{main} is in the output itself, {others} beside it")
+    if target.known:
+        beside.append(Output(KNOWN, spec=replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True)))
     sweep = Sweep(
         name=SWEEP,
         source=VOLUME,
@@ -245,8 +254,8 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
 def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Finish]) -> None:
     """Refuse what a sparse sweep cannot do."""
     problems = [] if options.mask else ["--sparse needs --mask, which says what is visited"]
-    if target.regrid or target.tally:
-        problems.append("--sparse works on the grid of the volume only")
+    if target.regrid or target.tally or target.known:
+        problems.append("--sparse works on the grid of the volume only, and tallies nothing")
     if any(finish.output in (*KEPT, "patches") for finish in finishes):
         problems.append(
             "--sparse writes nothing where the mask is 0, and the logits of nothing are not 0; take another --output"
@@ -263,7 +272,7 @@ def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes
             raise RequestError(f"{card.path} has the targets {named}; voxweft run and voxweft pipeline can write them")
         return tuple(finish for _, finish in _of_heads(card, options))
     finish, target = finish_for(card, options), given or Target()
-    if len(passes) > 1 and (target.average == "probabilities" or "variance" in target.also):
+    if len(passes) > 1 and (target.average != "logits" or "variance" in target.also):
         total = sum(one.weight for one in passes)
         weights = tuple(one.weight / total for one in passes)
         finish = replace(finish, pass_weights=weights, average=target.average)
@@ -313,8 +322,10 @@ def _passes_of(
         parse_size(options.patch_stride),
     )
     seen = views(options.tta, card.mirror_axes, patch)
-    if source.n_channels != card.n_inputs:
-        raise ModelError(f"the model takes {card.n_inputs} input channel(s), {source.url} has {source.n_channels}")
+    groups = (found.target or Target()).channels
+    for n_channels in {len(group) for group in groups} or {source.n_channels}:
+        if n_channels != card.n_inputs:
+            raise ModelError(f"the model takes {card.n_inputs} input channel(s), {source.url} has {n_channels}")
     setting = found.settings[n] if found.settings else ForwardSetting("torch", "cpu", "fp32", 1, patch)
     one = Pass(
         model=n,
@@ -327,16 +338,18 @@ def _passes_of(
         pad_with=options.pad_with,
         vectors=card.vectors,
     )
-    if note := spacing_note(card, source.geometry):
+    held_against_a_contract = getattr(card, "contract", None) is not None  # which knows of layers
+    if not held_against_a_contract and (note := spacing_note(card, source.geometry)):
         notes.append(note)
-    if options.tta_of != "volume":
-        return [one], notes
-    several = []
-    for view in seen:
-        axes = [a + 3 for a in view.inverse.flips]
-        mirrored = grid.mirrored(source.shape_zyx, axes)
-        several.append(replace(one, grid=mirrored, views=(view,), weight=one.weight / len(seen)))
-    return several, notes
+    several = [one]
+    if options.tta_of == "volume":
+        grids = [grid.mirrored(source.shape_zyx, [a + 3 for a in view.inverse.flips]) for view in seen]
+        weight = one.weight / len(seen)
+        several = [replace(one, grid=g, views=(v,), weight=weight) for g, v in zip(grids, seen, strict=True)]
+    share = 1 / max(1, len(groups))
+    return [
+        replace(each, channels=group, weight=each.weight * share) for each in several for group in groups or (None,)
+    ], notes
 
 
 def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, shard: Zyx) -> OutputSpec:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -44,8 +44,8 @@ class Reader(Protocol):
     def need(self, lo: int, hi: int) -> None:
         """Hold the planes ``lo <= z < hi``; ``lo`` never goes back."""
 
-    def copy(self, box: Box, out: torch.Tensor) -> None:
-        """Copy held voxels into float32 ``out`` [C, Z, Y, X]."""
+    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
+        """Copy held voxels into float32 ``out`` [C, Z, Y, X]; of some channels, in this order, or of all."""
 
 
 class PlaneReader:
@@ -67,10 +67,20 @@ class PlaneReader:
         Where the voxels are to lie; float64, uint16 and wider integers become float32 on an accelerator.
     own
         The voxels whose non-finite values this reader counts (the column's own, without the halo).
+    saw
+        Told of every block that is read, and of its voxels [C, Z, Y, X].
     """
 
-    def __init__(self, volume: Volume, box: Box, n_planes: int, device: str, own: Box) -> None:
-        self._volume, self._box, self._device, self._own = volume, box, device, own
+    def __init__(
+        self,
+        volume: Volume,
+        box: Box,
+        n_planes: int,
+        device: str,
+        own: Box,
+        saw: Callable[[Box, NDArray[Any]], None] | None = None,
+    ) -> None:
+        self._volume, self._box, self._device, self._own, self._saw = volume, box, device, own, saw
         self.channels = volume.info.n_channels
         self._spans = deque((block.start[0], block.stop[0]) for block in plane_blocks(box, n_planes))
         self._held: deque[tuple[int, int, torch.Tensor]] = deque()
@@ -97,14 +107,18 @@ class PlaneReader:
             if self._spans:
                 self._ahead = self._submit()
 
-    def copy(self, box: Box, out: torch.Tensor) -> None:
-        """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X]."""
+    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
+        """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X].
+
+        ``channels``: which of them, in this order; None: all.
+        """
         (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
         _, by, bx = self._box.start
         for a, b, block in self._held:
             lo, hi = max(a, z0), min(b, z1)
             if lo < hi:
-                out[:, lo - z0 : hi - z0].copy_(block[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx])
+                held = block[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx]
+                out[:, lo - z0 : hi - z0].copy_(held if channels is None else held[list(channels)])
 
     def _submit(self) -> Future[torch.Tensor]:
         a, b = self._spans[0]
@@ -116,6 +130,8 @@ class PlaneReader:
         array, n_wrong = finite(self._rows(box), box, self._own)
         self.bytes_read += array.nbytes
         self.n_nonfinite += n_wrong
+        if self._saw:
+            self._saw(box, array)
         return as_tensor(array, self._device)
 
     def _rows(self, box: Box) -> NDArray[Any]:

@@ -266,14 +266,15 @@ class ChunkReader:
         for index in [index for index in self._chunks if (index[0] + 1) * self._size[0] <= lo]:
             del self._chunks[index]
 
-    def copy(self, box: Box, out: torch.Tensor) -> None:
-        """Copy the voxels of a box that was wanted into float32 ``out`` [C, Z, Y, X]."""
+    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
+        """Copy the voxels of a box that was wanted into float32 ``out`` [C, Z, Y, X]; of some channels, or of all."""
         for index in box.indices(self._size):
             chunk = self._chunk(index)
             part = chunk & box
             values = self._chunks[index].result()
             target, source = part.shift(box.start, -1), part.shift(chunk.start, -1)
-            out[(slice(None), *target.slices)].copy_(values[(slice(None), *source.slices)])
+            held = values[(slice(None), *source.slices)]
+            out[(slice(None), *target.slices)].copy_(held if channels is None else held[list(channels)])
 
     def _chunk(self, index: Zyx) -> Box:
         start = tuple(i * n for i, n in zip(index, self._size, strict=True))

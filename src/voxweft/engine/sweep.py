@@ -10,6 +10,7 @@ from voxweft.engine.cells import CellMask
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.finishing import Finishing, finishing
 from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
+from voxweft.engine.known import KnownPlanes
 from voxweft.engine.layers import PatchLayer, patch_layers
 from voxweft.engine.masking import Mask, MaskPlanes
 from voxweft.engine.opened import OpenedSweep
@@ -44,14 +45,15 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         _sweep_cells(opened, units, made, commit, goes_on)
         return
     weaver = Weaver(stage, box, opened.device)
+    known = KnownPlanes(box) if stage.tells_known else None
     with (
         torch.inference_mode(),
         MaskPlanes(opened.mask, reach, stage.info.shape_zyx) as mask,
         SlabWriter(stage, units, commit) as writer,
         one_core_each(opened.device),
-        _source(opened, weaver, totals, reach, box) as patches,
+        _source(opened, weaver, totals, (reach, box), known) as patches,
     ):
-        finish = finishing(stage, made, weaver, mask, writer)
+        finish = finishing(stage, made, weaver, mask, writer, known)
         _weave(patch_layers(stage, box), Loom(stage, box, patches, weaver, mask, writer, finish), totals, goes_on)
 
 
@@ -123,8 +125,10 @@ def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: Go
     patches.flush()
 
 
-def _source(opened: OpenedSweep, weaver: Weaver, totals: Totals, reach: Box, own: Box) -> ForwardQueue | StoredQueue:
+def _source(
+    opened: OpenedSweep, weaver: Weaver, totals: Totals, boxes: tuple[Box, Box], known: KnownPlanes | None
+) -> ForwardQueue | StoredQueue:
     """Where logits come from: the network, or patches that were kept."""
     if opened.patches is not None:
         return StoredQueue(opened.patches, weaver, totals)
-    return ForwardQueue(opened, weaver, totals, planes_of(opened, reach, own))
+    return ForwardQueue(opened, weaver, totals, planes_of(opened, *boxes, known))

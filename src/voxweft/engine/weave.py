@@ -101,6 +101,7 @@ class Weaver:
         self._sum = torch.zeros((sweep.finish.n_accumulated, depth, height, width), device=device)
         self._skips = _Skips(sweep.passes, self._weights.profiles, area)
         self._n_groups = len(sweep.finish.pass_weights) or 1
+        self._one_is_enough = sweep.finish.average == "maximum"
         self._base = 0
 
     def begin_layer(self, one: int, z_index: int) -> None:
@@ -136,15 +137,15 @@ class Weaver:
         import torch
 
         planes = slice(lo - self._base, hi - self._base)
-        nowhere: NDArray[np.bool_] | None = None
+        holes: list[NDArray[np.bool_] | None] = []
         for one in range(self._n_groups):
             weight = self._skips.weight(lo, hi, one if self._n_groups > 1 else None)
-            if weight is not None:
-                uncovered = weight == 0
+            uncovered = None if weight is None else weight == 0
+            if weight is not None and uncovered is not None:
                 blended = self._channels(one)[:, planes]
                 blended.div_(torch.from_numpy(np.where(uncovered, np.float32(1), weight)).to(blended.device))
-                nowhere = uncovered if nowhere is None else nowhere | uncovered
-        return self._sum[:, planes], nowhere
+            holes.append(uncovered)
+        return self._sum[:, planes], _nowhere(holes, one_is_enough=self._one_is_enough)
 
     def _channels(self, one: int) -> torch.Tensor:
         """The sums of a pass."""
@@ -160,6 +161,14 @@ class Weaver:
             inside.append(slice(lo - tile.box.start[a], hi - tile.box.start[a]))
             target.append(slice(lo - self._area.start[a], hi - self._area.start[a]))
         return (inside[0], inside[1]), (target[0], target[1])
+
+
+def _nowhere(holes: Sequence[NDArray[np.bool_] | None], one_is_enough: bool) -> NDArray[np.bool_] | None:
+    """Where the result says nothing: where one pass of those blended apart did not run, or where none did."""
+    found = [hole for hole in holes if hole is not None]
+    if not found or (one_is_enough and len(found) < len(holes)):
+        return None
+    return np.asarray((np.logical_and if one_is_enough else np.logical_or).reduce(found))
 
 
 class _Skips:

@@ -320,7 +320,31 @@ class Repeat(BaseView):
         return values[np.ix_(np.arange(len(values)), *index)]
 
 
-View = Crop | Permute | Flip | AsChannels | EightBit | AtLeast | Repeat
+@dataclass(frozen=True, slots=True)
+class Channels(BaseView):
+    """Some channels of a volume, in this order.
+
+    >>> from voxweft import open_volume
+    >>> stack = open_volume(np.arange(4).reshape(4, 1, 1, 1))
+    >>> Channels((3, 1)).of(stack).read(Box.of((1, 1, 1))).ravel()
+    array([3, 1])
+    """
+
+    channels: tuple[int, ...]
+    kind: Literal["channels"] = "channels"
+
+    def info(self, seen: VolumeInfo) -> VolumeInfo:
+        """Their number."""
+        if not self.channels or not all(0 <= n < seen.n_channels for n in self.channels):
+            raise VolumeError(f"{seen.url} has channels 0 to {seen.n_channels - 1}, not {self.channels}")
+        return replace(_one_level(seen, seen.shape_zyx), n_channels=len(self.channels))
+
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Chosen."""
+        return values[list(self.channels)]
+
+
+View = Crop | Permute | Flip | AsChannels | EightBit | AtLeast | Repeat | Channels
 
 
 class ViewedVolume:

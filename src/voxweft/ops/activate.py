@@ -99,7 +99,8 @@ class Finish:
     pass_weights
         Weights of passes that are blended apart, summing to one; empty: their logits are blended in one sum.
     average
-        What of passes that are blended apart is averaged: "logits" or "probabilities".
+        What of passes that are blended apart is averaged: "logits" or "probabilities"; "maximum": the largest
+        probability of any pass is taken.
     channels
         The first and the end of the channels that this output is made of, where the network has several heads and each
         of them an output of its own; all else is said of these channels alone, but for n_classes. None: all of them.
@@ -145,6 +146,8 @@ class Finish:
                 f"--threshold {self.threshold} has no meaning for classes that exclude each other: the largest wins",
                 "Leave it out, or take --output probability.",
             )
+        if self.average == "maximum" and self.activation == "softmax":
+            raise RequestError("the largest probabilities of passes are none of a softmax; take their mean")
         if self.n_classes == 1 and self.activation == "softmax":
             raise RequestError("a softmax over one class is always 1; the model's card should say 'sigmoid'")
 
@@ -281,7 +284,7 @@ class Finish:
         if self.output != "variance" and (self.average == "logits" or self.output in (*KEPT, *VALUES)):
             return one(torch.from_numpy(_weighted(groups, weights)))
         p = [one._probabilities(group.copy()) for group in groups]
-        mean = _weighted(p, weights)
+        mean = np.maximum.reduce(p) if self.average == "maximum" else _weighted(p, weights)
         if self.output == "variance":
             return np.asarray(_weighted([(each - mean) ** 2 for each in p], weights).max(axis=0, keepdims=True))
         if self.activation == "none":

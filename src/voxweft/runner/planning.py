@@ -25,6 +25,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Records, Volume
 from voxweft.image.ref import volume_ref
+from voxweft.image.views import Channels
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.devices import budget_for, devices_of
@@ -168,15 +169,18 @@ def _measured(
     n_patches = round(stage.n_tiles(stage.region) * stage.n_forwards)
     settings, predictors, trials = list[ForwardSetting](), list[Predictor](), list[dict[str, Any]]()
     for n, model in enumerate(models):
-        patch = next(one for one in stage.passes if one.model == n).grid.patch
-        sample = as_input(central_patch(volume, patch)[1], patch, schemes[n], device)
+        one = next(one for one in stage.passes if one.model == n)
+        patch, seen = one.grid.patch, volume if one.channels is None else Channels(one.channels).of(volume)
+        sample = as_input(central_patch(seen, patch)[1], patch, schemes[n], device)
         setting, predictor, tried = choose_setting(model, sample, options, n_patches * n_alike, device)
         settings.append(setting)
         predictors.append(predictor)
         trials += tried
     measured: dict[str, Any] = {"runtimes": trials}
     if n_patches >= PROBE_FROM:
-        measured["tiling"] = tiling_probe(predictors[0], volume, settings[0], models[0].card, schemes[0])
+        first = stage.passes[0].channels
+        seen = volume if first is None else Channels(first).of(volume)
+        measured["tiling"] = tiling_probe(predictors[0], seen, settings[0], models[0].card, schemes[0])
     return tuple(settings), predictors, measured
 
 

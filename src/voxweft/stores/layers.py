@@ -175,6 +175,22 @@ def _files(url: str, start: int, stop: int) -> list[str]:
     return [files[0] for files in wanted.values()]
 
 
+def layers_there(url: str) -> range:
+    """The numbers of the layers of a folder, from the first to the last; nothing but names is looked at.
+
+    Raises
+    ------
+    VolumeError
+        If there is none, or the folder cannot be listed: http has no listing.
+    """
+    if url.startswith("http"):
+        raise VolumeError(f"{url} cannot be listed, which http does not offer; give START_LAYER and END_LAYER")
+    numbers = [number for number, _ in _listed(url)]
+    if not numbers:
+        raise VolumeError(f"No layers found: {url} has no numbered tif, png or jpg.", "Check the path.")
+    return range(min(numbers), max(numbers) + 1)
+
+
 def _listed(url: str) -> Iterator[tuple[int, str]]:
     """Number and URL of the files of a folder, or of its ``layers/``, whose names are numbers."""
     try:

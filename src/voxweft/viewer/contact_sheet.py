@@ -1,10 +1,10 @@
-"""A contact sheet: slices with their objects in colours, a row a slice and a column a choice of parameters."""
+"""Contact sheets: pictures with their captions; slices with their objects in colours, a row a slice."""
 
 from __future__ import annotations
 
 import io
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,20 +32,40 @@ def save_sheet(trials: Iterable[Any], path: str) -> str:
     rows: dict[int, list[Image.Image]] = {}
     for trial in trials:
         rows.setdefault(trial.z, []).append(_cell(trial))
-    width = max(sum(c.width + GAP for c in cells) for cells in rows.values()) + GAP
-    height = sum(max(c.height for c in cells) + GAP for cells in rows.values()) + GAP
+    save_picture(_joined([*rows.values()]), place)
+    return path
+
+
+def contact_sheet(items: Sequence[tuple[str, NDArray[np.uint8]]], columns: int) -> Image.Image:
+    """Pictures uint8 [Y, X] or [Y, X, 3] in rows of so many, each with its caption below, as small as they must be.
+
+    >>> contact_sheet([("one", np.zeros((20, 30), np.uint8))] * 3, columns=2).mode
+    'RGB'
+    """
+    cells = [_captioned(Image.fromarray(picture).convert("RGB"), caption.splitlines()) for caption, picture in items]
+    return _joined([cells[n : n + columns] for n in range(0, len(cells), columns)])
+
+
+def save_picture(picture: Image.Image, place: Path) -> None:
+    """Write a PNG; what lay there is replaced when the new one is whole."""
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    replace(place, data.getvalue())
+
+
+def _joined(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+    """Cells in rows, as one picture."""
+    width = max(sum(c.width + GAP for c in cells) for cells in rows) + GAP
+    height = sum(max(c.height for c in cells) + GAP for cells in rows) + GAP
     sheet = Image.new("RGB", (width, height), "white")
     y = GAP
-    for cells in rows.values():
+    for cells in rows:
         x = GAP
         for cell in cells:
             sheet.paste(cell, (x, y))
             x += cell.width + GAP
         y += max(c.height for c in cells) + GAP
-    data = io.BytesIO()
-    sheet.save(data, "PNG")
-    replace(place, data.getvalue())
-    return path
+    return sheet
 
 
 def check_sheet(path: str) -> None:
@@ -65,12 +85,17 @@ def _cell(trial: Any) -> Image.Image:
     edges = _edges(labels)[..., None]
     alpha = np.where(edges, 1.0, 0.3 * (labels > 0)[..., None])
     rgb = (pictures.grey(trial.image).astype(np.float32) * (1 - alpha) + tint * alpha).astype(np.uint8)
-    picture = Image.fromarray(rgb)
-    factor = LARGEST / max(picture.size)
-    if factor < 1:
-        picture = picture.resize((round(picture.width * factor), round(picture.height * factor)), Image.Resampling.BOX)
     said = [f"slice {trial.z}, {trial.n_objects} objects"]
     said += [f"{name.replace('_', '-')} {value}" for name, value in trial.settings.items()]
+    return _captioned(Image.fromarray(rgb), said)
+
+
+def _captioned(picture: Image.Image, said: Sequence[str]) -> Image.Image:
+    """A picture, made smaller where it is large, with lines of text below it."""
+    factor = LARGEST / max(picture.size)
+    if factor < 1:
+        size = (max(1, round(picture.width * factor)), max(1, round(picture.height * factor)))
+        picture = picture.resize(size, Image.Resampling.BOX)
     font = ImageFont.load_default(FONT)
     widest = max(math.ceil(font.getlength(line)) for line in said)
     cell = Image.new("RGB", (max(picture.width, widest), picture.height + LINE * len(said)), "white")

@@ -142,7 +142,10 @@ def render(sink: Sink, subject: Subject, report: Mapping[str, Any]) -> str:
         f"<h1>{escape(sink.url)}</h1>",
         fact_table(_headline(subject, report)),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
-        *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
+        *(
+            f"<p class=note>{escape(n)}</p>"
+            for n in dict.fromkeys((*plan.notes, *report.get("notes", ()), *report.get("redone", ())[:REDONE_SHOWN]))
+        ),
         "<h2>Pictures</h2>",
         *(_surface(sink, seen, subject) if subject.spec.words.is_picture else _pictures(seen, subject)),
         f"<h2>{'Label sizes' if subject.finish.output == 'labels' else 'Histogram'}</h2>",

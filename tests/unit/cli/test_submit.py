@@ -72,6 +72,10 @@ def test_steps_of_ink_get_what_each_knows(monkeypatch: pytest.MonkeyPatch) -> No
         assert ("--model" in arguments) == (name != "prepare")
         assert "secret" not in str(arguments)
     assert [*steps("ink", "run", "v.zarr", *INK)] == ["infer", "reduce"]
+    made = steps("ink", "run", "seg", "--model", "demo-ink", "--direction", "both", "--windows", "3")
+    assert made["prepare"][made["prepare"].index("--surface-volume-zarr") + 1].startswith("s3://b/parts/surface_all-")
+    assert [name for name, words in made.items() if "--windows" in words] == ["infer"]
+    assert "both" in made["reduce"], "both pictures are joined"
     monkeypatch.setenv("S3_PATH", "seg")
     assert [*steps("ink", *INK)] == ["infer", "reduce"], "bare voxweft ink obeys STEP"
 

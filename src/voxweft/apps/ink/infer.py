@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
+from voxweft.apps.ink.inputs import (
+    Job,
+    Options,
+    engine_options,
+    named_layers,
+    open_mask,
+    open_windows,
+    opened_jobs,
+    schemes_of,
+    stride_of,
+    target_of,
+)
 from voxweft.apps.ink.names import (
     base_name,
     check_note,
-    find_model,
     find_unfinished,
     picture_at,
     prepared_at,
     require,
     source_of,
     unfinished,
+    with_ending,
     write_note,
 )
 from voxweft.apps.ink.options import (
@@ -24,21 +39,28 @@ from voxweft.apps.ink.options import (
     LayerOptions,
     PictureOptions,
     SweepOptions,
-    box_of_roi,
+    asked_of,
 )
-from voxweft.apps.ink.picture import PICTURE, RESULT_NOTE, check_place, picture_stage, with_suffix
+from voxweft.apps.ink.picture import (
+    KNOWN_PICTURE,
+    PICTURE,
+    RESULT_NOTE,
+    check_place,
+    picture_stages,
+    with_suffix,
+)
 from voxweft.apps.ink.prepare import prepare
-from voxweft.apps.ink.surface import open_surface, piecewise
-from voxweft.backends import load_model
+from voxweft.apps.ink.surface import piecewise
+from voxweft.apps.ink.window import union
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.fields import all_decisive
+from voxweft.engine.ledger import REPORT_KEY, Ledger
 from voxweft.engine.part import Part
+from voxweft.engine.passes import KNOWN
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
-from voxweft.errors import IncompleteError, ModelError, RequestError
+from voxweft.errors import IncompleteError, RequestError
 from voxweft.image.protocols import Sink, Volume
-from voxweft.model.card import Normalization
-from voxweft.model.protocols import Model
+from voxweft.image.views import Channels
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.forecast import Forecast, forecast
@@ -53,18 +75,31 @@ from voxweft.runner.workers import WorkerOptions, Workers
 from voxweft.stores import open_sink
 from voxweft.stores.url import absolute
 
-Options = tuple[LayerOptions, InkModelOptions, InkOptions]
-SIGMA_SCALE = 2.5  # tile / sigma
-WINDOWS = {"gaussian": "gaussian-centred"}  # the engine's word; its gaussian is nnU-Net's
-
 
 @dataclass(frozen=True, slots=True)
 class InkResult:
-    """What became of a run: its report, the OME-Zarr, and the picture ("" where parts are still to come)."""
+    """What became of a run: its report, the OME-Zarr, and the picture ("" where parts are still to come).
+
+    ``known`` is the picture of where anything is known: "" where that is everywhere, or there is no picture yet;
+    ``also`` are the results of further directions.
+    """
 
     report: Report
     zarr: str
     picture: str = ""
+    known: str = ""
+    also: tuple[InkResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Doing:
+    """How runs are done: which share, where the results go, who computes, who is told."""
+
+    part: InkPartOptions
+    picture_options: PictureOptions
+    worker_options: WorkerOptions
+    command: str
+    emit: Emit
 
 
 def infer(
@@ -94,7 +129,7 @@ def infer(
     Returns
     -------
     InkResult
-        With several parts without a picture; ``reduce`` makes it.
+        With several parts without a picture; ``reduce`` makes it. Of both directions the first, with the other beside.
 
     Raises
     ------
@@ -103,46 +138,64 @@ def infer(
     RunError
         If the run could not be finished; the same call continues it.
     """
-    part, picture_options = part or InkPartOptions(), picture_options or PictureOptions()
-    picture, sink = _places(options, part, picture_options)
-    execution = _execution(part, worker_options or WorkerOptions(), command)
+    picture_options = picture_options or PictureOptions()
+    doing = Doing(part or InkPartOptions(), picture_options, worker_options or WorkerOptions(), command, emit)
+    check_note(picture_options.runtime_dir, RESULT_NOTE)
+    require(options[1], options[0])
+    if picture_options.output_path and doing.part.is_whole:
+        check_place(picture_options.output_path)
+    jobs = opened_jobs(options, emit)
+    engines = [engine_options(job, options[2], picture_options) for job in jobs]
+    places = [_places(job, options, doing) for job in jobs]
+    results = [_infer(*each, options[2], doing) for each in zip(jobs, engines, places, strict=True)]
+    _leave_note(results, picture_options)
+    return replace(results[0], also=tuple(results[1:]))
+
+
+def _infer(job: Job, engine: SweepOptions, place: tuple[str, Sink], ink_options: InkOptions, doing: Doing) -> InkResult:
+    """One direction."""
+    (picture, sink), part = place, doing.part
+    execution = _execution(part, doing.worker_options, doing.command)
     check_output(sink, execution)
-    volume, model, (engine, schemes) = opened_inputs(options, picture_options)
-    volume = _in_pieces(volume, options[0], part, picture_options, emit)
     workers = Workers.of(execution, devices_of(engine.device))
-    said = options[0].segment_id, picture_options.pixel_resolution_um
+    said = job.layers.segment_id, doing.picture_options.pixel_resolution_um
     opened = plan_run(
-        volume,
-        [model],
+        _in_pieces(job, doing),
+        job.models,
         engine,
-        app=AppRequest("ink", schemes, then=lambda sweep: [picture_stage(sweep.name, *said)]),
+        app=AppRequest(
+            "ink",
+            schemes_of(job, ink_options),
+            then=lambda sweep: picture_stages(sweep.name, *said),
+            target=target_of(job, ink_options),
+        ),
+        mask=open_mask(ink_options.mask),
         records=None if part.overwrite else sink.records,
         n_workers=workers.n_sharing,
-        emit=emit,
+        emit=doing.emit,
     )
-    report = run_plan(opened, Place.of(sink), workers, execution, emit)
-    return finish(sink, picture, report, picture_options, emit) if part.is_whole else InkResult(report, sink.url)
+    report = run_plan(opened, Place.of(sink), workers, execution, doing.emit)
+    return finish(sink, picture, report, doing.emit) if part.is_whole else InkResult(report, sink.url)
 
 
-def _places(options: Options, part: InkPartOptions, picture_options: PictureOptions) -> tuple[str, Sink]:
+def _places(job: Job, options: Options, doing: Doing) -> tuple[str, Sink]:
     """Where the picture goes ("" where parts are still to come), and the OME-Zarr that it is made from."""
-    layers, model_options, ink_options = options
-    check_note(picture_options.runtime_dir, RESULT_NOTE)
-    require(model_options, layers)
-    name = base_name(model_options.model, layers)
+    part, picture_options = doing.part, doing.picture_options
+    name = base_name(options[1].model, job.layers) + job.ending
+    picture_options = replace(picture_options, output_path=with_ending(picture_options.output_path, job.ending))
     as_zarr = picture_options.output_path.endswith(".zarr")
-    picture = picture_at(name, layers, picture_options) if part.is_whole or as_zarr else ""
+    picture = picture_at(name, job.layers, picture_options) if part.is_whole or as_zarr else ""
     if part.is_whole:
         check_place(picture)
     asked = [
-        find_model(model_options),
-        layers.reverse,
-        layers.level,
-        model_options.model_type,
+        ",".join(job.urls),
+        job.reverse,
+        job.layers.level,
+        options[1].model_type,
         picture_options.use_zarr_compression,
-        all_decisive(ink_options),
+        asked_of(options[2]),
     ]
-    zarr = picture if as_zarr else unfinished(name, source_of(layers), part, asked if part.is_whole else [])
+    zarr = picture if as_zarr else unfinished(name, source_of(job.layers), part, asked if part.is_whole else [])
     return picture, open_sink(zarr, order=ROWS_FIRST)
 
 
@@ -159,93 +212,49 @@ def _execution(part: InkPartOptions, worker_options: WorkerOptions, command: str
 
 
 def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
-    """What a run will cost; nothing is written.
+    """What a run will cost; nothing is written. Windows, models and directions are taken to cost the same.
 
     Raises
     ------
     RequestError
         Also where the layers have to be prepared first.
     """
-    require(options[1], options[0])
-    volume, model, (engine, schemes) = opened_inputs(options, PictureOptions())
+    jobs = opened_jobs(options, emit)
+    job, ink_options = jobs[0], options[2]
+    engine = engine_options(job, ink_options, PictureOptions())
+    volume, channels = job.volume, job.target.channels
     if not piecewise(volume):
         raise RequestError(
             f"{volume.info.url} cannot be read in pieces; run voxweft ink prepare, then --estimate on that"
         )
-    return forecast(volume, model, engine, normalization=schemes, overlaps=_strides(model, options[2]), emit=emit)
-
-
-def _strides(model: Model, ink_options: InkOptions) -> dict[str, float]:
-    """Other strides, and the overlap that each means."""
-    side = (model.card.patch_zyx or (0,))[0]
-    return {f"--stride {s}": 1 - s / side for s in (ink_options.stride // 2, ink_options.stride * 2) if 1 <= s <= side}
-
-
-def opened_inputs(
-    options: Options, picture_options: PictureOptions
-) -> tuple[Volume, Model, tuple[SweepOptions, tuple[Normalization, ...]]]:
-    """Volume, model, and of a sweep the engine's options and the normalisation."""
-    layers, model_options, ink_options = options
-    volume = _open(source_of(layers), layers)
-    model = load_model(
-        find_model(model_options),
-        token=model_options.hf_token,
-        model_type=model_options.model_type,
-        n_layers=layers.end_layer - layers.start_layer,
-        tile=ink_options.tile_size,
-        trust_code=model_options.trust_code,
+    side, stride = (job.models[0].card.patch_zyx or (0,))[0], stride_of(job, ink_options)
+    others = {f"--stride {s}": 1 - s / side for s in (stride // 2, stride * 2) if 1 <= s <= side}
+    seen = Channels(channels[0]).of(volume) if channels else volume
+    schemes = schemes_of(job, ink_options)
+    plan, cost = forecast(
+        seen, job.models[0], replace(engine, mask=""), normalization=schemes, overlaps=others, emit=emit
     )
-    card = model.card
-    if not card.format.startswith("ink") or card.patch_zyx is None or card.divisor is None:
-        raise ModelError(f"{card.path} is a {card.format} model, no network for ink; voxweft run takes it")
-    divisor = float(ink_options.divisor or card.divisor)
-    scheme = Normalization("ct", mean=0.0, std=divisor, lower=0.0, upper=divisor)
-    tile, (height, _, width) = card.patch_zyx[0], volume.info.shape_zyx
-    if ink_options.stride > tile:
-        raise RequestError(f"--stride {ink_options.stride} leaves gaps between tiles of {tile}; use at most that")
-    engine = SweepOptions(
-        overlap=1.0 - ink_options.stride / tile,
-        window=WINDOWS.get(ink_options.window, ink_options.window),
-        sigma_scale=tile / (ink_options.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
-        fit="snap",
-        tta=ink_options.tta,
-        batch_size=ink_options.batch_size,
-        skip_empty=ink_options.skip_empty,
-        output="probability" if ink_options.bits == 8 else "probability16",
-        bbox=_bbox(ink_options.roi, height, width),
-        chunk="256,1,1024",
-        compressor="zstd"
-        if picture_options.output_path.endswith(".zarr") or picture_options.use_zarr_compression
-        else "none",
-        accept_labels=True,
-        runtime=_runtime(ink_options),
-        compile_mode=ink_options.compile_mode,
-        precision=ink_options.precision,
-        device=ink_options.device,
-        memory=ink_options.memory,
-        divisor=divisor,
-        layers=f"{layers.start_layer}:{layers.end_layer}{' reversed' if layers.reverse else ''}",
-    )
-    return volume, model, (engine, (scheme,))
+    n = len(jobs) * len(job.models) * len(job.windows)
+    many = {name: getattr(cost, name) * n for name in ("n_patches", "n_patches_computed", "n_forwards", "seconds")}
+    return plan, replace(cost, **many)
 
 
-def _open(source: str, layers: LayerOptions) -> Volume:
-    window = {"start": layers.start_layer, "stop": layers.end_layer}
-    return open_surface(source, layers.level, **window, reverse=layers.reverse)
-
-
-def _in_pieces(
-    volume: Volume, layers: LayerOptions, part: InkPartOptions, picture_options: PictureOptions, emit: Emit
-) -> Volume:
-    """The volume, prepared first where a few rows of it cannot be read by themselves."""
-    source = volume.info.url
-    if piecewise(volume):
-        return volume
+def _in_pieces(job: Job, doing: Doing) -> Volume:
+    """The layers of a job, prepared first where a few rows of them cannot be read by themselves."""
+    source, part = job.volume.info.url, doing.part
+    if piecewise(job.volume):
+        return job.volume
     if part.num_parts > 1:
         raise RequestError(f"{source} cannot be read in pieces by several parts; run voxweft ink prepare first")
-    layers = replace(layers, s3_path=source, surface_volume_zarr="")
-    emit(Event("note", f"{source} cannot be read in pieces and is prepared first, to {prepared_at(layers, part)}"))
-    return _open(prepare(layers, part, picture_options, emit=emit), layers)
+    wanted = union(job.windows)
+    layers = replace(
+        job.layers, s3_path=source, surface_volume_zarr="", start_layer=wanted.start, end_layer=wanted.stop
+    )
+    doing.emit(
+        Event("note", f"{source} cannot be read in pieces and is prepared first, to {prepared_at(layers, part)}")
+    )
+    made = prepare(layers, part, doing.picture_options, emit=doing.emit)
+    return open_windows(layers, job.windows, job.reverse, made)
 
 
 def reduce(
@@ -279,12 +288,25 @@ def reduce(
     (layers, model_options), part = options, part or InkPartOptions()
     picture_options = picture_options or PictureOptions()
     check_note(picture_options.runtime_dir, RESULT_NOTE)
+    name = "prediction"
     if not (source and picture_options.output_path):
         require(model_options, layers, source=not picture_options.output_path)
-    name = base_name(model_options.model, layers) if model_options.model else "prediction"
-    picture = picture_at(name, layers, picture_options)
-    zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name, layers, part))
-    check_place(picture)
+        layers = named_layers(layers, model_options)
+        name = base_name(model_options.model, layers)
+    found = []
+    for ending, _ in layers.directions if not source else (("", False),):
+        place = replace(picture_options, output_path=with_ending(picture_options.output_path, ending))
+        picture = picture_at(name + ending, layers, place)
+        zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name + ending, layers, part))
+        check_place(picture)
+        found.append((zarr, picture))
+    results = [_reduce(zarr, picture, emit) for zarr, picture in found]
+    _leave_note(results, picture_options)
+    return replace(results[0], also=tuple(results[1:]))
+
+
+def _reduce(zarr: str, picture: str, emit: Emit) -> InkResult:
+    """The picture of one result, if it is complete."""
     sink = open_sink(zarr, order=ROWS_FIRST)
     plan, ledger = plan_of(sink)
     if plan.request.app != "ink":
@@ -296,35 +318,50 @@ def reduce(
             f"begins at row {missing[0].start[0]}. Run voxweft ink infer for the parts that did not end."
         )
     verify(zarr, emit)
-    return finish(sink, picture, report_of(ledger), picture_options, emit)
+    return finish(sink, picture, report_of(ledger), emit)
 
 
-def finish(sink: Sink, picture: str, report: Report, picture_options: PictureOptions, emit: Emit) -> InkResult:
-    """The picture of a complete result, and the note for the workflow engine."""
+def finish(sink: Sink, picture: str, report: Report, emit: Emit) -> InkResult:
+    """The picture of a complete result; beside it, where something is not known, the picture of what is."""
     plan, ledger = plan_of(sink)
     height, _, width = plan.sweep.spec.shape_zyx
     url = with_suffix(picture, height, width)
     if url != sink.url:
-        sink.open()
-        ledger.forget(PICTURE, 0)  # whoever asks for a picture gets it, also where one was made before
-        place = Place.of(sink, {PICTURE: url})
-        compute_part(Opened(plan), plan.stage(PICTURE), Part(PICTURE, 0, 1, range(1)), place, ("cpu", 1))
-        emit(Event("picture", url))
-    write_note(picture_options.runtime_dir, RESULT_NOTE, absolute(url))
-    return InkResult(report, sink.url, url)
+        _draw(plan, ledger, Place.of(sink, {PICTURE: url}), emit)
+    n_known = n_known_pixels(plan, ledger)
+    if n_known is None or n_known == height * width:
+        return InkResult(report, sink.url, url)
+    known = Place.of(sink).beside(KNOWN)
+    if url != sink.url:
+        known = with_ending(url, f"_{KNOWN}")
+        _draw(plan, ledger, Place.of(sink, {KNOWN_PICTURE: known}), emit)
+    share = 1 - n_known / (height * width)
+    line = f"{max(share, 1e-4):.2%} of the pixels are unknown (no data, or not asked for) and 0 in the result: {known}"
+    emit(Event("note", line))
+    if line not in report.notes:
+        report = replace(report, notes=(*report.notes, line))
+        ledger.put_report(REPORT_KEY, report.to_dict())
+    return InkResult(report, sink.url, url, known)
 
 
-def _runtime(ink_options: InkOptions) -> str:
-    """What the engine may choose from: without COMPILE on a GPU only plain torch."""
-    if ink_options.runtime != "auto" or ink_options.compile or devices_of(ink_options.device)[0] == "cpu":
-        return ink_options.runtime
-    return "torch"
+def _draw(plan: Plan, ledger: Ledger, place: Place, emit: Emit) -> None:
+    """Make one picture anew: whoever asks for it gets it, also where one was made before."""
+    ((stage, url),) = place.files.items()
+    place.open(plan)
+    ledger.forget(stage, 0)
+    compute_part(Opened(plan), plan.stage(stage), Part(stage, 0, 1, range(1)), place, ("cpu", 1))
+    emit(Event("picture", url))
 
 
-def _bbox(roi: str, height: int, width: int) -> str:
-    if not roi:
-        return ""
-    x0, y0, x1, y1 = box_of_roi(roi) or (0, 0, width, height)
-    if x1 > width or y1 > height:
-        raise RequestError(f"--roi {roi} leaves the surface of {width} x {height} pixels")
-    return f"{y0}:{y1},0:1,{x0}:{x1}"
+def n_known_pixels(plan: Plan, ledger: Ledger) -> int | None:
+    """Pixels of which anything is known; None for a result of a release that did not count them."""
+    if not plan.sweep.tells_known:
+        return None
+    units = range(plan.sweep.n_units)
+    return sum(int(ledger.table(plan.sweep.name, unit).get("known", np.zeros(1)).sum()) for unit in units)
+
+
+def _leave_note(results: Sequence[InkResult], picture_options: PictureOptions) -> None:
+    """Where the pictures lie, a line each, for the workflow engine."""
+    if pictures := [absolute(result.picture) for result in results if result.picture]:
+        write_note(picture_options.runtime_dir, RESULT_NOTE, "\n".join(pictures))

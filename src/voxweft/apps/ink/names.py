@@ -8,9 +8,17 @@ import os
 import re
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
-from voxweft.apps.ink.options import UNSET, InkModelOptions, InkPartOptions, LayerOptions, PictureOptions
+from voxweft.apps.ink.options import (
+    OUTPUT_SUFFIXES,
+    UNSET,
+    InkModelOptions,
+    InkPartOptions,
+    LayerOptions,
+    PictureOptions,
+)
 from voxweft.apps.ink.surface import is_zarr
 from voxweft.engine.plan import VOLUME
 from voxweft.errors import RequestError, VolumeError
@@ -31,22 +39,39 @@ def require(model: InkModelOptions | None, layers: LayerOptions, *, source: bool
         With the environment variable and the option of each.
     """
     missing = []
+    start, end = layers.start_layer, layers.end_layer
     if model is not None and not model.model:
         missing.append("MODEL is missing: set the environment variable MODEL, or give --model")
     if source and not (layers.s3_path or layers.surface_volume_zarr):
         missing.append("S3_PATH is missing: set it (or SURFACE_VOLUME_ZARR), or give the segment as INPUT")
-    for name, value in (("START_LAYER", layers.start_layer), ("END_LAYER", layers.end_layer)):
-        flag = "--" + name.lower().replace("_", "-")
-        if value == UNSET:
-            missing.append(f"{name} is missing: set the environment variable {name}, or give {flag}")
-        elif value < 0:
+    if start == UNSET and end != UNSET:
+        missing.append("START_LAYER is missing: set it, or give --start-layer, or leave END_LAYER out too")
+    for name, value in (("START_LAYER", start), ("END_LAYER", end)):
+        if value < 0 and value != UNSET:
             missing.append(f"{name} {value} is negative; layers are counted by the numbers in their names")
-    if not missing and layers.end_layer <= layers.start_layer:
-        missing.append(
-            f"START_LAYER {layers.start_layer} to END_LAYER {layers.end_layer} holds no layer; the end is exclusive"
-        )
+    if not missing and UNSET not in (start, end) and end <= start:
+        missing.append(f"START_LAYER {start} to END_LAYER {end} holds no layer; the end is exclusive")
     if missing:
         raise RequestError(*missing)
+
+
+def names_of(model: str) -> tuple[str, ...]:
+    """The models of an ensemble, which commas divide; a path that is there may hold a comma itself.
+
+    >>> names_of("one.ckpt, two.ckpt"), names_of("one.ckpt")
+    (('one.ckpt', 'two.ckpt'), ('one.ckpt',))
+    """
+    if "," not in model or local_path(model).exists():
+        return (model,)
+    return tuple(name.strip() for name in model.split(",") if name.strip())
+
+
+def find_models(options: InkModelOptions) -> tuple[str, ...]:
+    """The paths or URLs of the models."""
+    found = tuple(find_model(replace(options, model=name)) for name in names_of(options.model))
+    if len({*found}) < len(found):
+        raise RequestError(f"--model {options.model}: one of them is named twice")
+    return found
 
 
 def find_model(options: InkModelOptions) -> str:
@@ -78,10 +103,26 @@ def base_name(model: str, layers: LayerOptions) -> str:
 
     >>> base_name("hf://owner/timesformer.ckpt", LayerOptions(start_layer=0, end_layer=26))
     'prediction_timesformer_00_26'
+    >>> base_name("one.ckpt,two.pt", LayerOptions(start_layer=0, end_layer=26))
+    'prediction_one+two_00_26'
     """
-    label = model.rstrip("/").rpartition("/")[2]
-    label = re.sub(r"[^\w.-]", "_", re.sub(r"\.(ckpt|safetensors|pth|pt|bin)$", "", label))
+    label = "+".join(map(_label, names_of(model)))
     return f"prediction_{label}_{layers.start_layer:02d}_{layers.end_layer:02d}"
+
+
+def _label(model: str) -> str:
+    name = model.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]", "_", re.sub(r"\.(ckpt|safetensors|pth|pt|bin)$", "", name))
+
+
+def with_ending(place: str, ending: str) -> str:
+    """A place whose name ends in something more, before its suffix.
+
+    >>> with_ending("a/out.png", "_reverse"), with_ending("s3://b/out", "_known"), with_ending("", "_x")
+    ('a/out_reverse.png', 's3://b/out_known', '')
+    """
+    suffix = next((s for s in OUTPUT_SUFFIXES if place.endswith(s)), "")
+    return place and f"{place.removesuffix(suffix)}{ending}{suffix}"
 
 
 def source_of(layers: LayerOptions) -> str:
@@ -136,7 +177,7 @@ def prepared_at(layers: LayerOptions, part: InkPartOptions) -> str:
     if layers.surface_volume_zarr and layers.s3_path:
         return layers.surface_volume_zarr.rstrip("/")
     source = layers.s3_path.rstrip("/")
-    window = f"{layers.start_layer:02d}_{layers.end_layer:02d}"
+    window = f"{layers.start_layer:02d}_{layers.end_layer:02d}" if layers.end_layer != UNSET else "all"
     return f"{part.zarr_output_dir.rstrip('/')}/surface_{window}-{_digest(absolute(source))}.zarr"
 
 

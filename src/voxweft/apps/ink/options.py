@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
-from voxweft.engine.fields import like, option
+from voxweft.engine.fields import all_decisive, defaults_of, like, option, unknown
 from voxweft.engine.options import COMPILE_MODES, RunOptions, part_problems
 from voxweft.errors import RequestError
 from voxweft.image.order import Order
 from voxweft.image.words import Words
 from voxweft.ops.activate import OUTPUTS
+from voxweft.ops.strokes import FACES
 from voxweft.runner.execution import Execution
 
 UNSET = -1
+DIRECTIONS = ("forward", "reverse", "both")
+COMBINES, CHECKS = ("mean", "max"), ("error", "warn", "off")
 ROWS_FIRST: Order = (1, 0, 2)  # the sweep's rows are its z; stored is one plane of rows and columns
 OUTPUT_SUFFIXES = (".png", ".tif", ".tiff", ".zarr")
 
@@ -33,9 +37,22 @@ class LayerOptions:
         env="SURFACE_VOLUME_ZARR",
         decides=False,
     )
-    start_layer: int = option(UNSET, "First layer, by the number in its name.", env="START_LAYER")
-    end_layer: int = option(UNSET, "End of the layers, exclusive: 26 for 00 to 25.", env="END_LAYER")
+    start_layer: int = option(
+        UNSET,
+        "First layer, by the number in its name; default: the model's W of the N layers that are there, from the "
+        "first + (N - W) // 2 on.",
+        env="START_LAYER",
+    )
+    end_layer: int = option(
+        UNSET, "End of the layers, exclusive: 26 for 00 to 25; default: START_LAYER + W.", env="END_LAYER"
+    )
     reverse: bool = option(False, "Give the layers to the network in reverse order.", env="FORCE_REVERSE")
+    direction: str = option(
+        "", "forward, reverse, or both: two results, NAME_forward and NAME_reverse; default: forward."
+    )
+    voxel_size_um: float = option(
+        0.0, "Side of a voxel in micrometres, where the surface volume does not say it.", decides=False
+    )
     level: int = like(RunOptions, "level", help="Resolution level of a surface volume in OME-Zarr; 0 is the finest.")
     segment_id: str = option("", "Name of the segment, for the picture's record.", env="SEGMENT_ID", decides=False)
     prepare_max_workers: int = option(
@@ -49,13 +66,24 @@ class LayerOptions:
     )
 
     def __post_init__(self) -> None:
-        problems = []
+        problems = unknown(self, direction=DIRECTIONS) if self.direction else []
         if self.prepare_max_workers < 0:
             problems.append(f"--prepare-max-workers {self.prepare_max_workers} is negative; 0 lets voxweft choose")
         if self.surface_volume_chunk_size < 0:
             problems.append(f"--surface-volume-chunk-size {self.surface_volume_chunk_size} is negative; use 64 or more")
+        if self.reverse and self.direction == "forward":
+            problems.append("--reverse (FORCE_REVERSE) and --direction forward contradict each other; leave one out")
+        if not 0 <= self.voxel_size_um < math.inf:
+            problems.append(f"--voxel-size-um {self.voxel_size_um} is no length; 2.4 and 7.91 are usual")
         if problems:
             raise RequestError(*problems)
+
+    @property
+    def directions(self) -> tuple[tuple[str, bool], ...]:
+        """Of each result what its name ends in, and whether the layers are reversed."""
+        if self.direction == "both":
+            return (("_forward", False), ("_reverse", True))
+        return (("", self.reverse or self.direction == "reverse"),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +94,7 @@ class InkModelOptions:
 
     model: str = option(
         "",
-        "Checkpoint (.ckpt, .safetensors, .pt), s3://, Hugging Face repository, or a key of the table.",
+        "Checkpoint (.ckpt, .safetensors, .pt), s3://, Hugging Face repository, or a key of the table; A,B: the mean.",
         names=("--model", "-m"),
         env="MODEL",
     )
@@ -85,7 +113,12 @@ class InkOptions:
     title: ClassVar[str] = "How ink is found"
 
     tile_size: int = option(0, "Tile side; default: the model's, 64 for a TimeSformer.", env="TILE_SIZE")
-    stride: int = option(16, "Pixels between tiles; smaller is smoother and slower.", env="STRIDE")
+    stride: int = option(
+        0, "Pixels between tiles; smaller is smoother and slower; 0: as the model says, else 16.", env="STRIDE"
+    )
+    windows: int = option(1, "Layer windows around the one that is meant, whose results become one.")
+    window_step: int = option(1, "Layers between these windows.")
+    combine: str = option("mean", "What becomes of the windows: mean or max of the probabilities.")
     batch_size: int = like(
         RunOptions,
         "batch_size",
@@ -104,11 +137,21 @@ class InkOptions:
     divisor: int = option(
         0, "Values are clipped at this and divided by it, 200 or 255; 0: as the model says, else 200."
     )
+    clip: int = option(UNSET, "Values are clipped at this, whatever they are divided by; 0: they are not.")
     skip_empty: bool = like(
         RunOptions, "skip_empty", help="Skip tiles without any structure; they become 0.", env="SKIP_EMPTY_TILES"
     )
     tta: str = like(
         RunOptions, "tta", help="Test-time augmentation: none, mirroring (4 passes) or rotation (2 passes)."
+    )
+    mask: str = like(
+        RunOptions, "mask", help="Picture or zarr as large as the surface, or smaller by a whole factor; 0: not wanted."
+    )
+    input_contract: str = option(
+        "error",
+        "Where the layers are not what the model was trained for: error, warn or off.",
+        env="INPUT_CONTRACT",
+        decides=False,
     )
     roi: str = option("", "Only x0,y0,x1,y1 of the surface; the picture keeps its size.", env="ROI_XYXY")
     bits: int = option(8, "Grey levels of the picture, in bits: 8 or 16.")
@@ -126,8 +169,12 @@ class InkOptions:
     memory: str = like(RunOptions, "memory")
 
     def __post_init__(self) -> None:
-        problems = []
-        if self.tile_size < 0 or self.stride < 1 or self.batch_size < 1:
+        problems = unknown(self, combine=COMBINES, input_contract=CHECKS)
+        if self.windows < 1 or self.window_step < 1:
+            problems.append(f"--windows {self.windows}, --window-step {self.window_step}: both are at least 1")
+        if not UNSET <= self.clip <= 255:
+            problems.append(f"--clip {self.clip} is not 0 to 255; 200 is usual, 0 clips nothing")
+        if self.tile_size < 0 or self.stride < 0 or self.batch_size < 1:
             problems.append(
                 f"--tile-size {self.tile_size}, --stride {self.stride}, --batch-size {self.batch_size}: "
                 "sizes are positive"
@@ -211,11 +258,23 @@ class SweepOptions(RunOptions):
     pad: ClassVar[Literal["both", "after"]] = "after"
     divisor: float = 200.0
     layers: str = ""
+    clip: int = UNSET
+    combine: str = "mean"
 
     def batches(self, kind: str) -> tuple[int, ...]:
         """Batch sizes to choose from, ``batch_size`` at most; on a CPU core 4 tiles are the fastest of 1 to 64."""
         wanted = {"cpu": (4,)}.get(kind, (16, 64, 256))
         return tuple(dict.fromkeys(min(b, self.batch_size) for b in wanted))
+
+
+LATER = ("windows", "window_step", "combine", "clip", "mask")  # options that releases after 0.1 added
+
+
+def asked_of(options: InkOptions) -> dict[str, Any]:
+    """What decides the result, for the name of unfinished work: an option that came later counts where it is used."""
+    found = all_decisive(options) | {"stride": options.stride or 16}
+    defaults = defaults_of(InkOptions)
+    return {name: value for name, value in found.items() if name not in LATER or value != defaults[name]}
 
 
 def box_of_roi(roi: str) -> tuple[int, int, int, int] | None:
@@ -229,3 +288,74 @@ def box_of_roi(roi: str) -> tuple[int, int, int, int] | None:
         return None
     x0, y0, x1, y1 = map(int, parts)
     return (x0, y0, x1, y1) if x0 < x1 and y0 < y1 else None
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeOptions:
+    """What is planted."""
+
+    title: ClassVar[str] = "What is planted"
+
+    amplitudes: str = option("8,16,32,64", "Contrasts of the strokes, in grey levels.")
+    face: str = option("both", "Where they are planted: near (the first layers), far, or both.")
+
+    def __post_init__(self) -> None:
+        problems = unknown(self, face=("both", *FACES))
+        if not self.levels:
+            problems.append(f"--amplitudes {self.amplitudes!r} are no contrasts; write for example 8,16,32,64")
+        if problems:
+            raise RequestError(*problems)
+
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """The contrasts, 1 to 255; empty where the text is none."""
+        parts = [p.strip() for p in self.amplitudes.split(",")]
+        found = sorted({int(p) for p in parts if p.isdecimal()})
+        return tuple(found) if all(p.isdecimal() for p in parts) and all(0 < a < 256 for a in found) else ()
+
+    @property
+    def faces(self) -> tuple[str, ...]:
+        """Where strokes are planted."""
+        return FACES if self.face == "both" else (self.face,)
+
+
+@dataclass(frozen=True, slots=True)
+class TrialOptions:
+    """What is tried."""
+
+    title: ClassVar[str] = "What is tried"
+
+    models: str = option(
+        "",
+        "Networks, A,B: checkpoints, repositories or keys of the table.",
+        names=("--models", "--model", "-m"),
+        env="MODEL",
+    )
+    table: str = like(InkModelOptions, "models")
+    model_type: str = like(InkModelOptions, "model_type")
+    hf_token: str = like(InkModelOptions, "hf_token")
+    trust_code: bool = like(InkModelOptions, "trust_code")
+    offsets: str = option("-2,0,2", "Layers by which the window is moved.")
+    directions: str = option("forward,reverse", "forward, reverse, or forward,reverse.")
+
+    def __post_init__(self) -> None:
+        problems = []
+        if not self.moves:
+            problems.append(f"--offsets {self.offsets!r} are no numbers of layers; write for example -2,0,2")
+        if not self.ways or not {*self.ways} <= {*DIRECTIONS[:2]}:
+            problems.append(f"--directions {self.directions!r} are unknown; use forward, reverse or forward,reverse")
+        if problems:
+            raise RequestError(*problems)
+
+    @property
+    def moves(self) -> tuple[int, ...]:
+        """The offsets, each once, ascending; empty where the text is none."""
+        try:
+            return tuple(sorted({int(part) for part in self.offsets.split(",")}))
+        except ValueError:
+            return ()
+
+    @property
+    def ways(self) -> tuple[str, ...]:
+        """The directions, each once."""
+        return tuple(dict.fromkeys(part.strip() for part in self.directions.split(",") if part.strip()))

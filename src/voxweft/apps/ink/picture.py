@@ -28,7 +28,7 @@ from voxweft.runner.records import time_of
 from voxweft.stores.url import local_path, write_error
 from voxweft.version import __version__
 
-PICTURE = PICTURE_FILE  # name of the stage, and of its output
+PICTURE, KNOWN_PICTURE = PICTURE_FILE, "known-picture"  # names of the stages, and of their outputs
 RESULT_NOTE = "result_s3_url.txt"
 BAND = 1024
 TILED = (".tif", ".tiff")
@@ -56,8 +56,8 @@ def with_suffix(picture: str, height: int, width: int) -> str:
     return f"{picture}{'.png' if height * width <= PNG_PIXELS else '.tif'}"
 
 
-def picture_stage(sweep: str, segment: str = "", pixel_um: float = 0.0) -> Gather:
-    """The stage that makes a picture of what a sweep over rows wrote.
+def picture_stages(sweep: str, segment: str = "", pixel_um: float = 0.0) -> list[Gather]:
+    """The stages that make pictures of what a sweep over rows wrote: of the ink, and of where anything is known.
 
     Parameters
     ----------
@@ -70,22 +70,28 @@ def picture_stage(sweep: str, segment: str = "", pixel_um: float = 0.0) -> Gathe
     """
     said: dict[str, Any] = {"segment": segment} if segment else {}
     said |= {"pixel_um": pixel_um} if pixel_um else {}
-    return Gather(PICTURE, Op.of(write_picture, **said), needs=(sweep,), outputs=(Output(PICTURE),))
+    return [
+        Gather(PICTURE, Op.of(write_picture, **said), needs=(sweep,), outputs=(Output(PICTURE),)),
+        Gather(KNOWN_PICTURE, Op.of(write_picture, output=1, **said), needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)),
+    ]
 
 
 @gather_op
-def write_picture(gathered: Gathered, *, segment: str = "", pixel_um: float = 0.0) -> Made:
+def write_picture(gathered: Gathered, *, output: int = 0, segment: str = "", pixel_um: float = 0.0) -> Made:
     """Write a result as a picture with its record; what lay there is replaced when the new one is whole.
+
+    ``output``: which array of the stage, and so which picture.
 
     Raises
     ------
     WriteError
         If it cannot be written or uploaded; the result stays, and reduce can be run again.
     """
-    ((result,),), plan = gathered.outputs.values(), Plan.from_json(gathered.ledger.plan() or b"{}")
+    (results,), (place,) = gathered.outputs.values(), gathered.files.values()
+    plan = Plan.from_json(gathered.ledger.plan() or b"{}")
     sides = (pixel_um, pixel_um) if pixel_um else pixel_um_of(plan)
     about = record_of(plan, sides) | ({"segment": segment} if segment else {})
-    save_picture(gathered.files[PICTURE], result, about, sides)
+    save_picture(place, results[output], about, sides)
     return Made()
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from numpy.typing import NDArray
 
 from voxweft.apps.ink.names import check_note, prepared_at, require, write_note
-from voxweft.apps.ink.options import InkPartOptions, LayerOptions, PictureOptions
+from voxweft.apps.ink.options import UNSET, InkPartOptions, LayerOptions, PictureOptions
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.op import Cell, Made, Op, block_op
@@ -27,7 +28,7 @@ from voxweft.runner.place import Place
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink
-from voxweft.stores.layers import AT_ONCE, LayersVolume
+from voxweft.stores.layers import AT_ONCE, LayersVolume, layers_there
 from voxweft.stores.url import absolute
 
 PATH_NOTE = "surface_volume_zarr_path.txt"
@@ -62,6 +63,7 @@ def prepare(
     part, picture_options = part or InkPartOptions(), picture_options or PictureOptions()
     check_note(picture_options.runtime_dir, PATH_NOTE)
     url = _place(layers, part)
+    layers = _with_range(layers)
     volume = LayersVolume(layers.s3_path, layers.start_layer, layers.end_layer)
     sink = open_sink(url)
     if part.overwrite:
@@ -81,6 +83,17 @@ def prepare(
     sink.set_attributes({"voxweft": description | {"complete": report.status == State.COMPLETE}})
     write_note(picture_options.runtime_dir, PATH_NOTE, absolute(url))
     return url
+
+
+def _with_range(layers: LayerOptions) -> LayerOptions:
+    """Without START_LAYER all layers from the first to the last that is there, without END_LAYER all from the start."""
+    if layers.end_layer != UNSET:
+        return layers
+    there = layers_there(layers.s3_path.rstrip("/"))
+    start = there.start if layers.start_layer == UNSET else layers.start_layer
+    if start >= there.stop:
+        raise RequestError(f"No layers found: {layers.s3_path} ends with layer {there.stop - 1}, before {start}.")
+    return replace(layers, start_layer=start, end_layer=there.stop)
 
 
 def _place(layers: LayerOptions, part: InkPartOptions) -> str:

@@ -2,18 +2,63 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.protocols import Volume
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import AsChannels, Crop, EightBit, Permute, View
+from voxweft.model.spacing import NANOMETERS
 from voxweft.remote import is_remote
 from voxweft.stores import ZARR_FILES, open_volume
 from voxweft.stores.attributes import attributes_of
-from voxweft.stores.layers import LayersVolume
+from voxweft.stores.layers import LayersVolume, layers_there
 from voxweft.stores.url import children, local_path
 
 PIECE_ROWS = 2048  # what is decoded at once may be as high
+
+
+@dataclass(frozen=True, slots=True)
+class LayerStack:
+    """What is known of a stack of layers before any of them is read.
+
+    Attributes
+    ----------
+    layers
+        Their numbers.
+    spacing_um
+        Distance of layers, rows and columns in micrometres, or None where nobody says it.
+    dtype
+        numpy dtype of what is stored; "" of pictures, whose names are all that was looked at.
+    form
+        The attribute ``format`` of an array, or "".
+    """
+
+    layers: range
+    spacing_um: tuple[float, float, float] | None = None
+    dtype: str = ""
+    form: str = ""
+
+
+def stack_of(url: str, level: int = 0) -> LayerStack:
+    """What layers there are; names and metadata are looked at, and no layer.
+
+    Raises
+    ------
+    VolumeError
+        If there are none, or they cannot be listed.
+    """
+    if not is_zarr(url):
+        return LayerStack(layers_there(url.rstrip("/")))
+    volume, depth, first, attributes = _opened_array(url, level)
+    info, unit = volume.info, NANOMETERS.get(volume.info.geometry.unit)
+    first_axis, second, third = (size * (unit or 0) / 1e3 for size in info.geometry.voxel_size_zyx)
+    spacing = (first_axis, second, third) if depth == 0 else (third, first_axis, second)
+    form = attributes.get("format", "")
+    layers = range(first, first + info.shape_zyx[depth])
+    return LayerStack(layers, spacing if unit else None, info.dtype, form if isinstance(form, str) else "")
 
 
 def open_surface(url: str, level: int = 0, *, start: int, stop: int, reverse: bool = False) -> Volume:
@@ -81,13 +126,19 @@ def _open(url: str, level: int, start: int, stop: int) -> tuple[Volume, int, int
         if level:
             raise VolumeError(f"{url} has one resolution; --level {level} needs an OME-Zarr")
         return LayersVolume(url, start, stop), 0, start
+    volume, depth, first, _ = _opened_array(url, level)
+    return volume, depth, first
+
+
+def _opened_array(url: str, level: int) -> tuple[Volume, int, int, dict[str, Any]]:
+    """An array, its depth axis, the number of its first layer, and its attributes."""
     volume, attributes = open_volume(url, level=level), attributes_of(url)
     window = attributes.get("voxweft", {}).get("layers")
     if window and not attributes["voxweft"].get("complete"):
         raise RequestError(f"{url} is not prepared to the end; run the same voxweft ink prepare again")
     named = bool(attributes.get("ome") or attributes.get("multiscales") or window)
     axis = 0 if named else _depth_axis(url, volume.info.shape_zyx)
-    return volume, axis, int(window[0]) if window else 0
+    return volume, axis, int(window[0]) if window else 0, attributes
 
 
 def _depth_axis(url: str, shape: Zyx) -> int:
