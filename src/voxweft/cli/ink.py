@@ -18,6 +18,8 @@ from voxweft.apps.ink.prepare import PATH_NOTE
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
+from voxweft.cli.ink_volume import DIVISIONS, NAMES
+from voxweft.cli.ink_volume import app as in_the_scroll
 from voxweft.cli.show import (
     Estimate,
     LogJson,
@@ -55,7 +57,7 @@ def with_step(arguments: list[str]) -> list[str]:
     """
     word = arguments[1] if arguments[1:] else "-"
     without_step = arguments[:1] == ["ink"] and (word.startswith("-") or "://" in word or Path(word).exists())
-    if not without_step or word in STEPS or arguments[1:2] in (["--help"], ["-h"]):
+    if not without_step or word in (*STEPS, *NAMES) or arguments[1:2] in (["--help"], ["-h"]):
         return arguments
     step = os.environ.get("STEP") or "inference"
     if step not in STEPS:
@@ -314,13 +316,14 @@ def _find_card(path: str, options: Mapping[str, Any]) -> ModelCard | None:
     return load_model(place, n_layers=options["layers"], **more).card
 
 
+app.registered_commands += in_the_scroll.registered_commands
 NEEDED = {"model": "MODEL", "start_layer": "START_LAYER", "end_layer": "END_LAYER"}
 DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft ink infer makes the picture at once
 FRONT_END = FrontEnd(
     app,
     "ink",
     "Ink, objects, particles",
-    divisions={"ink run": DIVISION, "ink infer": DIVISION},
+    divisions={"ink run": DIVISION, "ink infer": DIVISION, **DIVISIONS},
     reads=with_step,
     find_card=_find_card,
 )

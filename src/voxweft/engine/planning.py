@@ -16,7 +16,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.regrid import Regrid
 from voxweft.geometry.tiling import TileGrid
-from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.info import SMALLEST, OutputSpec, VolumeInfo
 from voxweft.image.order import Order
 from voxweft.image.place import Geometry
 from voxweft.image.ref import VolumeRef
@@ -72,6 +72,8 @@ class Findings:
         How the swept volume is opened; default: by the URL of its description.
     fingerprint, mask_fingerprint
         Digests of a sample of the volume and of the mask.
+    mask
+        How the mask is opened; default: by its URL.
     normalization, settings
         Of each model: its schemes with their numbers; the decided runtime. Default: those of :func:`schemes_for`,
         unmeasured; plain torch on the CPU, batch 1.
@@ -97,6 +99,7 @@ class Findings:
     stores: Stores | None = None
     app: str = "run"
     target: Target | None = None
+    mask: VolumeRef | None = None
 
 
 def make_plan(
@@ -203,7 +206,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     )
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
-        inputs.append(InputRef(MASK, VolumeRef(options.mask), found.mask_fingerprint))
+        inputs.append(InputRef(MASK, found.mask or VolumeRef(options.mask), found.mask_fingerprint))
     return Plan(
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),
@@ -301,7 +304,13 @@ def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, s
         order=options.order,
         is_label=finish.output == "labels",
         words=options.words,
+        smallest=_smallest(source.shape_zyx, options.n_levels),
     )
+
+
+def _smallest(shape: Zyx, n_levels: int) -> int:
+    """Of how many voxels the longest side of the coarsest level may be, for so many levels; 0: as usual."""
+    return -(-max(shape) // 2 ** (n_levels - 1)) if n_levels else SMALLEST
 
 
 def _pyramid(options: RunOptions) -> str:

@@ -140,8 +140,10 @@ def _looked_at(
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
+    made = volume_ref(mask) if mask is not None else None  # of a mask that is no file
     asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
     found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name, target=app.target)
+    found = replace(found, mask=made if made and made.opener else None)
     _, voxels = central_patch(volume, plan_sweep(volume.info, refs, options, found).sweep.grid.patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)

@@ -34,7 +34,12 @@ FORMATS = {
     **dict.fromkeys((".mrc", ".rec", ".map", ".st"), "voxweft.stores.mrc:MrcVolume"),
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), "voxweft.stores.picture:PictureVolume"),
 }
-OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
+OPENERS = {
+    "layers": "voxweft.stores.layers:LayersVolume",
+    "sparse": "voxweft.stores.sparse:SparseVolume",
+    "surface-mask": "voxweft.stores.segments:SurfaceMask",
+    "flattened": "voxweft.stores.segments:Flattened",
+}
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -124,7 +129,7 @@ def _open_base(ref: VolumeRef) -> Volume:
     if ref.opener == STACK:
         return Stack([open_ref(r) for r in ref.volumes])
     if ref.opener in OPENERS:
-        return _load(OPENERS[ref.opener])(ref.url, **ref.arguments)  # type: ignore[no-any-return]
+        return _load(OPENERS[ref.opener])(ref.url, *map(open_ref, ref.volumes), **ref.arguments)  # type: ignore[no-any-return]
     known = ", ".join((*OPENERS, STACK))
     raise RequestError(f"{ref.url}: nothing opens {ref.opener!r}; use {known}, or none for open_volume")
 
