@@ -63,12 +63,8 @@ def volume(
         raise RequestError(*problems)
     with Listener(quiet, log_json) as listen:
         if estimate:
-            plan, cost, near = job.estimate(source, model, inkvolumeoptions, emit=listen)
-            rows = {
-                "near the surface": f"{near.n_chunks} of {near.n_all_chunks} blocks of the mask, "
-                f"{near.n_patches} of {near.n_all_patches} patches"
-            }
-            show_forecast(plan, cost, rows)
+            plan, cost, n_near = job.estimate(source, model, inkvolumeoptions, emit=listen)
+            show_forecast(plan, cost, {"near the surface": f"{n_near} of {plan.sweep.grid.n_tiles} patches"})
             return
         execution = replace(execution, command=command_line())
         result = job.volume(source, target, model, inkvolumeoptions, execution=execution, emit=listen)

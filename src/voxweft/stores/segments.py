@@ -173,7 +173,13 @@ class Flattened:
         info, seen = self.surface.info, volume.info
         self._per_pixel = [s * spacing * 2**level for s in info.scale]  # points of the grid
         rows, columns = (max(1, round(n / p)) for n, p in zip(info.shape, self._per_pixel, strict=True))
-        asked: Arguments = {"level": level, "depth": depth, "step": step, "spacing": spacing, "interpolation": interpolation}
+        asked: Arguments = {
+            "level": level,
+            "depth": depth,
+            "step": step,
+            "spacing": spacing,
+            "interpolation": interpolation,
+        }
         self.ref = VolumeRef(url, opener="flattened", arguments=asked, volumes=(volume_ref(volume),))
         size = math.prod(seen.geometry.voxel_size_zyx) ** (1 / 3)
         self.info = VolumeInfo(

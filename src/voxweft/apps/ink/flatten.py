@@ -132,7 +132,10 @@ def flatten(
     )
     met = survey(seen.surface, options.level, chunk_of(volume.info), volume.info.shape_zyx)
     check_inside(met, segment, volume.info, emit)
-    check_origin(seen.surface.info, volume.info, options.surface_voxel_size, emit)
+    about = (
+        seen.surface.info if options.reduce == "none" else replace(seen.surface.info, source="")
+    )  # a result has another name
+    check_origin(about, volume.info, options.surface_voxel_size, emit)
     opened, attributes = _opened(seen, segment, options)
     workers = Workers.of(execution, ["cpu"])
     report = run_job(opened, zarr, lambda _url: {PICTURE: picture} if picture else {}, workers, execution, emit)

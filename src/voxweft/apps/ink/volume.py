@@ -80,16 +80,6 @@ class InkVolumeOptions(RunOptions, WhereOptions):
         return self.chunk_halo if self.write_region == "expanded" else 0
 
 
-@dataclass(frozen=True, slots=True)
-class Near:
-    """What of the volume lies near the surface: patches, chunks, and how many there are of both."""
-
-    n_patches: int
-    n_all_patches: int
-    n_chunks: int
-    n_all_chunks: int
-
-
 def volume(
     source: Any,
     output: Any,
@@ -138,11 +128,11 @@ def volume(
     return run_plan(opened, Place.of(sink), workers, execution, emit)
 
 
-def estimate(source: Any, model: Any, options: InkVolumeOptions, emit: Emit = silent) -> tuple[Plan, Forecast, Near]:
-    """What a run will cost, and what of the volume it will touch; nothing is written."""
+def estimate(source: Any, model: Any, options: InkVolumeOptions, emit: Emit = silent) -> tuple[Plan, Forecast, int]:
+    """What a run will cost, and how many patches lie near the surface; nothing is written."""
     scroll, found, (engine, mask) = opened_inputs(source, model, options, emit)
     plan, cost = forecast(scroll, found, engine, normalization=by_patch(found, engine), mask=mask, emit=emit)
-    return plan, cost, near_surface(plan, mask)
+    return plan, cost, n_patches_near(plan, mask)
 
 
 def opened_inputs(
@@ -185,14 +175,13 @@ def by_patch(model: Model, options: RunOptions) -> Schemes:
     )
 
 
-def near_surface(plan: Plan, mask: Volume) -> Near:
-    """How many patches and chunks a masked plan touches."""
+def n_patches_near(plan: Plan, mask: Volume) -> int:
+    """How many patches of a plan meet the mask."""
     stage, shape = plan.sweep, mask.info.shape_zyx
     wanted = mask.read(Box.of(shape))[0] > 0
     scale = mask_scale(mask.info, stage.info.shape_zyx)
     sums = np.pad(wanted.astype(np.int64), [(1, 0)] * 3).cumsum(0).cumsum(1).cumsum(2)
-    n_near = int((_inside(sums, stage.grid, scale, shape) > 0).sum())
-    return Near(n_near, stage.grid.n_tiles, int(wanted.sum()), wanted.size)
+    return int((_inside(sums, stage.grid, scale, shape) > 0).sum())
 
 
 def _inside(sums: NDArray[np.int64], grid: TileGrid, scale: tuple[int, ...], shape: tuple[int, ...]) -> NDArray[Any]:
