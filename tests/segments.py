@@ -32,7 +32,7 @@ def plane(rows: int = 40, columns: int = 50) -> NDArray[Any]:
 def write_obj(path: Path, points: NDArray[Any], step: int = 1, *, normalized: bool = False) -> Path:
     """Two triangles between four points that are there, texture coordinates in columns and rows or from 0 to 1."""
     _, rows, columns = points.shape
-    number, lines = {}, list[str]()
+    number, lines = dict[tuple[int, int], int](), list[str]()
     width, height = (columns - 1, rows - 1) if normalized else (1, 1)
     for r in range(0, rows, step):
         for c in range(0, columns, step):

@@ -15,7 +15,7 @@ from voxweft.testing import Roll, make_ink_phantom
 from voxweft.testing.roll import write_tifxyz
 
 pytest.importorskip("tifffile")
-ROWS, COLUMNS, DEPTH = 128, 256, 12
+ROWS, COLUMNS, DEPTH = 192, 320, 12
 
 
 @pytest.mark.slow
@@ -24,9 +24,8 @@ def test_native_and_flattened_find_the_same_letters(tmp_path: Path, voxweft: Vox
     roll = Roll(ROWS, COLUMNS, DEPTH, radius=150.0)
     zarr.create_array(str(tmp_path / "scroll.zarr"), data=roll.lay(phantom.layers), chunks=(32, 32, 32))
     write_tifxyz(tmp_path / "seg", roll.points(), 0.25)
-    voxweft(
-        "ink", "volume", "scroll.zarr", "ink3d.zarr", "--model", "demo-ink3d", "--surface", "seg", "--chunk-halo", 0
-    )
+    near = ("--surface", "seg", "--chunk-halo", 0, "--overlap", 0.25)
+    voxweft("ink", "volume", "scroll.zarr", "ink3d.zarr", "--model", "demo-ink3d", *near)
     voxweft("ink", "flatten", "ink3d.zarr", "seg", "native.png")
     voxweft("ink", "flatten", "scroll.zarr", "seg", "layers.zarr", "--depth", DEPTH, "--reduce", "none")
     window = ("--start-layer", 0, "--end-layer", DEPTH, "--stride", 8, "--zarr-output-dir", ".", "--runtime-dir", ".")

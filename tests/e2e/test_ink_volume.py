@@ -94,7 +94,7 @@ def test_a_coarser_level_lies_where_the_finer_one_does(tmp_path: Path, scroll: N
     for n, values in enumerate((scroll, coarse)):
         group.create_array(str(n), data=values, chunks=(CHUNK,) * 3)
     axes = [{"name": n, "type": "space", "unit": "micrometer"} for n in "zyx"]
-    datasets = [
+    datasets: Any = [
         {"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": [2.4 * 2**n] * 3}]} for n in (0, 1)
     ]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": datasets}]}
