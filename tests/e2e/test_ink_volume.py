@@ -61,6 +61,12 @@ def test_a_surface_is_a_mask_of_chunks_in_any_number_of_parts(
     assert len(np.unique(found)) > 30
     assert not found[mask == 0].any()
     assert np.array_equal(found, read(tmp_path / "masked.zarr"))
+    array = zarr.open(tmp_path / "one.zarr", mode="r")["0"]
+    for file in (tmp_path / "one.zarr/0/c").rglob("*"):
+        if file.is_file():  # nothing is stored far from the surface
+            index = [int(n) for n in file.relative_to(tmp_path / "one.zarr/0/c").parts]
+            stored = [slice(i * n, (i + 1) * n) for i, n in zip(index, array.shards or array.chunks, strict=True)]
+            assert mask[tuple(stored)].any()
     for part in (2, 0, 1):
         voxweft(
             "ink", "volume", "scroll.zarr", "parts.zarr", *BLUR, "--surface", "seg", "--num-parts", 3, "--part-id", part

@@ -25,7 +25,7 @@ from voxweft.viewer.page import save_report
 
 VOXEL_NM, SMALLEST = 10.0, 32
 GEOMETRY = Geometry((VOXEL_NM,) * 3, "nanometer")
-ROLLED = (192, 384)  # rows and columns of the surface that are rolled up again
+ROLLED = (128, 256)  # rows and columns of the surface that are rolled up again
 POINT_EVERY = 4  # voxels, of a tifxyz
 
 

@@ -47,7 +47,7 @@ class Mesh(Surface):
         self.info = SurfaceInfo(url, "obj", (rows, columns), stamp=file_stamp(url))
 
     def points(self, row: int, row_end: int, column: int = 0, column_end: int | None = None) -> Points:
-        """The points of a window of the grid; where triangles lie on each other, the first of the file counts."""
+        """The points of a window of the grid; where triangles lie on each other, always the same one counts."""
         column_end = self.info.shape[1] if column_end is None else column_end
         found = np.full((3, row_end - row, column_end - column), np.nan, np.float32)
         left, right = (f(self._places[:, :, 0], axis=1) for f in (np.min, np.max))

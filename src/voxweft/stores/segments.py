@@ -84,6 +84,7 @@ class SurfaceMask:
         self.ref = VolumeRef(url, opener="surface-mask", arguments=arguments)
         self._lock = threading.Lock()
         self._survey: Survey | None = None
+        self._cells = np.zeros(0, np.bool_)
         self.info = VolumeInfo(
             url=url,
             format="surface mask",
@@ -104,7 +105,9 @@ class SurfaceMask:
     @property
     def cells(self) -> NDArray[np.bool_]:
         """Those and the ones around them, bool [Z, Y, X]."""
-        return with_halo(self.survey.cells, self._halo)
+        if not self._cells.size:
+            self._cells = with_halo(self.survey.cells, self._halo)
+        return self._cells
 
     def read(self, box: Box) -> NDArray[np.uint8]:
         """A box [1, Z, Y, X] of it."""

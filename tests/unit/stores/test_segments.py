@@ -12,6 +12,7 @@ from pydantic import TypeAdapter
 
 import voxweft
 from segments import Given, plane, write_obj, write_ppm
+from servers import environment, upload
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box
 from voxweft.image import VolumeRef, volume_ref
@@ -138,6 +139,20 @@ def test_references_open_the_same_again(tmp_path: Path, image: NDArray[Any]) -> 
         box = Box.of(made.info.shape_zyx)
         assert again.info == made.info
         assert np.array_equal(again.read(box), made.read(box))
+
+
+def test_segments_on_a_server_are_the_same(tmp_path: Path, s3: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = cylinder()
+    here = write_all(tmp_path, points)
+    upload(s3, tmp_path, "segment")
+    for name, value in environment(s3).items():
+        monkeypatch.setenv(name, value)
+    there = [open_segment(f"s3://bucket/segment/{name}") for name in ("tifxyz", "mesh.obj", "map.ppm")]
+    for one, other in zip(here, there, strict=True):
+        assert np.array_equal(one.points(3, 20), other.points(3, 20), equal_nan=True)
+    for name in ("nowhere", "nowhere.ppm", "nowhere.obj"):
+        with pytest.raises(VolumeError, match="nowhere"):
+            open_segment(f"s3://bucket/{name}")
 
 
 def test_points_outside_the_volume_are_counted() -> None:
