@@ -101,13 +101,20 @@ def corner_cells(places: NDArray[np.float64], shape_zyx: Zyx, cell_zyx: Zyx) -> 
     tuple
         Index of the first cell, and which are needed, bool [Z, Y, X] from there on.
     """
-    last = np.array(shape_zyx)[:, None] - 1
-    low = np.clip(np.floor(places).astype(np.int64), 0, last)
-    cells = [n // np.array(cell_zyx)[:, None] for n in (low, np.minimum(low + 1, last))]
-    first, stop = cells[0].min(axis=1), cells[1].max(axis=1) + 1
+    low, high = np.empty(places.shape, np.int32), np.empty(places.shape, np.int32)
+    for axis, (n, size) in enumerate(zip(shape_zyx, cell_zyx, strict=True)):
+        voxel = np.clip(np.floor(places[axis]), 0, n - 1).astype(np.int32)
+        cell_of = np.arange(n, dtype=np.int32) // size
+        low[axis], high[axis] = cell_of[voxel], cell_of[np.minimum(voxel + 1, n - 1)]
+    first, stop = low.min(axis=1), high.max(axis=1) + 1
     needed = np.zeros(stop - first, np.bool_)
+    low -= first[:, None]
+    needed[tuple(low)] = True
+    high -= first[:, None]
+    across = (low != high).any(axis=0)
+    ends = (low[:, across], high[:, across])
     for corner in product((0, 1), repeat=3):
-        z, y, x = (cells[k][axis] - first[axis] for axis, k in enumerate(corner))
+        z, y, x = (ends[k][axis] for axis, k in enumerate(corner))
         needed[z, y, x] = True
     z0, y0, x0 = first.tolist()
     return (z0, y0, x0), needed

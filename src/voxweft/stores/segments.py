@@ -28,7 +28,7 @@ from voxweft.stores.url import children
 INTERPOLATIONS = ("linear", "nearest")
 CACHE_BYTES, LOCAL_BYTES = 1 << 27, 1 << 27  # of chunks that are kept; of those that are put side by side
 FETCHED_AT_ONCE = 8
-TILE = 256
+TILE = 128  # pixels a side that are sampled at once
 Arguments = dict[str, str | int | float | bool]
 
 
