@@ -39,8 +39,8 @@ class Roll:
     >>> roll = Roll(20, 60, 6, radius=50.0)
     >>> roll.shape_zyx, roll.points().shape
     ((32, 32, 79), (3, 20, 60))
-    >>> roll.lay(np.full((6, 20, 60), 200, np.uint8)).max() == 200
-    True
+    >>> int(roll.lay(np.full((6, 20, 60), 200, np.uint8)).max())
+    200
     """
 
     rows: int
