@@ -15,8 +15,10 @@ import zarr
 import voxweft
 from voxweft.image import Permute, Stack
 from voxweft.stores.memory import MemoryRecords, MemorySink
+from voxweft.stores.segments import Flattened
 from voxweft.stores.url import LocalRecords
 from voxweft.testing import RecordsContract, SinkContract, VolumeContract
+from voxweft.testing.roll import write_tifxyz
 
 RNG = np.random.default_rng(1)
 CUBE = RNG.integers(0, 60000, (1, 21, 33, 45)).astype(np.uint16)
@@ -68,6 +70,18 @@ class TestTiff(VolumeContract):
     def make(self, tmp_path: Path) -> Any:
         tifffile.imwrite(tmp_path / "v.tif", CUBE[0], compression="zlib")
         return voxweft.open_volume(tmp_path / "v.tif")
+
+
+class TestFlattened(VolumeContract):
+    """Along a plane of constant z, whose normal points to smaller z."""
+
+    array = CUBE[:, ::-1]
+
+    def make(self, tmp_path: Path) -> Any:
+        depth, rows, columns = CUBE.shape[1:]
+        y, x = np.mgrid[:rows, :columns].astype(np.float32)
+        write_tifxyz(tmp_path / "seg", np.stack([np.full_like(x, (depth - 1) / 2), y, x]))
+        return Flattened(str(tmp_path / "seg"), voxweft.open_volume(CUBE[0]), depth=depth)
 
 
 class TestImageJTiff(VolumeContract):

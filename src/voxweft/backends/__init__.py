@@ -19,7 +19,12 @@ from voxweft.model.ref import ModelRef, card_differences
 from voxweft.plugins import find_plugin
 
 DEMO = Path(__file__).parent / "demo"
-BUILT_IN = {"demo": DEMO, "demo-ink": DEMO / "ink.ckpt", "demo-particles": DEMO / "particles.pth"}
+BUILT_IN = {
+    "demo": DEMO,
+    "demo-ink": DEMO / "ink.ckpt",
+    "demo-ink3d": DEMO / "ink3d",
+    "demo-particles": DEMO / "particles.pth",
+}
 KNOWN = (
     "an nnU-Net v2 folder (plans.json), TorchScript (.pt, .pth; with a .yaml a panoptic network), torch.export (.pt2), "
     "ONNX (.onnx), MONAI weights with the yaml of octopi (.pth), a checkpoint of vesuvius.train (.pth) "

@@ -18,11 +18,15 @@ from voxweft.image.info import Geometry, OutputSpec
 from voxweft.runner.execution import Execution
 from voxweft.stores import open_sink
 from voxweft.testing.phantom import make_phantom
+from voxweft.testing.roll import Roll, write_tifxyz
 from voxweft.testing.surface import make_ink_phantom
 from voxweft.viewer.batch_page import save_batch_page
 from voxweft.viewer.page import save_report
 
 VOXEL_NM, SMALLEST = 10.0, 32
+GEOMETRY = Geometry((VOXEL_NM,) * 3, "nanometer")
+ROLLED = (128, 256)  # rows and columns of the surface that are rolled up again
+POINT_EVERY = 4  # voxels, of a tifxyz
 
 
 def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
@@ -55,6 +59,7 @@ def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
     (segment / "layers").mkdir(parents=True, exist_ok=True)
     for n, layer in enumerate(phantom.layers):
         Image.fromarray(layer).save(segment / "layers" / f"{n:02d}.png")
+    scroll, surface = _write_scroll(Path(folder), phantom.layers)
     place = str(Path(folder) / "ink.png")
     result = ink.infer(
         (
@@ -73,6 +78,7 @@ def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
     depth, height, width = phantom.layers.shape
     return [
         f"segment: {segment} ({depth} layers of {width} x {height} pixels)",
+        f"scroll:  {scroll}, with a part of the same surface: {surface}",
         f"ink:     {place}",
         f"report:  {page}",
         f"Dice against the truth: {dice:.3f}; {result.report.elapsed_s:.1f} s",
@@ -160,12 +166,20 @@ def _best_overlap(inside: np.ndarray, found: np.ndarray) -> float:
     return max(scores, default=0.0)
 
 
-def _write_image(url: str, image: np.ndarray) -> None:
-    """The phantom as OME-Zarr, 10 nm voxels."""
+def _write_scroll(folder: Path, layers: np.ndarray) -> tuple[Path, Path]:
+    """The upper left of a surface volume rolled up, as a scroll of 2.4 micrometres, and its surface as tifxyz."""
+    rows, columns = ROLLED
+    roll = Roll(rows, columns, len(layers), radius=columns / 2)
+    scroll, surface = folder / "scroll.zarr", folder / "tifxyz"
+    _write_image(str(scroll), roll.lay(layers[:, :rows, :columns]), Geometry((2.4,) * 3, "micrometer"), 32)
+    return scroll, write_tifxyz(surface, roll.points(), 1 / POINT_EVERY, source=scroll.name)
+
+
+def _write_image(url: str, image: np.ndarray, geometry: Geometry = GEOMETRY, side: int = 64) -> None:
+    """The phantom as OME-Zarr."""
     z, y, x = image.shape
     sink = open_sink(url)
     sink.remove()
-    chunk = (min(64, z), min(64, y), min(64, x))
-    geometry = Geometry((VOXEL_NM,) * 3, "nanometer")
+    chunk = (min(side, z), min(side, y), min(side, x))
     sink.create(OutputSpec((z, y, x), 1, "uint8", chunk, chunk, geometry=geometry, pyramid="none"))
     sink.write(Box.of((z, y, x)), image[np.newaxis])

@@ -28,6 +28,8 @@ from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
 from voxweft.cli.ink_places import Source, Target, placed
 from voxweft.cli.ink_trials import probe, sweep
+from voxweft.cli.ink_volume import DIVISIONS
+from voxweft.cli.ink_volume import app as in_the_scroll
 from voxweft.cli.show import (
     Estimate,
     LogJson,
@@ -353,13 +355,14 @@ def _find_card(path: str, options: Mapping[str, Any]) -> ModelCard | None:
     return load_model(place, n_layers=max(0, options["layers"]), **more).card
 
 
+app.registered_commands += in_the_scroll.registered_commands
 NEEDED = {"model": "MODEL"}
 DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft ink infer makes the picture at once
 FRONT_END = FrontEnd(
     app,
     "ink",
     "Ink, objects, particles",
-    divisions={"ink run": DIVISION, "ink infer": DIVISION},
+    divisions={"ink run": DIVISION, "ink infer": DIVISION, **DIVISIONS},
     reads=with_step,
     find_card=_find_card,
 )

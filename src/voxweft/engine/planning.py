@@ -18,7 +18,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.regrid import Regrid
 from voxweft.geometry.tiling import TileGrid
-from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.info import SMALLEST, OutputSpec, VolumeInfo
 from voxweft.image.order import Order
 from voxweft.image.place import Geometry
 from voxweft.image.ref import VolumeRef
@@ -368,7 +368,13 @@ def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, s
         order=options.order,
         is_label=finish.output == "labels",
         words=options.words,
+        smallest=_smallest(source.shape_zyx, options.n_levels),
     )
+
+
+def _smallest(shape: Zyx, n_levels: int) -> int:
+    """Of how many voxels the longest side of the coarsest level may be, for so many levels; 0: as usual."""
+    return -(-max(shape) // 2 ** (n_levels - 1)) if n_levels else SMALLEST
 
 
 def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple[Zyx, list[str]]:

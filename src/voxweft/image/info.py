@@ -14,6 +14,7 @@ from voxweft.image.words import Words
 
 __all__ = ["LABELS", "Geometry", "OutputSpec", "VolumeInfo"]
 
+SMALLEST = 256  # voxels of the longest side of the coarsest level
 LABELS = ("uint8", "uint16", "uint32", "uint64")
 
 
@@ -116,7 +117,7 @@ class OutputSpec:
     order: Order = AS_IT_IS
     is_label: bool = False
     words: Words = field(default_factory=Words)
-    smallest: int = 256
+    smallest: int = SMALLEST
 
     def __post_init__(self) -> None:
         check_order(self.order)

@@ -23,12 +23,12 @@ class VolumeRef:
     url, level
         As for ``open_volume``.
     opener
-        "" for ``open_volume``; else a name of the table in ``voxweft.stores``: "layers" for numbered pictures, or
-        "stack" for several volumes as one.
+        "" for ``open_volume``; else a name of the table in ``voxweft.stores``: "layers" for numbered pictures,
+        "flattened" for a volume along a surface, ...; or "stack" for several volumes as one.
     arguments
         More that the opener needs.
     volumes
-        What "stack" joins.
+        What "stack" joins, or what the opener is given.
     views
         Applied one after the other, the first one first.
 

@@ -85,11 +85,13 @@ def forecast(
     *,
     normalization: tuple[Normalization, ...] = (),
     overlaps: Mapping[str, float] = OVERLAPS,
+    mask: Volume | None = None,
     emit: Emit = silent,
 ) -> tuple[Plan, Forecast]:
     """Plan a run and say what it will cost; nothing is written.
 
-    ``overlaps``: other choices whose cost is told, with the overlap (a fraction) that each means.
+    ``overlaps``: other choices whose cost is told, with the overlap (a fraction) that each means. ``mask``: in place of
+    the one that the options name.
 
     A piece from the middle of the volume is run for real, into memory: reading, network, blending, compression and
     resolution levels are all in the numbers.
@@ -103,7 +105,7 @@ def forecast(
     """
     options = options or RunOptions()
     volume = open_volume(source, level=options.level, select=options.select)
-    mask = open_volume(options.mask) if options.mask else None
+    mask = open_volume(options.mask) if options.mask and mask is None else mask
     models = [load_model(model, targets=options.targets)]
     opened = plan_run(volume, models, options, app=AppRequest("run", normalization), mask=mask, emit=emit)
     plan, base_bytes = opened.plan, peak_memory_bytes()

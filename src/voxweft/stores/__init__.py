@@ -35,6 +35,10 @@ FORMATS = {
     **dict.fromkeys((".png", ".jpg", ".jpeg", ".bmp"), "voxweft.stores.picture:PictureVolume"),
 }
 OPENERS = {"layers": "voxweft.stores.layers:LayersVolume", "sparse": "voxweft.stores.sparse:SparseVolume"}
+ALONG_SURFACES = {
+    "surface-mask": "voxweft.stores.segments:SurfaceMask",
+    "flattened": "voxweft.stores.segments:Flattened",
+}
 ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 
@@ -123,9 +127,9 @@ def _open_base(ref: VolumeRef) -> Volume:
         return open_volume(ref.url, level=ref.level, select=Select(**ref.arguments))  # type: ignore[arg-type]
     if ref.opener == STACK:
         return Stack([open_ref(r) for r in ref.volumes])
-    if ref.opener in OPENERS:
-        return _load(OPENERS[ref.opener])(ref.url, **ref.arguments)  # type: ignore[no-any-return]
-    known = ", ".join((*OPENERS, STACK))
+    if place := (OPENERS | ALONG_SURFACES).get(ref.opener):
+        return _load(place)(ref.url, *map(open_ref, ref.volumes), **ref.arguments)  # type: ignore[no-any-return]
+    known = ", ".join((*OPENERS, STACK, *ALONG_SURFACES))
     raise RequestError(f"{ref.url}: nothing opens {ref.opener!r}; use {known}, or none for open_volume")
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from voxweft.testing.contracts import LauncherContract, ModelContract, RecordsContract, SinkContract, VolumeContract
 from voxweft.testing.phantom import Phantom, make_phantom
+from voxweft.testing.roll import Roll
 from voxweft.testing.surface import InkPhantom, make_ink_phantom
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "ModelContract",
     "Phantom",
     "RecordsContract",
+    "Roll",
     "SinkContract",
     "VolumeContract",
     "make_ink_phantom",

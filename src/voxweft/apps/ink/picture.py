@@ -71,9 +71,14 @@ def picture_stages(sweep: str, segment: str = "", pixel_um: float = 0.0) -> list
     said: dict[str, Any] = {"segment": segment} if segment else {}
     said |= {"pixel_um": pixel_um} if pixel_um else {}
     return [
-        Gather(PICTURE, Op.of(write_picture, **said), needs=(sweep,), outputs=(Output(PICTURE),)),
+        picture_stage(sweep, **said),
         Gather(KNOWN_PICTURE, Op.of(write_picture, output=1, **said), needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)),
     ]
+
+
+def picture_stage(stage: str, **said: Any) -> Gather:
+    """The stage that makes a picture of the first array that a stage over rows wrote."""
+    return Gather(PICTURE, Op.of(write_picture, **said), needs=(stage,), outputs=(Output(PICTURE),))
 
 
 @gather_op

@@ -8,6 +8,7 @@ from contextlib import suppress
 from typing import Any
 
 from voxweft.engine.plan import Plan
+from voxweft.engine.stage import Sweep
 from voxweft.errors import VolumeError, first_line
 from voxweft.image.units import METERS
 from voxweft.remote import without_secrets
@@ -32,6 +33,8 @@ def record_of(plan: Plan, pixel_yx_um: Sides | None = None) -> dict[str, Any]:
 
     "created" is there where SOURCE_DATE_EPOCH is set, "pixel_um" where it is known how large a pixel is.
     """
+    if not isinstance(plan.main, Sweep):
+        return _record_of_blocks(plan, pixel_yx_um)
     stage = plan.sweep
     one, (layers, _, turned) = stage.passes[0], str(plan.request.get("layers", "")).partition(" ")
     scheme, y = one.normalization[0], one.grid.axes[0]
@@ -57,9 +60,19 @@ def record_of(plan: Plan, pixel_yx_um: Sides | None = None) -> dict[str, Any]:
         "device": one.setting.device,
     }
     more = {n: v for n, v in plan.request.options.items() if n not in HOW_ONLY}
+    return found | ({"options": more} if more else {}) | _size_and_time(pixel_yx_um)
+
+
+def _record_of_blocks(plan: Plan, pixel_yx_um: Sides | None) -> dict[str, Any]:
+    """Of a picture that no network made: what it was made from, and how."""
+    options = {n: without_secrets(str(v)) if isinstance(v, str) else v for n, v in plan.request.options.items()}
+    found = {"version": __version__, "made_by": plan.request.app, "input": without_secrets(plan.inputs[0].ref.url)}
+    return found | {"fingerprint": plan.inputs[0].fingerprint, "options": options} | _size_and_time(pixel_yx_um)
+
+
+def _size_and_time(pixel_yx_um: Sides | None) -> dict[str, Any]:
     created = {"created": time_of(0)} if os.environ.get("SOURCE_DATE_EPOCH", "").strip() else {}
-    size = {"pixel_um": [*pixel_yx_um]} if pixel_yx_um else {}
-    return found | ({"options": more} if more else {}) | size | created
+    return ({"pixel_um": [*pixel_yx_um]} if pixel_yx_um else {}) | created
 
 
 def _segment_of(url: str) -> str:
@@ -72,7 +85,7 @@ def _segment_of(url: str) -> str:
 
 def pixel_um_of(plan: Plan) -> Sides | None:
     """Height and width of a pixel of a plan's result in micrometres; None where its unit is no unit of length."""
-    spec = next(o.spec for o in plan.sweep.outputs if o.spec)
+    spec = next(o.spec for stage in plan.stages for o in stage.outputs if o.spec)
     if spec.geometry.unit not in METERS:
         return None
     y, _, x = (size * METERS[spec.geometry.unit] / METERS["micrometer"] for size in spec.geometry.voxel_size_zyx)
