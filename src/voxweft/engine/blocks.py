@@ -40,7 +40,11 @@ def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: 
 
     def block(unit: int) -> None:
         if goes_on(unit):
-            arrays, table = _computed(opened, operation, stage.box(unit), commit.totals)
+            box = stage.box(unit)
+            if _stores_nothing(opened, box):
+                commit.sparse(unit, ())
+                return
+            arrays, table = _computed(opened, operation, box, commit.totals)
             with commit.totals.timed("write"):
                 commit(unit, arrays, table=table)
 
@@ -52,6 +56,15 @@ def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: 
         list(pool.map(block, units))
 
 
+def _stores_nothing(opened: OpenedBlocks, box: Box) -> bool:
+    """Whether nothing is made of a box, since what it is made from stores nothing there."""
+    stage = opened.stage
+    for source, readable in zip(stage.sources, opened.sources, strict=True):
+        if source.name == stage.only_where and not isinstance(readable, StoredLogits):
+            return not readable.holds(source.reads(box) & Box.of(readable.shape_zyx))
+    return False
+
+
 def _computed(
     opened: OpenedBlocks, operation: Callable[..., Made], box: Box, totals: Totals
 ) -> tuple[tuple[NDArray[Any], ...], Table]:
@@ -61,6 +74,8 @@ def _computed(
     arrays: tuple[NDArray[Any], ...] = ()
     tables, given = list[Table](), {"tables": opened.tables} if opened.tables else {}
     for cell, values in _cells(opened, box, totals):
+        if stage.only_where and all(v is None for v in values):
+            continue
         with totals.timed("compute"):
             made = operation(values, cell, **given, **stage.op.arguments)
         if made.arrays and cell.box == box:
@@ -84,6 +99,7 @@ def _cells(opened: OpenedBlocks, box: Box, totals: Totals) -> Iterator[tuple[Cel
     """The cells of a block with what they read, a few read ahead."""
     stage = opened.stage
     boxes = [cell & box for cell in box.cells(stage.cell_zyx)] if stage.cell_zyx else [box]
+    boxes = [cell for cell in boxes if not _stores_nothing(opened, cell)]
     ahead: deque[Future[tuple[Cell, list[Values]]]] = deque()
     with ThreadPoolExecutor(CELLS_AHEAD, thread_name_prefix="voxweft-read") as threads:
         todo = iter(boxes)

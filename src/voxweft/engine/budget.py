@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -42,6 +43,29 @@ class Buffers:
     def total_bytes(self) -> int:
         """Their sum."""
         return self.accumulator_bytes + self.input_bytes + self.output_bytes + self.batch_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What the mask of a sparse sweep touches.
+
+    Attributes
+    ----------
+    n_patches, n_chunks, n_cells
+        Patches that run, chunks of the input that they read, chunks of the output that are written.
+    live
+        Of each layer of patches the cells (y, x) that are woven at the same time.
+    """
+
+    n_patches: int = 0
+    n_chunks: int = 0
+    n_cells: int = 0
+    live: tuple[frozenset[tuple[int, int]], ...] = ()
+
+    def n_live(self, rows: int, columns: int) -> int:
+        """The most cells that are woven at the same time in a column of so many rows and columns of cells."""
+        counts = (Counter((y // rows, x // columns) for y, x in layer) for layer in self.live)
+        return max((max(count.values()) for count in counts if count), default=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +166,49 @@ def choose_column(
         f"the smallest column needs {smallest / 1e9:.2f} GB of buffers, {max(allowed, 0) / 1e9:.2f} GB are allowed; "
         "raise --memory, or use a smaller --chunk or --patch-size"
     )
+
+
+def sparse_column(
+    source: VolumeInfo,
+    passes: Sequence[Pass],
+    finishes: Sequence[Finish],
+    chunk: Zyx,
+    budget: Budget | None,
+    seen: Survey,
+) -> Division:
+    """The widest column of a sparse sweep that the budget allows, in chunks without shards.
+
+    The buffers follow the cells that are woven at the same time, of which the survey knows.
+
+    Raises
+    ------
+    RequestError
+        If not even a column of one chunk fits.
+    """
+    allowed = min(budget.host_bytes, budget.device_bytes) if budget else math.inf
+    plane_block = source.chunk_zyx[0]
+    one = buffers_for(source, passes, finishes, (chunk[1:], chunk, plane_block))
+    each = one.accumulator_bytes + one.input_bytes + one.output_bytes
+    n_rows, n_columns = (-(-n // c) for n, c in zip(source.shape_zyx[1:], chunk[1:], strict=True))
+    for rows, columns in _halved(n_rows, n_columns):
+        n_live = max(1, seen.n_live(rows, columns))
+        if one.batch_bytes + n_live * each <= allowed:
+            buffers = Buffers(
+                n_live * one.accumulator_bytes, n_live * one.input_bytes, n_live * one.output_bytes, one.batch_bytes
+            )
+            return Division((rows * chunk[1], columns * chunk[2]), chunk, plane_block, buffers)
+    raise RequestError(
+        f"the smallest column needs {(one.batch_bytes + each) / 1e9:.2f} GB of buffers, "
+        f"{max(allowed, 0) / 1e9:.2f} GB are allowed; raise --memory, or use a smaller --chunk or --patch-size"
+    )
+
+
+def _halved(rows: int, columns: int) -> Iterator[tuple[int, int]]:
+    """A cross-section, and its longer side halved again and again."""
+    yield rows, columns
+    while rows * columns > 1:
+        rows, columns = (-(-rows // 2), columns) if rows >= columns else (rows, -(-columns // 2))
+        yield rows, columns
 
 
 def _cross_sections(shape: Zyx, chunk: Zyx) -> Iterator[tuple[int, int]]:

@@ -7,9 +7,10 @@ import platform
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.events import Emit, Event
@@ -20,6 +21,9 @@ from voxweft.engine.totals import Totals
 from voxweft.geometry.box import Box
 from voxweft.image.protocols import Sink
 
+PIECES = "pieces"  # of a unit that is not empty in some boxes only: their table, int64 [N, 6], start and stop
+Piece = tuple[Box, Sequence[NDArray[Any]]]
+"""A box, and its voxels [C, Z, Y, X] in each output."""
 GoesOn = Callable[[int], bool]
 """Asked before a run goes on to a further unit, which another worker may have been given meanwhile."""
 
@@ -49,29 +53,47 @@ class Commit:
         record: Mapping[str, Any] | None = None,
     ) -> None:
         """Write the arrays [C, Z, Y, X] of a unit, one an output, and declare it complete."""
-        stage, box = self.stage, self.stage.box(unit)
-        n_files: list[int | None] = []
-        levels = (output.level for output in stage.outputs if output.spec)
-        if box is not None and arrays:
-            together = zip(self._sinks, levels, arrays, strict=True)
-            n_files = [sink.write(box, array, level) for sink, level, array in together]
+        box = self.stage.box(unit)
+        pieces = [(box, arrays)] if box is not None and arrays else []
+        self._commit(unit, pieces, table, {**self._written(pieces), **(record or {})})
+
+    def sparse(self, unit: int, pieces: Sequence[Piece], *, record: Mapping[str, Any] | None = None) -> None:
+        """Write a unit of which only some boxes, whole shards, are not empty; where they lie becomes its table."""
+        corners = np.array([[*box.start, *box.stop] for box, _ in pieces], np.int64)
+        written = self._written(pieces) or {"crc32": [0] * len(self._sinks), "n_files": [0] * len(self._sinks)}
+        table = {PIECES: corners} if pieces else None
+        self._commit(unit, pieces, table, {**written, PIECES: len(pieces), **(record or {})})
+
+    def _written(self, pieces: Sequence[Piece]) -> dict[str, Any]:
+        """What is recorded of boxes once they are written: checksums over all of them, and numbers of files."""
+        if not pieces:
+            return {}
+        crc, n_files = [0] * len(self._sinks), list[int | None]([0] * len(self._sinks))
+        levels = [output.level for output in self.stage.outputs if output.spec]
+        for box, arrays in pieces:
+            for n, (sink, level, array) in enumerate(zip(self._sinks, levels, arrays, strict=True)):
+                stored, before = sink.write(box, array, level), n_files[n]
+                n_files[n] = None if stored is None or before is None else before + stored
+                crc[n] = checksum(array, crc[n])
+        return {"crc32": crc, "n_files": n_files}
+
+    def _commit(self, unit: int, pieces: Sequence[Piece], table: Table | None, record: Mapping[str, Any]) -> None:
+        stage = self.stage
         if table:
             self.ledger.put_table(stage.name, unit, table)
-        who = {"host": platform.node(), "pid": os.getpid(), "at": time.time()}
-        written = {"crc32": checksums(arrays), "n_files": n_files} if arrays else {}
-        record_of_unit = {**written, **(record or {}), **who}
-        self.ledger.mark(stage.name, unit, record_of_unit)
-        n_voxels = wanted_voxels(stage, box) if arrays else 0
+        record = {**record, "host": platform.node(), "pid": os.getpid(), "at": time.time()}
+        self.ledger.mark(stage.name, unit, record)
+        n_voxels = sum(wanted_voxels(stage, box) for box, _ in pieces)
         with self._lock:
             self.totals.n_units += 1
             self.totals.n_voxels += n_voxels
-            self.totals.bytes_written += sum(a.nbytes for a in arrays)
-            self._emit(Event("unit", data={"stage": stage.name, "unit": unit, "n_voxels": n_voxels, **record_of_unit}))
+            self.totals.bytes_written += sum(a.nbytes for _, arrays in pieces for a in arrays)
+            self._emit(Event("unit", data={"stage": stage.name, "unit": unit, "n_voxels": n_voxels, **record}))
 
 
-def checksums(arrays: Iterable[NDArray[Any]]) -> list[int]:
-    """crc32 of the bytes of each array."""
-    return [zlib.crc32(a.tobytes() if not a.flags.c_contiguous else a.data) for a in arrays]
+def checksum(array: NDArray[Any], before: int = 0) -> int:
+    """crc32 of the bytes of an array, going on from those before."""
+    return zlib.crc32(array.tobytes() if not array.flags.c_contiguous else array.data, before)
 
 
 def wanted_voxels(stage: Stage, box: Box | None) -> int:

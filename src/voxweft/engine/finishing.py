@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.engine.masking import MaskPlanes
+from voxweft.engine.masking import Mask, MaskPlanes
 from voxweft.engine.slabs import SlabWriter
 from voxweft.engine.stage import Sweep
 from voxweft.engine.weave import Weaver
@@ -39,7 +39,7 @@ def finishing(stage: Sweep, box: Box, weaver: Weaver, mask: MaskPlanes, writer: 
 class SameGrid:
     """Every voxel of the outputs is one of the sweep."""
 
-    def __init__(self, stage: Sweep, box: Box, weaver: Weaver, mask: MaskPlanes, writer: SlabWriter) -> None:
+    def __init__(self, stage: Sweep, box: Box, weaver: Weaver, mask: Mask, writer: SlabWriter) -> None:
         self._stage, self._box, self._weaver, self._mask, self._writer = stage, box, weaver, mask, writer
         self._cursor = box.start[0]
         self._background = [
@@ -49,8 +49,12 @@ class SameGrid:
     def to(self, end: int) -> None:
         """Strip by strip."""
         lo, self._cursor = self._cursor, max(self._cursor, end)
-        if lo >= end:
-            return
+        if lo < end:
+            self.planes(lo, end)
+            self._writer.advance(end)
+
+    def planes(self, lo: int, end: int) -> None:
+        """The planes ``lo <= z < end``, which are final."""
         blended, uncovered = self._weaver.take(lo, end)
         require_finite(blended, lo, end)
         height, width = blended.shape[2:]
@@ -66,7 +70,6 @@ class SameGrid:
                     for empty in holes:
                         values[:, 0, empty[y : y + rows]] = background
                 self._writer.put(z, y, made, self._box)
-        self._writer.advance(end)
 
 
 class OtherGrid:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from voxweft.engine.budget import VIEWS_BYTES
 from voxweft.engine.opened import OpenedSweep
-from voxweft.engine.reader import PlaneReader
+from voxweft.engine.reader import PlaneReader, Reader
 from voxweft.engine.totals import Totals
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
@@ -42,6 +42,13 @@ class PatchTarget(Protocol):
         """A patch that did not run."""
 
 
+def planes_of(opened: OpenedSweep, reach: Box, own: Box) -> PlaneReader:
+    """The reader of a column: all voxels that its patches will need; those whose non-finite values it counts."""
+    if opened.volume is None:
+        raise RunError(f"stage {opened.stage.name} works on stored logits; it has no volume")
+    return PlaneReader(opened.volume, reach, opened.stage.plane_block, opened.device, own)
+
+
 class ForwardQueue:
     """Gathers patches, runs the networks in lanes, hands the logits over in order.
 
@@ -56,20 +63,18 @@ class ForwardQueue:
         What is swept; where it is counted.
     target
         Who gets the logits: a weaver, or a store of patches.
-    reach
-        All voxels that the patches to come will need, inside the volume.
-    own
-        The voxels whose non-finite values are counted here.
+    reader
+        Where voxels come from; closed in the end.
     """
 
-    def __init__(self, opened: OpenedSweep, target: PatchTarget, totals: Totals, reach: Box, own: Box) -> None:
+    def __init__(self, opened: OpenedSweep, target: PatchTarget, totals: Totals, reader: Reader) -> None:
         import torch
 
         stage = opened.stage
-        if opened.volume is None or len(opened.predictors) < len(stage.passes):
-            raise RunError(f"stage {stage.name} works on stored logits; it has no volume and no network to run")
+        if len(opened.predictors) < len(stage.passes):
+            raise RunError(f"stage {stage.name} works on stored logits; it has no network to run")
         self._opened, self._stage, self._target, self._totals = opened, stage, target, totals
-        self._reader = PlaneReader(opened.volume, reach, stage.plane_block, opened.device, own)
+        self._reader = reader
         self._whole = Box.of(stage.info.shape_zyx)
         self._free = [
             deque(

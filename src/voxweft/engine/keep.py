@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.forward import ForwardQueue, one_core_each
+from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
 from voxweft.engine.masking import MaskPlanes
 from voxweft.engine.opened import OpenedSweep
 from voxweft.errors import RunError
@@ -53,7 +53,7 @@ def keep_patches(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
                 continue
             reach = reach_of(layer for _, _, layer in todo) & whole
             with (
-                ForwardQueue(opened, writer, totals, reach, whole) as queue,
+                ForwardQueue(opened, writer, totals, planes_of(opened, reach, whole)) as queue,
                 MaskPlanes(opened.mask, reach, stage.info.shape_zyx) as mask,
             ):
                 for number, start, layer in todo:

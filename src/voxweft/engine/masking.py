@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from types import TracebackType
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +20,9 @@ from voxweft.image.protocols import Volume
 def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
     """Voxels of the volume per voxel of the mask, a whole number an axis.
 
+    A mask may say it (``info.details["scale_zyx"]``). Where several fit, since the last voxel of the mask may reach
+    beyond the volume, a power of two is taken, as resolution levels and chunks have it.
+
     Raises
     ------
     RequestError
@@ -27,10 +32,13 @@ def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
     --------
     >>> mask_scale(VolumeInfo("m", "memory", (25, 50, 50), "uint8"), (100, 99, 50))
     (4, 2, 1)
+    >>> mask_scale(VolumeInfo("m", "memory", (8, 8, 8), "uint8"), (1000, 1020, 1024))
+    (128, 128, 128)
     """
-    scale = tuple(max(1, round(n / m)) for n, m in zip(shape, mask.shape_zyx, strict=True))
-    sides = list(zip(shape, scale, mask.shape_zyx, strict=True))
-    fits = all(math.ceil(n / s) == m for n, s, m in sides) or all(n // s == m for n, s, m in sides)
+    told = mask.details.get("scale_zyx")
+    sides = list(zip(told or _scales(mask.shape_zyx, shape), shape, mask.shape_zyx, strict=True))
+    scale = tuple(k for k, _, _ in sides)
+    fits = all(math.ceil(n / k) == m for k, n, m in sides) or all(n // k == m for k, n, m in sides)
     if not fits:
         raise RequestError(
             f"the mask {mask.url} has {mask.shape_zyx} voxels (z, y, x), the volume {shape}: "
@@ -38,7 +46,28 @@ def mask_scale(mask: VolumeInfo, shape: Zyx) -> Zyx:
         )
     if mask.n_channels != 1:
         raise RequestError(f"the mask {mask.url} has {mask.n_channels} channels; it must have one")
-    return scale  # type: ignore[return-value]
+    return scale[0], scale[1], scale[2]
+
+
+def _scales(mask: Zyx, shape: Zyx) -> Iterator[int]:
+    """The factor of each axis: the power of two of those with which the last voxel ends in or beyond the volume."""
+    for m, n in zip(mask, shape, strict=True):
+        least, most = -(-n // m), (-(-n // (m - 1)) - 1 if m > 1 else n)
+        powers = [1 << e for e in range(most.bit_length()) if least <= 1 << e <= most]
+        yield max(1, powers[0] if powers else least if least <= most else round(n / m))
+
+
+class Mask(Protocol):
+    """Where the result counts, in the planes that are held."""
+
+    def need(self, lo: int, hi: int) -> None:
+        """Hold what covers the planes ``lo <= z < hi`` of the volume; ``lo`` never goes back."""
+
+    def misses(self, box: Box) -> bool:
+        """Whether the mask is 0 in all of a box of held planes."""
+
+    def outside(self, z: int, box: Box) -> NDArray[np.bool_] | None:
+        """Where plane ``z`` of a box lies outside the mask, [Y, X]; None where nowhere."""
 
 
 class MaskPlanes:

@@ -12,6 +12,7 @@ from voxweft.engine.stage import Blocks, Gather, Sweep
 from voxweft.engine.stored import StoredLogits
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.protocols import PatchLogits, Sink, Volume
+from voxweft.image.stored import StoredBoxes
 from voxweft.model.protocols import Predictor
 
 
@@ -24,6 +25,9 @@ class Readable(Protocol):
 
     def read(self, box: Box) -> NDArray[Any] | None:
         """The voxels [C, Z, Y, X] of a box inside it; None where nothing is stored there."""
+
+    def holds(self, box: Box) -> bool:
+        """Whether anything is stored in a box; True where that cannot be told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,16 +43,21 @@ class OpenedVolume:
 
     def read(self, box: Box) -> NDArray[Any] | None:
         """Its voxels."""
+        return self.volume.read(box) if self.holds(box) else None
+
+    def holds(self, box: Box) -> bool:
+        """What the volume says."""
         holds = getattr(self.volume, "holds", None)
-        return self.volume.read(box) if holds is None or holds(box) else None
+        return holds is None or bool(holds(box))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OpenedOutput:
-    """An output of an earlier stage, at one of its levels."""
+    """An output of an earlier stage, at one of its levels; its files are listed when somebody first asks."""
 
     sink: Sink
     level: int
+    _stored: StoredBoxes | None = None
 
     @property
     def shape_zyx(self) -> Zyx:
@@ -58,6 +67,13 @@ class OpenedOutput:
     def read(self, box: Box) -> NDArray[Any]:
         """Its voxels."""
         return self.sink.read(box, self.level)
+
+    def holds(self, box: Box) -> bool:
+        """What a listing of its files says, where the sink can list them."""
+        stored = getattr(self.sink, "stored", None)
+        if self._stored is None and stored is not None:
+            self._stored = stored(self.level)
+        return self._stored is None or self._stored.meets(box)
 
 
 @dataclass(frozen=True, slots=True)

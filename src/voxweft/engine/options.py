@@ -107,6 +107,7 @@ class RegionOptions(Options):
 
     bbox: str = option("", "Only this box of the volume, z0:z1,y0:y1,x0:x1; the patches stay where they were.")
     mask: str = option("", "Second volume, same size or smaller by a whole factor; background where it is 0.")
+    sparse: bool = option(False, "Visit only what --mask touches: time and memory follow it, not the volume.")
     level: int = option(0, "Resolution level of a multi-scale input; 0 is the finest.")
     channel: int = option(-1, "Channel of an input with several, from 0; -1: all of them.")
     time: int = option(-1, "Time point of an input with several, from 0; -1: there is one.")

@@ -147,6 +147,8 @@ class Sweep:
         Name of the input that says where the result counts, or "".
     stores
         Where patches are kept; None: they are woven.
+    sparse
+        Whether only what the mask touches is visited; nothing is written where it is 0 in all of a chunk.
     """
 
     name: str
@@ -168,6 +170,7 @@ class Sweep:
     regrid: Regrid | None = None
     tally: Literal["", "voxels", "confidence"] = ""
     slices: Slices | None = None
+    sparse: bool = False
     kind: Literal["sweep"] = "sweep"
 
     @property

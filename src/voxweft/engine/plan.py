@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 VOLUME, MASK = "volume", "mask"  # names of inputs
-LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False}
+LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False, "sparse": False, "only_where": ""}
 """Fields that came after plans were first hashed; at these values they are no part of the digest."""
 
 

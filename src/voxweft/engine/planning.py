@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from voxweft.engine.budget import Budget, choose_column
+from voxweft.engine.budget import Budget, Survey, choose_column, sparse_column
 from voxweft.engine.fields import parse_size
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
@@ -74,6 +74,8 @@ class Findings:
         How the swept volume is opened; default: by the URL of its description.
     fingerprint, mask_fingerprint
         Digests of a sample of the volume and of the mask.
+    mask
+        How the mask is opened; default: by its URL.
     normalization, settings
         Of each model: its schemes with their numbers; the decided runtime. Default: those of :func:`schemes_for`,
         unmeasured; plain torch on the CPU, batch 1.
@@ -87,6 +89,8 @@ class Findings:
         Which command plans.
     target
         Where the outputs lie, and more of them; default: the grid of the volume, and none.
+    seen
+        What the mask of a sparse sweep touches.
     """
 
     source: VolumeRef | PatchesRef | None = None
@@ -99,6 +103,8 @@ class Findings:
     stores: Stores | None = None
     app: str = "run"
     target: Target | None = None
+    mask: VolumeRef | None = None
+    seen: Survey = field(default_factory=Survey)
 
 
 def make_plan(
@@ -174,7 +180,11 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         min(c, -(-n // 16) * 16) for c, n in zip(parse_size(options.chunk) or (), shape, strict=True)
     )
     n_lanes = max([s.n_lanes for s in found.settings], default=1)
-    division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
+    if options.sparse:
+        _require_sparse(options, target, finishes)
+        division = sparse_column(source, passes, finishes, chunk, found.budget, found.seen)
+    else:
+        division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
     specs = [_spec(seen, one, options, chunk, division.shard_zyx) for one in finishes]
     spec = replace(specs[0], order=target.order or specs[0].order)
@@ -211,24 +221,42 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         more=finishes[1:],
         regrid=target.regrid,
         tally=target.tally,
+        sparse=options.sparse,
     )
     further = [
         stage
         for n, one in enumerate(beside, start=1)
         if finish.channels
-        for stage in level_stages(one, region, SWEEP, n)
+        for stage in level_stages(one, region, SWEEP, n, sparse=options.sparse)
     ]
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
     if options.mask:
-        inputs.append(InputRef(MASK, VolumeRef(options.mask), found.mask_fingerprint))
+        inputs.append(InputRef(MASK, found.mask or VolumeRef(options.mask), found.mask_fingerprint))
     return Plan(
         request=Request(found.app, options.request(), options.defaults()),
         inputs=tuple(inputs),
         models=models,
-        stages=(sweep, *(() if kept else level_stages(output, region, SWEEP)), *further),
+        stages=(
+            sweep,
+            *(() if kept else level_stages(output, region, SWEEP, sparse=options.sparse)),
+            *further,
+        ),
         notes=(*dict.fromkeys(notes), *division.notes),
         measured=dict(found.measured),
     )
+
+
+def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Finish]) -> None:
+    """Refuse what a sparse sweep cannot do."""
+    problems = [] if options.mask else ["--sparse needs --mask, which says what is visited"]
+    if target.regrid or target.tally:
+        problems.append("--sparse works on the grid of the volume only")
+    if any(finish.output in (*KEPT, "patches") for finish in finishes):
+        problems.append(
+            "--sparse writes nothing where the mask is 0, and the logits of nothing are not 0; take another --output"
+        )
+    if problems:
+        raise RequestError(*problems)
 
 
 def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes: Sequence[Pass]) -> tuple[Finish, ...]:

@@ -6,8 +6,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
-from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +30,22 @@ def plane_blocks(box: Box, n_planes: int) -> Iterator[Box]:
     lo, hi = box.start[0], box.stop[0]
     for a, b in pairwise([lo, *range((lo // n_planes + 1) * n_planes, hi, n_planes), hi]):
         yield Box((a, *box.start[1:]), (b, *box.stop[1:]))
+
+
+class Reader(Protocol):
+    """Gives voxels of patches, in the order of their planes."""
+
+    n_nonfinite: int
+    bytes_read: int
+
+    def __exit__(self, *exc: object) -> None:
+        """Close it."""
+
+    def need(self, lo: int, hi: int) -> None:
+        """Hold the planes ``lo <= z < hi``; ``lo`` never goes back."""
+
+    def copy(self, box: Box, out: torch.Tensor) -> None:
+        """Copy held voxels into float32 ``out`` [C, Z, Y, X]."""
 
 
 class PlaneReader:
@@ -67,7 +82,7 @@ class PlaneReader:
     def __enter__(self) -> PlaneReader:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+    def __exit__(self, *_exc: object) -> None:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def need(self, lo: int, hi: int) -> None:
@@ -96,19 +111,12 @@ class PlaneReader:
         return self._thread.submit(self._read, a, b)
 
     def _read(self, lo: int, hi: int) -> torch.Tensor:
-        import torch
-
         (_, y0, x0), (_, y1, x1) = self._box.start, self._box.stop
         box = Box((lo, y0, x0), (hi, y1, x1))
-        array = self._finite(self._rows(box), box)
+        array, n_wrong = finite(self._rows(box), box, self._own)
         self.bytes_read += array.nbytes
-        if array.dtype.name not in ON_DEVICE and (
-            self._device != "cpu" or array.dtype.name not in ("uint16", "float64")
-        ):
-            array = array.astype(np.float32)
-        if not array.dtype.isnative or not array.flags.writeable or any(s < 0 for s in array.strides):
-            array = np.array(array, dtype=array.dtype.newbyteorder("="))
-        return torch.from_numpy(array).to(self._device)
+        self.n_nonfinite += n_wrong
+        return as_tensor(array, self._device)
 
     def _rows(self, box: Box) -> NDArray[Any]:
         """The voxels of a box; of a large one a few rows of chunks at once, since each is decoded beside its place."""
@@ -126,13 +134,25 @@ class PlaneReader:
             array[(slice(None), *part.shift(box.start, -1).slices)] = values
         return array if array is not None else self._volume.read(box)
 
-    def _finite(self, array: NDArray[Any], box: Box) -> NDArray[Any]:
-        """NaN and Inf become 0 and are counted."""
-        if array.dtype.kind != "f":
-            return array
-        good = np.isfinite(array)
-        if good.all():
-            return array
-        own = (box & self._own).shift(box.start, -1)
-        self.n_nonfinite += int((~good[(slice(None), *own.slices)]).sum())
-        return np.where(good, array, array.dtype.type(0))
+
+def finite(array: NDArray[Any], box: Box, own: Box) -> tuple[NDArray[Any], int]:
+    """The voxels [C, Z, Y, X] of a box with 0 for NaN and Inf, and how many of these lie in ``own``."""
+    if array.dtype.kind != "f":
+        return array, 0
+    good = np.isfinite(array)
+    if good.all():
+        return array, 0
+    counted = (box & own).shift(box.start, -1)
+    n_wrong = int((~good[(slice(None), *counted.slices)]).sum())
+    return np.where(good, array, array.dtype.type(0)), n_wrong
+
+
+def as_tensor(array: NDArray[Any], device: str) -> torch.Tensor:
+    """Voxels where the network runs; what a tensor there cannot be is made float32."""
+    import torch
+
+    if array.dtype.name not in ON_DEVICE and (device != "cpu" or array.dtype.name not in ("uint16", "float64")):
+        array = array.astype(np.float32)
+    if not array.dtype.isnative or not array.flags.writeable or any(s < 0 for s in array.strides):
+        array = np.array(array, dtype=array.dtype.newbyteorder("="))
+    return torch.from_numpy(array).to(device)

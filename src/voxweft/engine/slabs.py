@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +51,7 @@ class SlabWriter:
         self._spare: list[tuple[NDArray[Any], ...]] = []
         self._open_next()
 
-    def __enter__(self) -> SlabWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
@@ -93,6 +93,10 @@ class SlabWriter:
         stage = self._stage
         self._box = stage.slab_box(self._unit)
         self._tally = Tally(stage.n_tallied) if stage.n_tallied else None
+        self._make_room()
+
+    def _make_room(self) -> None:
+        """Empty buffers for a slab, used ones if they fit."""
         sizes = [(spec.n_channels, *self._box.shape) for spec in self._specs]
         if self._spare and [a.shape for a in self._spare[0]] == sizes:
             self._buffers = self._spare.pop()
@@ -107,10 +111,14 @@ class SlabWriter:
         now = time.perf_counter()
         record = {"n_patches": self._totals.n_patches - self._patches, "seconds": round(now - self._started, 3)}
         self._started, self._patches = now, self._totals.n_patches
+        self._pending = self._written(self._unit or 0, record)
+        self._open_next()
+
+    def _written(self, unit: int, record: dict[str, Any]) -> Future[None]:
+        """Begin to write the slab that is full."""
         table = self._tally.table if self._tally else joined(self._rows) or None
         self._rows = []
-        self._pending = self._thread.submit(self._write, self._unit or 0, self._buffers, table, record)
-        self._open_next()
+        return self._thread.submit(self._write, unit, self._buffers, table, record)
 
     def _wait(self) -> None:
         if self._pending is not None:

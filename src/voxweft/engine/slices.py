@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.forward import ForwardQueue, one_core_each
+from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
 from voxweft.engine.masking import MaskPlanes
 from voxweft.engine.op import Table, find_op
 from voxweft.engine.opened import OpenedSweep
@@ -83,7 +83,7 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
         MaskPlanes(opened.mask, painted, stage.columns.shape) as mask,
         SlabWriter(stage, units, commit) as writer,
         one_core_each(opened.device),
-        ForwardQueue(opened, maps, totals, box, box) as patches,
+        ForwardQueue(opened, maps, totals, planes_of(opened, box, box)) as patches,
     ):
 
         def write(ready: Iterator[SliceLabels]) -> None:
@@ -132,7 +132,7 @@ def maps_of_slice(opened: OpenedSweep, z: int) -> dict[str, NDArray[np.float32]]
     with (
         torch.inference_mode(),
         one_core_each(opened.device),
-        ForwardQueue(opened, maps, Totals(), box, box) as patches,
+        ForwardQueue(opened, maps, Totals(), planes_of(opened, box, box)) as patches,
     ):
         patches.need(z, z + 1)
         for tile in _tiles(opened.stage.grid, z):

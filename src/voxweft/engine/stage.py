@@ -71,6 +71,8 @@ class Blocks:
         What a block is called, in the plural.
     tables
         Of the gathers that are needed those whose tables the operation is given, as ``tables``.
+    only_where
+        Name of a source; where it stores nothing, nothing is made: such blocks are complete without a look at them.
     """
 
     name: str
@@ -85,6 +87,7 @@ class Blocks:
     needs: tuple[str, ...] = ()
     noun: str = "blocks"
     tables: tuple[str, ...] = ()
+    only_where: str = ""
     kind: Literal["blocks"] = "blocks"
 
     @property
@@ -206,10 +209,15 @@ class Gather:
 Stage = Sweep | Blocks | Gather
 
 
-def level_stages(output: Output, region: Box, source: str, index: int = 0) -> tuple[Blocks, ...]:
+LARGE = 512  # voxels an axis of a block of which little is stored
+
+
+def level_stages(
+    output: Output, region: Box, source: str, index: int = 0, *, sparse: bool = False
+) -> tuple[Blocks, ...]:
     """The halved resolution levels of an output, each made from the one before; none where no pyramid is wanted.
 
-    ``index``: which output of the source it is.
+    ``index``: which output of the source it is. ``sparse``: little of it is stored; only that is looked at.
     """
     spec, found = output.spec, list[Blocks]()
     if spec is None:
@@ -220,17 +228,21 @@ def level_stages(output: Output, region: Box, source: str, index: int = 0) -> tu
         wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)
         of = output.name if index else source if output.name else ""
         name = f"{of}-level-{level}" if of else f"level-{level}"
+        before, block = found[-1].name if found else source, spec.shard_zyx
+        if sparse:
+            block = tuple(max(1, LARGE // n) * n for n in block)  # type: ignore[assignment]
         found.append(
             Blocks(
                 name=name,
                 op=Op("voxweft.engine.blocks:halve_block", {"method": spec.halving}),
-                sources=(Source(found[-1].name if found else source, 0 if found else index, finer_zyx=(2, 2, 2)),),
+                sources=(Source(before, 0 if found else index, finer_zyx=(2, 2, 2)),),
                 outputs=(here,),
                 shape_zyx=here.shape_zyx,
                 region=wanted,
-                block_zyx=spec.shard_zyx,
+                block_zyx=block,
                 cell_zyx=spec.chunk_zyx,
-                needs=(found[-1].name if found else source,),
+                needs=(before,),
+                only_where=before if sparse else "",
             )
         )
     return tuple(found)

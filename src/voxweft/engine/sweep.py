@@ -2,48 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 
+from voxweft.engine.cells import CellMask
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.finishing import finishing
-from voxweft.engine.forward import ForwardQueue, one_core_each
-from voxweft.engine.masking import MaskPlanes
+from voxweft.engine.finishing import Finishing, finishing
+from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
+from voxweft.engine.layers import PatchLayer, patch_layers
+from voxweft.engine.masking import Mask, MaskPlanes
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.slabs import SlabWriter
+from voxweft.engine.sparse import CellFinishing, CellWeaver, CellWriter, ChunkReader, sparse_layers
 from voxweft.engine.stage import Sweep
 from voxweft.engine.stored import StoredQueue
 from voxweft.engine.totals import Totals
 from voxweft.engine.weave import Weaver
+from voxweft.errors import RunError
 from voxweft.geometry.box import Box
-from voxweft.geometry.tiling import Tile
 
 AHEAD = 1  # patch layers that may be begun while an earlier one is not finished
-
-
-@dataclass(frozen=True, slots=True)
-class PatchLayer:
-    """The patches of one pass that begin on one plane of a column; ``end``: planes below are final after it."""
-
-    one: int
-    z_index: int
-    tiles: tuple[Tile, ...]
-    end: int
-
-
-def patch_layers(stage: Sweep, box: Box) -> list[PatchLayer]:
-    """The layers of all passes that meet a box, in the order of their first planes."""
-    found = []
-    for one, pass_ in enumerate(stage.passes):
-        zs, ys, xs = pass_.grid.touching(box)
-        for z in zs:
-            tiles = tuple(pass_.grid.tile((z, y, x)) for y in ys for x in xs)
-            found.append((tiles[0].box.start[0], one, z, tiles))
-    found.sort(key=lambda layer: layer[:3])
-    ends = [*(start for start, *_ in found[1:]), box.stop[0]]
-    return [
-        PatchLayer(one, z, tiles, min(end, box.stop[0])) for (_, one, z, tiles), end in zip(found, ends, strict=True)
-    ]
 
 
 def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) -> None:
@@ -59,8 +38,11 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
     import torch
 
     stage, totals = opened.stage, commit.totals
-    made, whole = stage.swept(units), Box.of(stage.info.shape_zyx)
+    made = stage.swept(units)
     box, reach = stage.source_box(made), stage.reach(made)
+    if stage.sparse:
+        _sweep_cells(opened, units, made, commit, goes_on)
+        return
     weaver = Weaver(stage, box, opened.device)
     with (
         torch.inference_mode(),
@@ -70,40 +52,79 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         _source(opened, weaver, totals, reach, box) as patches,
     ):
         finish = finishing(stage, made, weaver, mask, writer)
-        n_finished, cursor = 0, box.start[0]  # patch layers that are finished; the first plane that is not
-        unit = writer.unit
-        for n, layer in enumerate(patch_layers(stage, box)):
-            if writer.unit != unit:
-                unit = writer.unit
-                if unit is not None and not goes_on(unit):
-                    break
-            planes = layer.tiles[0].box & whole
-            with totals.timed("wait for input"):
-                patches.need(planes.start[0], planes.stop[0])
-                mask.need(min(cursor, planes.start[0]), planes.stop[0])
-            patches.then(partial(weaver.begin_layer, layer.one, layer.z_index))
-            for tile in layer.tiles:
-                if mask.misses(tile.box & box):
-                    patches.then(partial(weaver.skip, layer.one, tile))
-                    totals.n_skipped += 1
-                else:
-                    patches.add(layer.one, tile)
+        _weave(patch_layers(stage, box), Loom(stage, box, patches, weaver, mask, writer, finish), totals, goes_on)
 
-            def end_layer(end: int = layer.end) -> None:
-                nonlocal cursor, n_finished
-                n_finished += 1
-                cursor = max(cursor, end)
-                with totals.timed("finish"):
-                    finish.to(end)
 
-            patches.then(end_layer)
-            if n - n_finished >= AHEAD:
-                patches.flush()
-        patches.flush()
+def _sweep_cells(opened: OpenedSweep, units: range, made: Box, commit: Commit, goes_on: GoesOn) -> None:
+    """The same for a sweep that visits only what its mask touches."""
+    import torch
+
+    stage, totals = opened.stage, commit.totals
+    if opened.mask is None or opened.volume is None:
+        raise RunError(f"stage {stage.name} is sparse and needs a mask and a volume")
+    cell = stage.spec.chunk_zyx
+    mask = CellMask(opened.mask, stage.info.shape_zyx, cell, made)
+    weaver, reader = CellWeaver(stage, mask, opened.device), ChunkReader(opened.volume, made, opened.device)
+    with (
+        torch.inference_mode(),
+        CellWriter(stage, units, commit, cell) as writer,
+        one_core_each(opened.device),
+        ForwardQueue(opened, weaver, totals, reader) as patches,
+    ):
+        finish = CellFinishing(stage, made, weaver, mask, writer)
+        layers = sparse_layers(stage, made, mask, reader)
+        _weave(layers, Loom(stage, made, patches, weaver, mask, writer, finish), totals, goes_on)
+
+
+@dataclass(frozen=True, slots=True)
+class Loom:
+    """What a column is woven with; all of them work on the same patches, and the same planes."""
+
+    stage: Sweep
+    box: Box
+    patches: ForwardQueue | StoredQueue
+    weaver: Weaver | CellWeaver
+    mask: Mask
+    writer: SlabWriter
+    finish: Finishing
+
+
+def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: GoesOn) -> None:
+    """Layer by layer: hold its planes, run its patches, finish what is final after it."""
+    patches, weaver, mask, extent = loom.patches, loom.weaver, loom.mask, loom.stage.info.shape_zyx[0]
+    n_finished, cursor, unit = 0, loom.box.start[0], loom.writer.unit  # finished layers; the first plane that is not
+    for n, layer in enumerate(layers):
+        if loom.writer.unit != unit:
+            unit = loom.writer.unit
+            if unit is not None and not goes_on(unit):
+                break
+        first, last = max(0, layer.planes[0]), min(extent, layer.planes[1])
+        with totals.timed("wait for input"):
+            patches.need(first, last)
+            mask.need(min(cursor, first), last)
+        patches.then(partial(weaver.begin_layer, layer.one, layer.z_index))
+        for tile in layer.tiles:
+            if mask.misses(tile.box & loom.box):
+                patches.then(partial(weaver.skip, layer.one, tile))
+                totals.n_skipped += 1
+            else:
+                patches.add(layer.one, tile)
+
+        def end_layer(end: int = layer.end) -> None:
+            nonlocal cursor, n_finished
+            n_finished += 1
+            cursor = max(cursor, end)
+            with totals.timed("finish"):
+                loom.finish.to(end)
+
+        patches.then(end_layer)
+        if n - n_finished >= AHEAD:
+            patches.flush()
+    patches.flush()
 
 
 def _source(opened: OpenedSweep, weaver: Weaver, totals: Totals, reach: Box, own: Box) -> ForwardQueue | StoredQueue:
     """Where logits come from: the network, or patches that were kept."""
     if opened.patches is not None:
         return StoredQueue(opened.patches, weaver, totals)
-    return ForwardQueue(opened, weaver, totals, reach, own)
+    return ForwardQueue(opened, weaver, totals, planes_of(opened, reach, own))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +41,32 @@ def profiles_of(sweep: Sweep) -> tuple[Profiles, ...]:
     return tuple(Profiles.of(one.grid, window, sigma, 1.0 if apart else one.weight / total) for one in sweep.passes)
 
 
+class Weights:
+    """The blend weights of a sweep where its sums lie, and the products of logits with them, a buffer a pass."""
+
+    def __init__(self, sweep: Sweep, device: str) -> None:
+        import torch
+
+        self.profiles, self._differences = profiles_of(sweep), sweep.finish.differences
+        self._products = [torch.empty(one.grid.patch, device=device) for one in sweep.passes]
+        self._weights = [tuple(torch.from_numpy(a).to(device) for a in (p.z, p.y, p.x)) for p in self.profiles]
+
+    def products(self, one: int, tile: Tile, logits: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Of each channel that is accumulated the weighted logits [*patch]; good until the next one is asked for."""
+        import torch
+
+        iz, iy, ix = tile.index
+        wz, wy, wx = self._weights[one]
+        plane, column, product = wy[iy][:, None] * wx[ix], wz[iz][:, None, None], self._products[one]
+        for channel in range(len(logits) - self._differences):
+            if self._differences:
+                torch.sub(logits[channel + 1], logits[0], out=product)
+                product.mul_(plane)
+            else:
+                torch.mul(logits[channel], plane, out=product)
+            yield product.mul_(column)
+
+
 class Weaver:
     """Sums of weighted logits over a column; as many planes as the deepest patch has are held at any time.
 
@@ -61,19 +87,19 @@ class Weaver:
         The column's output box; only y and x are used.
     device
         Where the sums lie.
+    weights
+        Those of the sweep, where several weavers share them.
     """
 
-    def __init__(self, sweep: Sweep, area: Box, device: str) -> None:
+    def __init__(self, sweep: Sweep, area: Box, device: str, weights: Weights | None = None) -> None:
         import torch
 
-        self._passes, self._area, self._differences = sweep.passes, area, sweep.finish.differences
-        profiles = profiles_of(sweep)
+        self._passes, self._area = sweep.passes, area
+        self._weights = weights or Weights(sweep, device)
         _, height, width = area.shape
         depth = max(one.grid.patch[0] for one in sweep.passes)
         self._sum = torch.zeros((sweep.finish.n_accumulated, depth, height, width), device=device)
-        self._products = [torch.empty(one.grid.patch, device=device) for one in sweep.passes]
-        self._weights = [tuple(torch.from_numpy(a).to(device) for a in (p.z, p.y, p.x)) for p in profiles]
-        self._skips = _Skips(sweep.passes, profiles, area)
+        self._skips = _Skips(sweep.passes, self._weights.profiles, area)
         self._n_groups = len(sweep.finish.pass_weights) or 1
         self._base = 0
 
@@ -92,22 +118,14 @@ class Weaver:
 
     def add(self, one: int, tile: Tile, logits: torch.Tensor) -> None:
         """Add the weighted logits [n_classes, *patch] of a patch of the current layer."""
-        import torch
+        for channel, product in enumerate(self._weights.products(one, tile, logits)):
+            self.put(one, channel, tile, product)
 
-        iz, iy, ix = tile.index
-        wz, wy, wx = self._weights[one]
-        plane = wy[iy][:, None] * wx[ix]
-        column = wz[iz][:, None, None]
+    def put(self, one: int, channel: int, tile: Tile, product: torch.Tensor) -> None:
+        """Add what is weighted already [*patch], of one channel, as far as it lies in the area."""
         inside, target = self._overlap(tile)
-        product, depth = self._products[one], tile.box.shape[0]
-        for channel, total in enumerate(self._channels(one)):
-            if self._differences:
-                torch.sub(logits[channel + 1], logits[0], out=product)
-                product.mul_(plane)
-            else:
-                torch.mul(logits[channel], plane, out=product)
-            product.mul_(column)
-            total[(slice(0, depth), *target)].add_(product[(slice(None), *inside)])
+        total = self._channels(one)[channel]
+        total[(slice(0, tile.box.shape[0]), *target)].add_(product[(slice(None), *inside)])
 
     def skip(self, one: int, tile: Tile) -> None:
         """Note that a patch of the current layer did not run."""

@@ -108,5 +108,14 @@ class Box:
         for start in product(*ranges):
             yield Box(start, tuple(a + n for a, n in zip(start, size, strict=True)))  # type: ignore[arg-type]
 
+    def indices(self, size: Zyx) -> Iterator[Zyx]:
+        """The indices z y x of those cells.
+
+        >>> list(Box((0, 0, 3), (1, 1, 9)).indices((1, 1, 4)))
+        [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
+        """
+        ranges = (range(a // n, -(-b // n)) for a, b, n in zip(self.start, self.stop, size, strict=True))
+        return product(*ranges)  # type: ignore[return-value]
+
     def __str__(self) -> str:
         return ",".join(f"{a}:{b}" for a, b in zip(self.start, self.stop, strict=True))

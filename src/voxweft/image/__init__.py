@@ -7,11 +7,12 @@ from voxweft.image.place import Geometry
 from voxweft.image.protocols import PatchLogits, Records, Sink, Volume
 from voxweft.image.ref import VolumeRef, volume_ref
 from voxweft.image.resampled import Resample, Standardize
-from voxweft.image.views import AsChannels, Crop, EightBit, Flip, Permute, Repeat, Stack, View
+from voxweft.image.views import AsChannels, AtLeast, Crop, EightBit, Flip, Permute, Repeat, Stack, View
 from voxweft.image.words import Words
 
 __all__ = [
     "AsChannels",
+    "AtLeast",
     "Crop",
     "EightBit",
     "Flip",

@@ -250,6 +250,27 @@ class EightBit(BaseView):
 
 
 @dataclass(frozen=True, slots=True)
+class AtLeast(BaseView):
+    """1 where the voxels reach a value, 0 below; of several channels where any does. NaN reaches nothing.
+
+    >>> from voxweft import open_volume
+    >>> AtLeast(30).of(open_volume(np.array([[[29, 30, 200]]], np.uint8))).read(Box.of((1, 1, 3)))
+    array([[[[0, 1, 1]]]], dtype=uint8)
+    """
+
+    value: float
+    kind: Literal["at least"] = "at least"
+
+    def info(self, seen: VolumeInfo) -> VolumeInfo:
+        """As uint8 of one channel."""
+        return replace(_one_level(seen, seen.shape_zyx), dtype="uint8", n_channels=1)
+
+    def values(self, values: NDArray[Any], box: Box) -> NDArray[Any]:
+        """Compared."""
+        return np.asarray((values >= self.value).any(axis=0, keepdims=True), np.uint8)
+
+
+@dataclass(frozen=True, slots=True)
 class Repeat(BaseView):
     """A coarse volume as if it were fine: every voxel stands for a block of so many.
 
@@ -299,7 +320,7 @@ class Repeat(BaseView):
         return values[np.ix_(np.arange(len(values)), *index)]
 
 
-View = Crop | Permute | Flip | AsChannels | EightBit | Repeat
+View = Crop | Permute | Flip | AsChannels | EightBit | AtLeast | Repeat
 
 
 class ViewedVolume:

@@ -19,7 +19,8 @@ from voxweft.engine.part import Part
 from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.planning import Findings, plan_sweep
 from voxweft.engine.report import peak_memory_bytes
-from voxweft.engine.stage import level_stages
+from voxweft.engine.sparse import survey
+from voxweft.engine.stage import Sweep, level_stages
 from voxweft.engine.totals import Totals, lanes_for
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import TileGrid
@@ -109,28 +110,42 @@ def forecast(
     start_s = time.time() - psutil.Process().create_time()
     cost = _measure(opened, volume, options)
     stage, card = plan.sweep, plan.models[0].card
-    columns = [stage.swept(run) for run in stage.runs(range(stage.columns.n_units))]
-    decoded = sum(stage.n_decoded(stage.reach(box)) for box in columns)
     itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
-    n_voxels = sum(box.n_voxels for box in columns)
-    division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
-    lanes = lanes_for(stage.passes[0].setting.device)
-    buffers = buffers_for(stage.info, stage.passes, stage.finishes, division, lanes, stage.regrid)
-    n_computed, stored = stage.n_patches_computed, volume.info.stored_bytes
+    if stage.sparse and mask is not None:
+        n_patches, n_computed, decoded, n_voxels, buffer_bytes = _of_mask(stage, mask)
+    else:
+        columns = [stage.swept(run) for run in stage.runs(range(stage.columns.n_units))]
+        decoded = sum(stage.n_decoded(stage.reach(box)) for box in columns)
+        n_voxels = sum(box.n_voxels for box in columns)
+        division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
+        lanes = lanes_for(stage.passes[0].setting.device)
+        buffer_bytes = buffers_for(stage.info, stage.passes, stage.finishes, division, lanes, stage.regrid).total_bytes
+        n_patches, n_computed = stage.n_tiles(stage.region), stage.n_patches_computed
+    stored = None if stage.sparse else volume.info.stored_bytes
     return plan, Forecast(
-        n_patches=stage.n_tiles(stage.region),
+        n_patches=n_patches,
         n_patches_computed=n_computed,
-        waste=round(stage.waste, 3),
+        waste=round(n_computed / max(1, n_patches), 3),
         n_forwards=round(n_computed * stage.n_forwards * card.n_folds),
         n_columns=stage.columns.n_columns,
         n_slabs=stage.columns.n_slabs,
         bytes_read=round(stored * decoded / stage.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
         bytes_decoded=decoded * itemsize,
         bytes_written=0 if stage.stores else round(sum(_bytes_of(o.spec) for o in stage.outputs if o.spec) * n_voxels),
-        memory_bytes=base_bytes + buffers.total_bytes,
+        memory_bytes=base_bytes + buffer_bytes,
         seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
         choices=_choices(plan, options, overlaps),
     )
+
+
+def _of_mask(stage: Sweep, mask: Volume) -> tuple[int, int, int, int, int]:
+    """Of a sparse sweep: patches, those that are computed, voxels decoded and written, bytes of the buffers."""
+    seen, chunk = survey(stage, mask), stage.spec.chunk_zyx
+    cells = tuple(side // c for side, c in zip(stage.columns.column_yx, chunk[1:], strict=True))
+    each = buffers_for(stage.info, stage.passes, stage.finishes, (chunk[1:], chunk, stage.plane_block))
+    n_bytes = each.batch_bytes + seen.n_live(*cells) * (each.total_bytes - each.batch_bytes)
+    decoded = seen.n_chunks * math.prod(stage.info.chunk_zyx)
+    return seen.n_patches, seen.n_patches, decoded, seen.n_cells * math.prod(chunk), n_bytes
 
 
 def _bytes_of(spec: OutputSpec) -> float:
@@ -167,7 +182,7 @@ def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: in
         settings=tuple(one.setting for one in stage.passes[:1]),
     )
     device = devices_of(options.device)[0]
-    small = plan_sweep(crop.info, opened.plan.models, replace(options, bbox="", mask=""), found)
+    small = plan_sweep(crop.info, opened.plan.models, replace(options, bbox="", mask="", sparse=False), found)
     small = _with_levels(small, smallest=max(16, min(crop.info.shape_zyx) // 2))
     place = Place.of(in_memory(), beside={output.name: in_memory() for output in small.sweep.outputs if output.name})
     place.create(small, None)

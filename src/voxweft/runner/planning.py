@@ -18,6 +18,7 @@ from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan
 from voxweft.engine.planning import Findings, Schemes, Target, plan_sweep, schemes_for
+from voxweft.engine.sparse import survey
 from voxweft.engine.stage import Stage, Stores, Sweep
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
 from voxweft.geometry.box import Box
@@ -113,6 +114,10 @@ def plan_run(
     draft = plan_sweep(volume.info, refs, options, found)
     if records is not None and (stored := Ledger(records).plan()):
         return follow(Plan.from_json(stored), Opened(_with_more(draft, app), volumes, models), device)
+    if draft.sweep.sparse and mask is not None:
+        found = replace(found, seen=survey(draft.sweep, mask))
+        if not found.seen.n_patches:
+            raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
     schemes = measure_volume(volume, found.normalization, emit)
     settings, predictors, measured = app.settings, list[Predictor](), dict[str, Any]()
     if not settings:
@@ -140,8 +145,10 @@ def _looked_at(
     if mask is not None:
         mask_scale(mask.info, volume.info.shape_zyx)
         marked = mask_fingerprint(mask)
+    made = volume_ref(mask) if mask is not None else None  # of a mask that is no file
     asked = tuple(app.normalization or schemes_for(ref.card, options) for ref in refs)
     found = Findings(volume_ref(volume), "", marked, asked, stores=app.stores, app=app.name, target=app.target)
+    found = replace(found, mask=made if made and (made.opener or made.views) else None)
     _, voxels = central_patch(volume, plan_sweep(volume.info, refs, options, found).sweep.grid.patch)
     if not options.accept_labels:
         refuse_labels(volume, voxels)

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from voxweft.engine.commit import checksums
+import numpy as np
+
+from voxweft.engine.commit import PIECES, checksum
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.plan import Plan
@@ -125,12 +127,21 @@ def _is_as_written(stage: Stage, unit: int, place: Place, ledger: Ledger) -> boo
     box, outputs = stage.box(unit), [output for output in stage.outputs if output.spec]
     if box is None or not outputs:
         return True
-    return _checksums(outputs, box, place) == ledger.record(stage.name, unit).get("crc32")
+    record, boxes = ledger.record(stage.name, unit), [box]
+    if PIECES in record:
+        corners = ledger.table(stage.name, unit).get(PIECES, ()) if record[PIECES] else ()
+        boxes = [Box(tuple(corner[:3]), tuple(corner[3:])) for corner in np.asarray(corners).tolist()]
+        if len(boxes) != record[PIECES]:
+            return False
+    return _checksums(outputs, boxes, place) == record.get("crc32")
 
 
-def _checksums(outputs: list[Output], box: Box, place: Place) -> list[int] | None:
-    """crc32 of the voxels of a box in each output; None where they cannot be read."""
+def _checksums(outputs: list[Output], boxes: Sequence[Box], place: Place) -> list[int] | None:
+    """crc32 of the voxels of boxes in each output; None where they cannot be read."""
+    crc = [0] * len(outputs)
     try:
-        return checksums(place.sink_of(output).read(box, output.level) for output in outputs)
+        for box in boxes:
+            crc = [checksum(place.sink_of(o).read(box, o.level), c) for o, c in zip(outputs, crc, strict=True)]
     except ReadError:
         return None
+    return crc

@@ -14,6 +14,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY, Geometry
 from voxweft.image.protocols import Records
+from voxweft.image.stored import StoredBoxes
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
@@ -139,6 +140,15 @@ class OmeZarrSink:
         if self._is_elsewhere:
             return None
         return len(ChunkFiles(f"{self.url}/{self._levels[level].path}").keys)
+
+    def stored(self, level: int = 0) -> StoredBoxes | None:
+        """The shards of a level that are stored, of any channel; None where they cannot be listed."""
+        if self._is_elsewhere:
+            return None
+        array = self._levels[level]
+        found = ChunkFiles(f"{self.url}/{array.path}").keys
+        places = frozenset((z, y, x) for *_, z, y, x in found)
+        return StoredBoxes((array.shards or array.chunks)[-3:], places)
 
     def set_attributes(self, attributes: Mapping[str, Any]) -> None:
         """Merge attributes of the group; those of "voxweft" are merged themselves, the direction may be there."""

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import Any
 
 from numpy.typing import NDArray
 
 from voxweft.geometry.box import Box
 from voxweft.image.ref import VolumeRef
+from voxweft.image.stored import StoredBoxes
 from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.zarr import ZarrVolume
 
@@ -22,7 +22,8 @@ class SparseVolume:
         self._volume, self._files = ZarrVolume(url), ChunkFiles(url)
         self.info = self._volume.info
         plain = not self.info.details.get("shard_zyx") and all(len(index) == CZYX for index in self._files.keys)
-        self._places = self._files.keys if plain else None
+        places = frozenset((z, y, x) for _, z, y, x in self._files.keys) if plain else frozenset()
+        self._stored = StoredBoxes(self.info.chunk_zyx, places) if plain else None
         self.ref = VolumeRef(url, opener="sparse")
 
     def stamps(self) -> bytes:
@@ -31,11 +32,7 @@ class SparseVolume:
 
     def holds(self, box: Box) -> bool:
         """Whether any chunk that meets a box is stored; True where that cannot be told."""
-        if self._places is None:
-            return True
-        sides = zip(box.start, box.stop, self.info.chunk_zyx, strict=True)
-        ranges = [range(a // s, -(-b // s)) for a, b, s in sides]
-        return any((c, *i) in self._places for i in itertools.product(*ranges) for c in range(self.info.n_channels))
+        return self._stored is None or self._stored.meets(box)
 
     def read(self, box: Box) -> NDArray[Any]:
         """The voxels of a box [C, Z, Y, X]."""

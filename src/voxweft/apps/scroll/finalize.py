@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from voxweft.apps.scroll.blend import activation_in, execution_of, geometry_in
 from voxweft.apps.scroll.options import ClassOptions, FinalizeOptions, PartOptions
+from voxweft.apps.scroll.source import open_support
 from voxweft.engine.budget import shard_for
 from voxweft.engine.compat import finish_as_vesuvius
-from voxweft.engine.events import Emit, silent
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of, parse_size
 from voxweft.engine.finish import finish_block, finish_heads
 from voxweft.engine.ledger import Ledger
@@ -21,16 +22,19 @@ from voxweft.engine.part import State
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request, differing
 from voxweft.engine.report import Report
 from voxweft.engine.separate import Wanted, finishes_of, halving_of, told_of
-from voxweft.engine.stage import Blocks, Output, Source, level_stages
+from voxweft.engine.stage import Blocks, Output, Source, Stage, level_stages
 from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink
-from voxweft.image.ref import VolumeRef, volume_ref
+from voxweft.image.ref import volume_ref
 from voxweft.image.views import Repeat
 from voxweft.model.head import Head
 from voxweft.model.targets import heads_in
 from voxweft.ops.activate import Finish
+from voxweft.ops.components import require_components
+from voxweft.runner.components import PAINT, component_stages, n_components
+from voxweft.runner.objects import object_places
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import Place
 from voxweft.runner.planning import mask_fingerprint
@@ -38,11 +42,12 @@ from voxweft.runner.records import check_output, report_of
 from voxweft.runner.run import run_plan
 from voxweft.runner.verify import verify
 from voxweft.runner.workers import Workers
-from voxweft.stores import open_sink, open_volume
+from voxweft.stores import open_sink
 from voxweft.stores.attributes import attributes_of
 from voxweft.stores.url import exists, records_at, remove
 
 DEFAULT = ClassOptions().threshold
+INSTANCES = "instances"
 
 if TYPE_CHECKING:
     from voxweft.stores.sparse import SparseVolume
@@ -77,8 +82,8 @@ def finalize(
         If the logits are missing or unfinished, or do not fit the mode; nothing was written.
     """
     (classes, storage), part = options or (ClassOptions(), FinalizeOptions()), part or PartOptions()
-    if storage.compat and classes.threshold != DEFAULT:
-        raise RequestError(f"--compat {storage.compat} knows no --threshold-value")
+    if storage.compat and (classes.threshold != DEFAULT or classes.has_components):
+        raise RequestError(f"--compat {storage.compat} knows no --threshold-value, --low, --min-size or --instances")
     layout = "vesuvius" if storage.compat else "ome-zarr"
     sink = open_sink(output_path, layout=layout)
     execution = execution_of(part, storage, command)
@@ -95,7 +100,9 @@ def finalize(
     attributes = attributes_of(input_path)
     storage = replace(storage, mask=storage.mask or ("" if storage.compat else attributes.get("support_volume", "")))
     plan = finalize_plan(volume, attributes, (classes, storage))
-    report = run_plan(Opened(plan, {VOLUME: volume}), Place.of(sink), workers, execution, emit)
+    place = Place.of(sink, object_places(sink.url))
+    report = run_plan(Opened(plan, {VOLUME: volume}), place, workers, execution, emit)
+    tell_components(classes, place, emit)
     if storage.delete_intermediates and report.status == State.COMPLETE:
         verify(output_path, emit)
         remove(input_path)
@@ -153,10 +160,10 @@ def finalize_plan(
     )
     region = Box.of(source.shape_zyx)
     inputs = [InputRef(VOLUME, volume_ref(volume), _fingerprint(volume))]
-    if storage.mask:
-        mask = open_volume(storage.mask)
+    mask = open_support(storage.mask)
+    if mask is not None:
         repeated = Repeat(mask_scale(mask.info, source.shape_zyx), source.shape_zyx)
-        inputs.append(InputRef(MASK, VolumeRef(storage.mask, views=(repeated,)), mask_fingerprint(mask)))
+        inputs.append(InputRef(MASK, volume_ref(repeated.of(mask)), mask_fingerprint(mask)))
     if made[0][0]:
         op = Op.of(finish_heads, heads=[asdict(finish) for finish in finishes])
     else:
@@ -170,9 +177,36 @@ def finalize_plan(
         region=region,
         block_zyx=specs[0].shard_zyx,
         cell_zyx=chunk,
+        only_where=VOLUME,
     )
-    levels = [one for n, output in enumerate(outputs) for one in level_stages(output, region, stage.name, n)]
-    return Plan(_request(classes, storage), tuple(inputs), (), (stage, *levels))
+    levels = [
+        one for n, output in enumerate(outputs) for one in level_stages(output, region, stage.name, n, sparse=True)
+    ]
+    after = component_stages_of(classes, stage.name, specs[0])
+    return Plan(_request(classes, storage), tuple(inputs), (), (stage, *levels, *after))
+
+
+def component_stages_of(classes: ClassOptions, source: str, spec: OutputSpec) -> list[Stage]:
+    """The stages of what is asked for of the components of the foreground; none where nothing is.
+
+    ``NAME_mask.zarr`` is 255 in those that are kept, ``NAME_instances.zarr`` numbers them.
+    """
+    if not classes.has_components:
+        return []
+    require_components()
+    if spec.n_channels > 1:
+        raise RequestError(f"--low, --min-size and --instances are for one channel; this result has {spec.n_channels}")
+    labels = replace(spec, dtype="uint32", is_label=True, pyramid="none" if spec.pyramid == "none" else "nearest")
+    names = {"labels": INSTANCES if classes.instances else None, "mask": "mask"}
+    return component_stages(source, labels, classes.rule, **names)
+
+
+def tell_components(classes: ClassOptions, place: Place, emit: Emit) -> None:
+    """Say how many components there are, and where they lie, once they are there."""
+    ledger = Ledger(place.records)
+    if classes.has_components and ledger.done(PAINT):
+        where = [place.beside("mask"), *([place.beside(INSTANCES)] if classes.instances else [])]
+        emit(Event("note", f"{n_components(ledger)} components: {', '.join(where)}"))
 
 
 def _finishes(

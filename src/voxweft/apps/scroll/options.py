@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from voxweft.engine.fields import like, option, parse_bytes, unknown
 from voxweft.engine.options import RunOptions, part_problems
 from voxweft.engine.separate import NORMALS
 from voxweft.errors import RequestError
 from voxweft.ops.activate import MODES, OUTPUTS
+from voxweft.runner.components import Rule
 from voxweft.runner.execution import Execution
 from voxweft.runner.workers import LaunchOptions
 from voxweft.stores.patches import COMPRESSORS
 
 COMPAT = "vesuvius-0.2.4"
-SUPPORT = "Support volume, same size or smaller by a whole factor; background where it is 0."
+SUPPORT = (
+    "Support volume, same size or smaller by a whole factor; background where it is 0. Or air<VALUE: background where "
+    "the scan itself is below VALUE."
+)
+SUPPORT_NAMES = ("--mask", "--support-volume", "--support")
 
 
 def check(problems: list[str]) -> None:
@@ -74,7 +80,7 @@ class NetworkOptions:
     )
     skip_empty_patches: bool = like(RunOptions, "skip_empty")
     bbox: str = like(RunOptions, "bbox")
-    mask: str = like(RunOptions, "mask", help=SUPPORT, names=("--mask", "--support-volume"))
+    mask: str = like(RunOptions, "mask", help=SUPPORT, names=SUPPORT_NAMES)
     device: str = like(RunOptions, "device")
     runtime: str = like(RunOptions, "runtime")
     precision: str = like(RunOptions, "precision")
@@ -181,8 +187,26 @@ class ClassOptions:
     )
     normals: str = like(RunOptions, "normals")
 
+    low: float = option(0.0, "Hysteresis: foreground above this probability, where it is connected to --high.")
+    high: float = option(0.0, "Hysteresis: the probability that a component must exceed somewhere.")
+    min_size: int = option(0, "Least voxels of a component of the foreground; smaller ones are taken away.")
+    connectivity: int = option(26, "Neighbours of a voxel of a component: 6, 18 or 26.")
+    instances: bool = option(False, "Number the components too: OUTPUT_instances.zarr, and a table of them.")
+
     def __post_init__(self) -> None:
         problems = []
+        if bool(self.low) != bool(self.high):
+            problems.append("--low and --high go together: foreground above --low, in components that exceed --high")
+        elif self.low and not 0 < self.low <= self.high < 1:
+            problems.append(f"--low {self.low} and --high {self.high} must be probabilities, --low not above --high")
+        if self.low and self.hard:
+            problems.append("--threshold and --low: give one of both; --low writes a mask too, OUTPUT_mask.zarr")
+        if self.min_size < 0:
+            problems.append(f"--min-size {self.min_size} is negative")
+        if self.connectivity not in (6, 18, 26):
+            problems.append(f"--connectivity {self.connectivity} is unknown; use 6, 18 or 26")
+        if self.has_components and self.mode == "multiclass":
+            problems.append("--low, --min-size and --instances are for --mode binary; voxweft label takes class ids")
         if self.mode not in MODES:
             problems.append(f"--mode {self.mode!r} is unknown; use {' or '.join(MODES)}")
         if not 0 < self.threshold < 1:
@@ -190,11 +214,44 @@ class ClassOptions:
         check(problems + unknown(self, normals=tuple(NORMALS)))
 
     @property
+    def has_components(self) -> bool:
+        """Whether components of the foreground are asked for."""
+        return bool(self.low or self.min_size or self.instances)
+
+    @property
+    def rule(self) -> Rule:
+        """What a component is, in grey levels of the result: those above a probability, strictly."""
+        low, high = (self.low, self.high) if self.low else (self.threshold, 0.0)
+        return Rule(
+            low=1.0 if self.hard else _above(low),
+            high=_above(high) if high else None,
+            connectivity=self.connectivity,
+            min_size=self.min_size,
+        )
+
+    @property
+    def after(self) -> dict[str, Any]:
+        """The settings of components, for the request."""
+        if not self.has_components:
+            return {}
+        names = ("low", "high", "min_size", "connectivity", "instances")
+        return {name: getattr(self, name) for name in names} | {"threshold": self.threshold}
+
+    @property
     def output(self) -> str:
         """The engine's word for it."""
         if self.mode == "multiclass":
             return "labels" if self.hard else "probability_and_label"
         return "mask" if self.hard else "probability"
+
+
+def _above(probability: float) -> float:
+    """The least grey level of floor(255 p) that is above a probability.
+
+    >>> _above(0.5), _above(0.2)
+    (128.0, 52.0)
+    """
+    return math.floor(255 * probability) + 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +265,7 @@ class FinalizeOptions(LaunchOptions):
         RunOptions, "chunk", default="", help="Chunk z,y,x of the output, in voxels; default: that of the input."
     )
     num_workers: int = like(BlendOptions, "num_workers")
-    mask: str = like(RunOptions, "mask", help=SUPPORT, names=("--mask", "--support-volume"))
+    mask: str = like(RunOptions, "mask", help=SUPPORT, names=SUPPORT_NAMES)
     pyramid: bool = like(RunOptions, "pyramid")
     memory: str = like(RunOptions, "memory")
     compat: str = like(NetworkOptions, "compat")
@@ -264,6 +321,11 @@ class StageOptions(RunOptions):
     num_parts: int = 1
     compat: str = ""
     listed_volume: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    min_size: int = 0
+    connectivity: int = 26
+    instances: bool = False
 
 
 def compat_problems(value: str) -> list[str]:

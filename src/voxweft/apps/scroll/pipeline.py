@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from voxweft.apps.scroll.blend import blend
-from voxweft.apps.scroll.finalize import finalize
+from voxweft.apps.scroll.finalize import component_stages_of, finalize, tell_components
 from voxweft.apps.scroll.options import (
     BlendOptions,
     ClassOptions,
@@ -18,7 +18,7 @@ from voxweft.apps.scroll.options import (
     SourceOptions,
 )
 from voxweft.apps.scroll.predict import predict, remove_parts, stage_options
-from voxweft.apps.scroll.source import open_source, scope_of
+from voxweft.apps.scroll.source import open_source, open_support, scope_of
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
@@ -33,12 +33,13 @@ from voxweft.model.protocols import Model
 from voxweft.runner.devices import devices_of, n_gpus
 from voxweft.runner.execution import Execution
 from voxweft.runner.forecast import Forecast, forecast
+from voxweft.runner.objects import object_places
 from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import check_output
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
-from voxweft.stores import open_sink, open_volume
+from voxweft.stores import open_sink
 from voxweft.stores.url import exists, remove_if_empty
 
 Options = tuple[SourceOptions, NetworkOptions, ClassOptions, PipelineOptions, PartOptions]
@@ -66,7 +67,7 @@ def pipeline(
     """
     options = options or (SourceOptions(), NetworkOptions(), ClassOptions(), PipelineOptions(), PartOptions())
     options = (options[0], _on_gpus(options[1], options[3].gpus), *options[2:])
-    _, network, _, pipeline_options, part = options
+    _, network, classes, pipeline_options, part = options
     if pipeline_options.staged or network.compat:
         return _staged(source, output, model, options, command, emit)
     volume, found, engine = opened_inputs(source, model, options, emit)
@@ -86,13 +87,20 @@ def pipeline(
         volume,
         [found],
         engine,
-        app=AppRequest("pipeline", scope_of(found.card, network.normalization, emit)),
-        mask=open_volume(engine.mask) if engine.mask else None,
+        app=AppRequest(
+            "pipeline",
+            scope_of(found.card, network.normalization, emit),
+            then=lambda sweep: component_stages_of(classes, sweep.name, sweep.spec),
+        ),
+        mask=open_support(engine.mask, volume),
         records=None if part.overwrite else sink.records,
         n_workers=workers.n_sharing,
         emit=emit,
     )
-    return run_plan(opened, Place.of(sink), workers, execution, emit)
+    place = Place.of(sink, object_places(sink.url))
+    report = run_plan(opened, place, workers, execution, emit)
+    tell_components(classes, place, emit)
+    return report
 
 
 def _on_gpus(network: NetworkOptions, gpus: str) -> NetworkOptions:
@@ -114,6 +122,7 @@ def opened_inputs(source: Any, model: Any, options: Options, emit: Emit = silent
         normals=classes.normals,
         chunk=pipeline_options.chunk_size,
         pyramid=pipeline_options.pyramid,
+        **{name: value for name, value in classes.after.items() if name != "threshold"},
     )
     found = load_model(model, token=network.hf_token, targets=network.targets)
     return open_source(source, source_options), found, engine
@@ -145,7 +154,7 @@ def _staged(source: Any, output: str, model: Any, options: Options, command: str
         pipeline_options.executor,
         chunk_size="" if network.compat else pipeline_options.chunk_size,
         num_workers=pipeline_options.num_workers,
-        mask=network.mask,
+        mask="" if network.mask.startswith("air") else network.mask,  # the parts say which scan is meant
         pyramid=pipeline_options.pyramid,
         memory=network.memory,
         compat=network.compat,

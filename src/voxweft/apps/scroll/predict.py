@@ -17,7 +17,7 @@ from voxweft.apps.scroll.options import (
     overlap_of,
     tta_of,
 )
-from voxweft.apps.scroll.source import find_volume, open_source, scope_of
+from voxweft.apps.scroll.source import find_volume, open_source, open_support, scope_of, support_text
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
@@ -37,9 +37,8 @@ from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import require_apart
 from voxweft.runner.run import store_or_follow, warnings_of
-from voxweft.stores import open_volume
 from voxweft.stores.patches import ZarrPatches
-from voxweft.stores.url import absolute, records_at, remove
+from voxweft.stores.url import records_at, remove
 from voxweft.version import __version__
 
 
@@ -128,7 +127,7 @@ def _opened(
         [found],
         engine,
         app=AppRequest("predict", schemes, Stores(part.num_parts, compressor)),
-        mask=open_volume(network.mask) if network.mask else None,
+        mask=open_support(network.mask, volume),
         records=None if part.overwrite else records_at(records_of(output_dir)),
         emit=emit,
     )
@@ -228,7 +227,7 @@ def settings_of(plan: Plan) -> dict[str, Any]:
         "label_ids": list(card.label_ids),
         "input": stage.info.url,
         "plan_digest": plan.digest,
-        "support_volume": absolute(mask.ref.url) if mask else "",
+        "support_volume": support_text(mask),
         "voxweft_version": __version__,
         "voxel_size_zyx": list(geometry.voxel_size_zyx),
         "origin_zyx": list(geometry.origin_zyx),

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from voxweft.apps.scroll.options import SourceOptions
 from voxweft.engine.events import Emit, Event
 from voxweft.engine.fields import parse_bytes
+from voxweft.engine.plan import InputRef, PatchesRef
 from voxweft.errors import ModelError, RequestError
 from voxweft.image.axes import Select
 from voxweft.image.protocols import Volume
+from voxweft.image.views import AtLeast
 from voxweft.model.card import Intensity, ModelCard, Normalization
 from voxweft.runner.tables import read_toml
 from voxweft.stores import open_volume
+from voxweft.stores.url import absolute
+
+AIR = re.compile(r"air<(\d+(?:\.\d+)?)(?:@(.+))?")
 
 
 def open_source(url: Any, options: SourceOptions) -> Volume:
@@ -31,6 +37,40 @@ def open_source(url: Any, options: SourceOptions) -> Volume:
     cache = (options.cache_dir, size) if options.cache_dir else None
     select = Select.of(options.channel, options.time, options.series)
     return open_volume(url, level=options.level, cache=cache, select=select)
+
+
+def open_support(text: str, scan: Volume | None = None) -> Volume | None:
+    """The support volume of ``--support``: an URL, or ``air<VALUE`` for where a scan is not below a value.
+
+    Parameters
+    ----------
+    text
+        "": there is none. ``air<VALUE@URL`` names the scan.
+    scan
+        The one that is meant where none is named.
+
+    Raises
+    ------
+    RequestError
+        If the value is none, or no scan is known.
+    """
+    if not text.startswith("air"):
+        return open_volume(text) if text else None
+    found = AIR.fullmatch(text)
+    if not found:
+        raise RequestError(f"--support {text!r} is no support; write for example 'air<30', or give a volume")
+    seen = open_volume(found[2]) if found[2] else scan
+    if seen is None:
+        raise RequestError(f"--support {text} needs the scan; write {text}@URL")
+    return AtLeast(float(found[1])).of(seen)
+
+
+def support_text(mask: InputRef | None) -> str:
+    """What :func:`open_support` makes of the mask of a plan again; "" where there is none."""
+    if mask is None or isinstance(mask.ref, PatchesRef):
+        return ""
+    url, views = absolute(mask.ref.url), mask.ref.views
+    return f"air<{views[0].value:g}@{url}" if views and isinstance(views[0], AtLeast) else url
 
 
 def find_volume(options: SourceOptions) -> str:
