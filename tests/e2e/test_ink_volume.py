@@ -116,8 +116,12 @@ def test_a_coarser_level_lies_where_the_finer_one_does(tmp_path: Path, scroll: N
 
 def test_the_plan_counts_what_lies_near(tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft) -> None:
     done = voxweft("ink", "volume", "scroll.zarr", "--plan-only", *BLUR, "--surface", "seg", "--chunk-halo", 0)
-    (line,) = [row for row in done.stdout.splitlines() if row.startswith("near the surface")]
-    near, whole = (int(n) for n in line.split() if n.isdecimal())
+    near, whole = (
+        next(int(n) for n in row.split() if n.isdecimal())
+        for name in ("patches", "grid")
+        for row in done.stdout.splitlines()
+        if row.startswith(name)
+    )
     mask, starts = dense(0), [[*range(0, n - 16, 8), n - 16] for n in ROLL.shape_zyx]
     boxes = [(z, y, x) for z in starts[0] for y in starts[1] for x in starts[2]]
     assert whole == len(boxes)

@@ -57,7 +57,7 @@ def test_the_same_objects_as_on_the_whole_array(tmp_path: Path, scan: Any, voxwe
         voxweft(*command, *share)
     p, found = read(tmp_path / "out.zarr"), read(tmp_path / "out_instances.zarr")
     expected, n = wanted(p, 0.47, 0.52, 30)
-    assert n > 5
+    assert n >= 5
     assert found.max() == n
     assert same_objects(found, expected)
     assert np.array_equal(read(tmp_path / "out_mask.zarr"), np.where(found > 0, 255, 0))

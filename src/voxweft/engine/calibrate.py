@@ -15,6 +15,7 @@ from voxweft.errors import ModelError, VoxweftError, first_line
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.protocols import Volume
 from voxweft.model.card import ModelCard, Normalization
+from voxweft.model.head import FIELDS, channel_ranges
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.ops.normalize import normalize
 
@@ -73,8 +74,18 @@ def as_input(voxels: Any, patch: Zyx, schemes: tuple[Normalization, ...], device
     return out.to(device)
 
 
-def probability(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    """Probabilities of logits [B, C, Z, Y, X]."""
+def probability(logits: torch.Tensor, card: ModelCard) -> torch.Tensor:
+    """Probabilities of logits [B, C, Z, Y, X]; where heads are outputs of their own, of those that have classes."""
+    import torch
+
+    if not card.separate:
+        return _activated(logits, card.activation)
+    pairs = zip(card.heads, channel_ranges(card.heads), strict=True)
+    found = [_activated(logits[:, a:b], head.activation) for head, (a, b) in pairs if head.activation not in FIELDS]
+    return torch.cat(found, 1) if found else logits
+
+
+def _activated(logits: torch.Tensor, activation: str) -> torch.Tensor:
     if activation == "softmax":
         return logits.softmax(dim=1)
     return logits.sigmoid() if activation == "sigmoid" else logits
@@ -165,7 +176,7 @@ class _Contest:
             if setting.device != "cpu":
                 torch.cuda.synchronize()
             best_s = min(best_s, (time.perf_counter() - start) / setting.batch_size)
-        return probability(logits[:1], self._model.card.activation).clone(), best_s
+        return probability(logits[:1], self._model.card).clone(), best_s
 
 
 def tiling_probe(
@@ -210,7 +221,7 @@ def _predict_at(
     z, y, x = (a + p for a, p in zip(start, setting.patch_zyx, strict=True))
     sample = as_input(volume.read(Box(start, (z, y, x))), setting.patch_zyx, schemes, setting.device)
     batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
-    return probability(predictor(batch)[:1], card.activation)
+    return probability(predictor(batch)[:1], card)
 
 
 def block_of_chunks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Zyx:

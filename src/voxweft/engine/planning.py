@@ -338,8 +338,7 @@ def _passes_of(
         pad_with=options.pad_with,
         vectors=card.vectors,
     )
-    held_against_a_contract = getattr(card, "contract", None) is not None  # which knows of layers
-    if not held_against_a_contract and (note := spacing_note(card, source.geometry)):
+    if card.contract is None and (note := spacing_note(card, source.geometry)):  # a contract knows of layers
         notes.append(note)
     several = [one]
     if options.tta_of == "volume":

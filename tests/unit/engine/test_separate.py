@@ -95,7 +95,7 @@ def test_a_plan_has_an_output_and_levels_for_each_head() -> None:
 def test_fields_that_came_later_change_no_digest() -> None:
     def older(value: Any) -> Any:
         if isinstance(value, dict):
-            return {k: older(v) for k, v in value.items() if k not in LATER or v not in (None, [], False)}
+            return {k: older(v) for k, v in value.items() if k not in LATER or v not in (None, [], False, "")}
         return [older(v) for v in value] if isinstance(value, list) else value
 
     plan = make_plan(VOLUME, ModelCard("m", "x", "", (16, 16, 16)), RunOptions())

@@ -201,7 +201,7 @@ def check_contract(jobs: Sequence[Job], ink_options: InkOptions, emit: Emit) -> 
         )
         for window, model in ((w, m) for w in job.windows for m in job.models):
             given = replace(given, start=window.start - there.start, stop=window.stop - there.start)
-            for breach in breaches(getattr(model.card, "contract", None), given):
+            for breach in breaches(model.card.contract, given):
                 if strict and breach.severity == "error":
                     errors[f"{breach.code}: {breach.text}"] = None
                 else:
