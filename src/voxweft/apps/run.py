@@ -226,7 +226,7 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
         If the input or the model is not what it was, or lay in memory only; or a picture of that name is there.
     """
     execution = execution or Execution()
-    plan = read_plan(plan_source)
+    plan = read_plan(plan_source).beside_each_other()
     place = Place.at(output, plan)
     place = replace(place, files=pictures_beside(place.url, plan))
     if place.sink:

@@ -93,7 +93,7 @@ def build_hecate(file: InkFile, request: InkRequest) -> tuple[torch.nn.Module, d
     patch = file.patch or (n_layers, *((256, 256) if pooled else (64, 64)))
     divisor = 200.0 if pooled else 255.0
     scheme = scale_of(file.config, file.path, {"mode": "divide", "divisor": divisor})
-    heads = (Head("ink", 1, "none"), Head("ink3d", n_layers, "none")) if request.depth_output else ()
+    heads = (Head("ink", 1, "none"), Head("ink3d", n_layers, "none", stacked=True)) if request.depth_output else ()
     return _network(size, file, state, request.depth_output), {
         "format": "ink Hecate",
         "n_inputs": n_layers,
@@ -102,6 +102,7 @@ def build_hecate(file: InkFile, request: InkRequest) -> tuple[torch.nn.Module, d
         "spacing_zyx": (um, um, um),
         "spacing_unit": "micrometer",
         "heads": heads,
+        "separate": bool(heads),
         "n_classes": 1 + (n_layers if heads else 0),
         "class_names": ("ink", *(f"ink of layer {n}" for n in range(n_layers if heads else 0))),
         "contract": InputContract(n_layers, spacing_um=(um, um, um), dtypes=("uint8",), tile=patch[1]),

@@ -28,12 +28,15 @@ class Output:
         Resolution level of the array, 0 is the finest.
     attributes
         What the array says of itself, plain JSON values.
+    place
+        URL of a named array that is not to lie beside the result.
     """
 
     name: str = ""
     spec: OutputSpec | None = None
     level: int = 0
     attributes: Mapping[str, Any] = field(default_factory=FrozenDict)
+    place: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "attributes", FrozenDict(self.attributes))

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 VERSION = 3
 NOT_STORED: dict[str, Any] = {"request": {"defaults"}, "models": {"__all__": {"card": {"contract"}}}}
 VOLUME, MASK = "volume", "mask"  # names of inputs
-LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False, "sparse": False, "only_where": ""}
+LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False, "sparse": False, "only_where": "",
+    "stacked": "", "place": ""}  # fmt: skip
 """Fields that came after plans were first hashed; at these values they are no part of the digest."""
 
 
@@ -157,6 +158,11 @@ class Plan:
             return _adapter().validate_json(data)
         except (ValidationError, json.JSONDecodeError, AttributeError) as error:
             raise RequestError(f"this is no plan: {first_line(error)}") from error
+
+    def beside_each_other(self) -> Plan:
+        """The same plan with all outputs beside the main one."""
+        stages = (replace(s, outputs=tuple(replace(o, place="") for o in s.outputs)) for s in self.stages)
+        return replace(self, stages=tuple(stages))
 
     @property
     def digest(self) -> str:

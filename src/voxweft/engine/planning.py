@@ -58,6 +58,10 @@ class Target:
         The groups of channels of the volume that every network is to see, each in a pass of its own; empty: all.
     known
         Whether a last output says where anything is known: 255, else 0.
+    places
+        URLs of outputs of heads, by the names of the heads, that are not to lie beside the main one.
+    reverse
+        Whether the channels of the volume are its planes from the last to the first.
     """
 
     regrid: Regrid | None = None
@@ -69,6 +73,13 @@ class Target:
     average: Literal["logits", "probabilities", "maximum"] = "logits"
     channels: tuple[tuple[int, ...], ...] = ()
     known: bool = False
+    places: Mapping[str, str] = field(default_factory=dict)
+    reverse: bool = False
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether every network has one result, on the grid of the volume."""
+        return not (self.also or self.tally or self.regrid or self.shape_zyx or self.average != "logits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,11 +213,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         for name, f in zip(target.also, finishes[1:], strict=False)
     ]
     if finish.channels:
-        outputs = [
-            Output(head.name if n else "", spec=one, attributes={**cards[0].attributes, **told_of(head, f)})
-            for n, ((head, f), one) in enumerate(zip(_of_heads(cards[0], options), specs, strict=True))
-        ]
-        output, *beside = outputs
+        output, *beside = _outputs_of(cards[0], options, target, specs)
         if beside:
             main, others = output.attributes["target"]["name"], ", ".join(one.name for one in beside)
             notes.append(f"{main} is in the output itself, {others} beside it")
@@ -267,7 +274,7 @@ def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Fini
 def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes: Sequence[Pass]) -> tuple[Finish, ...]:
     """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
     if card.separate and options.output not in WHOLE:
-        if given:
+        if given and not given.is_plain:
             named = ", ".join(f"{head.name} ({head.activation})" for head in card.heads)
             raise RequestError(f"{card.path} has the targets {named}; voxweft run and voxweft pipeline can write them")
         return tuple(finish for _, finish in _of_heads(card, options))
@@ -281,6 +288,18 @@ def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes
         wanted = [name for name in wanted if name != "entropy"] + ["entropy"]
     whole = any(name in KEPT for name in wanted) and finish.activation == "softmax"
     return tuple(replace(finish, output=name, whole=whole) for name in (finish.output, *wanted))
+
+
+def _outputs_of(card: ModelCard, options: RunOptions, target: Target, specs: Sequence[OutputSpec]) -> list[Output]:
+    """The array of each head, the main one first."""
+    outputs = []
+    for n, ((head, finish), spec) in enumerate(zip(_of_heads(card, options), specs, strict=True)):
+        if head.stacked:
+            order: Literal["planes", "reversed"] = "reversed" if target.reverse else "planes"
+            spec = replace(spec, stacked=order, pyramid="none")  # noqa: PLW2901
+        told = {**card.attributes, **told_of(head, finish)}
+        outputs.append(Output(head.name if n else "", spec, attributes=told, place=target.places.get(head.name, "")))
+    return outputs
 
 
 def _of_heads(card: ModelCard, options: RunOptions) -> list[tuple[Head, Finish]]:

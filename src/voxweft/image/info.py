@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Literal
 
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Zyx
@@ -95,6 +95,9 @@ class OutputSpec:
         Whether the values are labels: numbers of classes or of objects, uint8 to uint64.
     words
         How the result is spoken of.
+    stacked
+        Whether the channels are planes of the volume that is stored, [n_channels, Y, X], where z is one voxel long:
+        "planes", or "reversed" with the last one first; "": they are channels.
     smallest
         Halved levels are added until no side is longer than this, in voxels.
 
@@ -117,6 +120,7 @@ class OutputSpec:
     order: Order = AS_IT_IS
     is_label: bool = False
     words: Words = field(default_factory=Words)
+    stacked: Literal["", "planes", "reversed"] = ""
     smallest: int = SMALLEST
 
     def __post_init__(self) -> None:

@@ -29,6 +29,8 @@ class Head:
     activation
         "softmax" (exclusive classes), "sigmoid" (each channel by itself), "none" (probabilities already), "normals"
         (components x, y and z of vectors along the axes of the volume, which are brought to length one) or "raw".
+    stacked
+        Whether its channels are planes of a volume, as layers are.
     scale_zyx
         Voxels of the patch along z y x that one voxel of the map stands for: (1, 2, 2) is half resolution in y and x.
 
@@ -50,6 +52,7 @@ class Head:
     n_channels: int
     activation: str
     scale_zyx: Zyx = (1, 1, 1)
+    stacked: bool = False
 
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:

@@ -11,7 +11,7 @@ from voxweft.engine.plan import Plan
 from voxweft.engine.stage import Output, Stage
 from voxweft.errors import RequestError
 from voxweft.image.protocols import PatchLogits, Records, Sink
-from voxweft.stores import open_sink
+from voxweft.stores import open_sink, open_sink_for
 from voxweft.stores.url import absolute
 
 IN_MEMORY = "memory://"
@@ -70,8 +70,8 @@ class Place:
         if not output.name:
             return self.sink
         if output.name not in self._beside:
-            spec = output.spec
-            self._beside[output.name] = open_sink(self.beside(output.name), layout=spec.layout, order=spec.order)
+            url = output.place or self.beside(output.name)
+            self._beside[output.name] = open_sink_for(url, output.spec)
         return self._beside[output.name]
 
     def sinks_of(self, stage: Stage) -> list[Sink]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from voxweft.errors import RequestError, VolumeError, VoxweftError, first_line
 from voxweft.image.axes import Select
+from voxweft.image.info import OutputSpec
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.protocols import Sink, Volume
 from voxweft.image.ref import STACK, VolumeRef
@@ -166,6 +167,16 @@ def open_sink(target: Any, *, layout: str = "ome-zarr", order: Order = AS_IT_IS)
     from voxweft.stores.permuted import PermutedSink
 
     return PermutedSink(sink, order)
+
+
+def open_sink_for(target: Any, spec: OutputSpec) -> Sink:
+    """Open where the array of a spec is to go, in its layout, its order of axes, and with its channels as it says."""
+    if not spec.stacked:
+        return open_sink(target, layout=spec.layout, order=spec.order)
+    from voxweft.stores.permuted import PermutedSink
+    from voxweft.stores.stacked import StackedSink
+
+    return PermutedSink(StackedSink(_open_sink(target, spec.layout)), spec.order)
 
 
 def _open_sink(target: Any, layout: str) -> Sink:

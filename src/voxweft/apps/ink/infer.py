@@ -157,6 +157,7 @@ def _infer(job: Job, engine: SweepOptions, place: tuple[str, Sink], ink_options:
     (picture, sink), part = place, doing.part
     execution = _execution(part, doing.worker_options, doing.command)
     check_output(sink, execution)
+    _check_beside(job, sink, part)
     workers = Workers.of(execution, devices_of(engine.device))
     said = job.layers.segment_id, doing.picture_options.pixel_resolution_um
     opened = plan_run(
@@ -176,6 +177,14 @@ def _infer(job: Job, engine: SweepOptions, place: tuple[str, Sink], ink_options:
     )
     report = run_plan(opened, Place.of(sink), workers, execution, doing.emit)
     return finish(sink, picture, report, doing.emit) if part.is_whole else InkResult(report, sink.url)
+
+
+def _check_beside(job: Job, sink: Sink, part: InkPartOptions) -> None:
+    """Refuse to write the ink of layers where something lies that this run did not begin."""
+    begun = Ledger(sink.records).plan() is not None
+    for url in job.places.values():
+        if not begun and not part.overwrite and open_sink(url).exists():
+            raise RequestError(f"--depth-output {url} exists; choose another place, or give --overwrite")
 
 
 def _places(job: Job, options: Options, doing: Doing) -> tuple[str, Sink]:

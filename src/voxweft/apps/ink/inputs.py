@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from voxweft.apps.ink.names import find_models, require, source_of
+from voxweft.apps.ink.names import find_models, require, source_of, with_ending
 from voxweft.apps.ink.options import (
     UNSET,
     InkModelOptions,
@@ -35,6 +35,7 @@ from voxweft.model.contract import Given, breaches
 from voxweft.model.protocols import Model
 from voxweft.runner.devices import devices_of
 from voxweft.stores import open_volume
+from voxweft.stores.url import absolute
 
 Options = tuple[LayerOptions, InkModelOptions, InkOptions]
 SIGMA_SCALE = 2.5  # tile / sigma
@@ -42,6 +43,8 @@ STRIDE = 16  # where neither the user nor the model says it
 BLENDS = {"gaussian": "gaussian-centred"}  # the engine's word; its gaussian is nnU-Net's
 REVERSED_FIRST = "hecate"  # networks whose layers are reversed before the window is cut, by the name of the format
 WHITE = 255.0  # the largest value of a layer
+DEPTH = "ink3d"  # the head of networks that tell the ink of every layer
+LARGE = 1 << 21  # voxels of a tile: of larger ones a CPU takes one at a time
 BREACHES_SHOWN = 3
 
 
@@ -63,6 +66,8 @@ class Job:
         The layers of all windows, as they are swept.
     urls, models
         Where the networks lie; the networks.
+    places
+        Of results that lie elsewhere than the picture, by the names of heads.
     """
 
     layers: LayerOptions
@@ -72,12 +77,13 @@ class Job:
     volume: Volume = field(repr=False)
     urls: tuple[str, ...]
     models: tuple[Model, ...] = field(repr=False)
+    places: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def target(self) -> Target:
         """What the engine is told beside its options: the channels of each window; but of one all, as they are."""
         channels = channels_of(self.windows, self.reverse) if len(self.windows) > 1 else ()
-        return Target(channels=channels, known=True)
+        return Target(channels=channels, known=True, places=self.places, reverse=self.reverse)
 
     def asked(self, ink_options: InkOptions) -> str:
         """The layers in words."""
@@ -112,7 +118,8 @@ def opened_jobs(options: Options, emit: Emit = silent) -> tuple[Job, ...]:
             there = stack_of(source, layers.level).layers
             taken = tuple(seen_from_behind(w, there) for w in windows)
             volume = open_windows(layers, taken, reverse)
-        jobs.append(Job(layers, taken, reverse, ending, volume, urls, models))
+        places = {DEPTH: absolute(with_ending(ink_options.depth_output, ending))} if ink_options.depth_output else {}
+        jobs.append(Job(layers, taken, reverse, ending, volume, urls, models, places))
     if ink_options.input_contract != "off":
         check_contract(jobs, ink_options, emit)
     return tuple(jobs)
@@ -162,6 +169,7 @@ def _networks(urls: Sequence[str], options: Options, n_layers: int = 0) -> tuple
             n_layers=n_layers,
             tile=ink_options.tile_size,
             trust_code=model_options.trust_code,
+            depth_output=bool(ink_options.depth_output),
         )
         for url in urls
     )
@@ -196,6 +204,8 @@ def check_contract(jobs: Sequence[Job], ink_options: InkOptions, emit: Emit) -> 
             spacing_um=(side, side, side) if side else stack.spacing_um if stack else None,
             dtype=(stack.dtype if stack else "") or str(info.details.get("stored_as", info.dtype)),
             form=stack.form if stack else "",
+            source_level=stack.source_level if stack else "",
+            source_planes=stack.source_planes if stack else None,
             reverse=job.reverse,
             tile=ink_options.tile_size or None,
         )
@@ -223,7 +233,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
     """What the engine is asked for."""
     card = job.models[0].card
     tile, (height, _, width) = (card.patch_zyx or (0,))[0], job.volume.info.shape_zyx
-    stride = stride_of(job, ink_options)
+    stride, device = stride_of(job, ink_options), devices_of(ink_options.device)[0]
     if stride > tile:
         raise RequestError(f"--stride {stride} leaves gaps between tiles of {tile}; use at most that")
     if ink_options.combine == "max" and len(job.models) > 1 and len(job.windows) > 1:
@@ -235,7 +245,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
         sigma_scale=tile / (ink_options.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
         fit="snap",
         tta=ink_options.tta,
-        batch_size=ink_options.batch_size,
+        batch_size=1 if tile**2 * card.n_inputs > LARGE and device == "cpu" else ink_options.batch_size,
         skip_empty=ink_options.skip_empty,
         output="probability" if ink_options.bits == 8 else "probability16",
         bbox=_bbox(ink_options.roi, height, width),
@@ -253,6 +263,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
         divisor=float(ink_options.divisor or card.divisor or 0),
         clip=ink_options.clip,
         layers=job.asked(ink_options),
+        depth_output=bool(ink_options.depth_output),
         combine=ink_options.combine if len(job.windows) > 1 else "mean",
     )
 

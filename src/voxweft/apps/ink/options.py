@@ -153,6 +153,9 @@ class InkOptions:
         env="INPUT_CONTRACT",
         decides=False,
     )
+    depth_output: str = option(
+        "", "Write the ink of every layer too, from the same pass: OME-Zarr [layer, row, column], *.zarr (Hecate)."
+    )
     roi: str = option("", "Only x0,y0,x1,y1 of the surface; the picture keeps its size.", env="ROI_XYXY")
     bits: int = option(8, "Grey levels of the picture, in bits: 8 or 16.")
     compile: bool = option(True, "Allow torch.compile, on a GPU.", env="COMPILE")
@@ -189,6 +192,10 @@ class InkOptions:
             problems.append(f"--bits {self.bits} is unknown; use 8 or 16")
         if self.roi and box_of_roi(self.roi) is None:
             problems.append(f"--roi {self.roi!r} is no rectangle; write x0,y0,x1,y1 in pixels")
+        if self.depth_output and not self.depth_output.rstrip("/").endswith(".zarr"):
+            problems.append(f"--depth-output {self.depth_output!r} must end in .zarr (a path or an s3:// URL)")
+        if self.depth_output and self.windows > 1:
+            problems.append("--depth-output with --windows: the layers of several windows are not the same; give one")
         if problems:
             raise RequestError(*problems)
 
@@ -260,6 +267,7 @@ class SweepOptions(RunOptions):
     layers: str = ""
     clip: int = UNSET
     combine: str = "mean"
+    depth_output: bool = False
 
     def batches(self, kind: str) -> tuple[int, ...]:
         """Batch sizes to choose from, ``batch_size`` at most; on a CPU core 4 tiles are the fastest of 1 to 64."""
@@ -267,7 +275,7 @@ class SweepOptions(RunOptions):
         return tuple(dict.fromkeys(min(b, self.batch_size) for b in wanted))
 
 
-LATER = ("windows", "window_step", "combine", "clip", "mask")  # options that releases after 0.1 added
+LATER = ("windows", "window_step", "combine", "clip", "mask", "depth_output")  # options that releases after 0.1 added
 
 
 def asked_of(options: InkOptions) -> dict[str, Any]:

@@ -72,7 +72,9 @@ def picture_stages(sweep: str, segment: str = "", pixel_um: float = 0.0) -> list
     said |= {"pixel_um": pixel_um} if pixel_um else {}
     return [
         picture_stage(sweep, **said),
-        Gather(KNOWN_PICTURE, Op.of(write_picture, output=1, **said), needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)),
+        Gather(
+            KNOWN_PICTURE, Op.of(write_picture, output=-1, **said), needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)
+        ),
     ]
 
 

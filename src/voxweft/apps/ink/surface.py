@@ -34,12 +34,16 @@ class LayerStack:
         numpy dtype of what is stored; "" of pictures, whose names are all that was looked at.
     form
         The attribute ``format`` of an array, or "".
+    source_level, source_planes
+        Of a prepared array: the level it was rendered from, and how many of its planes went into the layers.
     """
 
     layers: range
     spacing_um: tuple[float, float, float] | None = None
     dtype: str = ""
     form: str = ""
+    source_level: str = ""
+    source_planes: int | None = None
 
 
 def stack_of(url: str, level: int = 0) -> LayerStack:
@@ -56,9 +60,14 @@ def stack_of(url: str, level: int = 0) -> LayerStack:
     info, unit = volume.info, NANOMETERS.get(volume.info.geometry.unit)
     first_axis, second, third = (size * (unit or 0) / 1e3 for size in info.geometry.voxel_size_zyx)
     spacing = (first_axis, second, third) if depth == 0 else (third, first_axis, second)
-    form = attributes.get("format", "")
     layers = range(first, first + info.shape_zyx[depth])
-    return LayerStack(layers, spacing if unit else None, info.dtype, form if isinstance(form, str) else "")
+    form, origin = (str(attributes.get(name, "")) for name in ("format", "source_level"))
+    match attributes.get("source_z_slice"):
+        case [int(start), int(stop)]:
+            n_planes: int | None = stop - start
+        case _:
+            n_planes = None
+    return LayerStack(layers, spacing if unit else None, info.dtype, form, origin, n_planes)
 
 
 def open_surface(url: str, level: int = 0, *, start: int, stop: int, reverse: bool = False) -> Volume:
