@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -13,9 +12,10 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.order import AS_IT_IS, Order, check_order, inverse, permute, permute_box
 from voxweft.image.protocols import Sink
+from voxweft.stores.wrapped import WrappedSink
 
 
-class PermutedSink:
+class PermutedSink(WrappedSink):
     """Another sink, written to and read in the axes of the result.
 
         result    z = rows   y = 0      x = columns     slabs are bands of rows
@@ -36,24 +36,8 @@ class PermutedSink:
 
     def __init__(self, inner: Sink, order: Order) -> None:
         check_order(order)
-        self._inner, self._order, self._back = inner, order, inverse(order)
-        self.url, self.records = inner.url, inner.records
-
-    @property
-    def guard(self) -> Callable[[], None]:
-        """Called before each write; raises where this output is another run's by now."""
-        found: Callable[[], None] = getattr(self._inner, "guard", lambda: None)
-        return found
-
-    @guard.setter
-    def guard(self, guard: Callable[[], None]) -> None:
-        inner: Any = self._inner
-        if hasattr(inner, "guard"):
-            inner.guard = guard
-
-    def exists(self) -> bool:
-        """Whether anything lies there."""
-        return self._inner.exists()
+        super().__init__(inner)
+        self._order, self._back = order, inverse(order)
 
     def create(self, spec: OutputSpec) -> None:
         """Make the arrays."""
@@ -74,22 +58,6 @@ class PermutedSink:
     def shape(self, level: int = 0) -> Zyx:
         """Extent of a level of the result."""
         return permute(self._inner.shape(level), self._back)
-
-    def n_levels(self) -> int:
-        """How many resolution levels there are."""
-        return self._inner.n_levels()
-
-    def n_files(self, level: int = 0) -> int | None:
-        """How many files hold a level."""
-        return self._inner.n_files(level)
-
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Merge attributes."""
-        self._inner.set_attributes(attributes)
-
-    def remove(self) -> None:
-        """Delete everything."""
-        self._inner.remove()
 
 
 def _turned(array: NDArray[Any], order: Order) -> NDArray[Any]:

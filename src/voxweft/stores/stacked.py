@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,9 +13,10 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import Geometry
 from voxweft.image.protocols import Sink
+from voxweft.stores.wrapped import WrappedSink
 
 
-class StackedSink:
+class StackedSink(WrappedSink):
     """Another sink, to which channels of one plane are written as planes.
 
         result    [C, 1, Y, X]   z is one voxel long
@@ -29,24 +29,8 @@ class StackedSink:
     """
 
     def __init__(self, inner: Sink) -> None:
-        self._inner, self._spec = inner, OutputSpec((1, 1, 1), 1, "uint8", (1, 1, 1), (1, 1, 1), stacked="planes")
-        self.url, self.records = inner.url, inner.records
-
-    @property
-    def guard(self) -> Callable[[], None]:
-        """Called before each write; raises where this output is another run's by now."""
-        found: Callable[[], None] = getattr(self._inner, "guard", lambda: None)
-        return found
-
-    @guard.setter
-    def guard(self, guard: Callable[[], None]) -> None:
-        inner: Any = self._inner
-        if hasattr(inner, "guard"):
-            inner.guard = guard
-
-    def exists(self) -> bool:
-        """Whether anything lies there."""
-        return self._inner.exists()
+        super().__init__(inner)
+        self._spec = OutputSpec((1, 1, 1), 1, "uint8", (1, 1, 1), (1, 1, 1), stacked="planes")
 
     def create(self, spec: OutputSpec) -> None:
         """Make the array.
@@ -100,22 +84,6 @@ class StackedSink:
         """Extent of the result."""
         _, y, x = self._inner.shape(level)
         return 1, y, x
-
-    def n_levels(self) -> int:
-        """How many resolution levels there are."""
-        return self._inner.n_levels()
-
-    def n_files(self, level: int = 0) -> int | None:
-        """How many files hold it."""
-        return self._inner.n_files(level)
-
-    def set_attributes(self, attributes: Mapping[str, Any]) -> None:
-        """Merge attributes."""
-        self._inner.set_attributes(attributes)
-
-    def remove(self) -> None:
-        """Delete everything."""
-        self._inner.remove()
 
     def _stored(self, box: Box) -> Box:
         return Box((0, *box.start[1:]), (self._spec.n_channels, *box.stop[1:]))

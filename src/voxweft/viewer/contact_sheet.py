@@ -32,7 +32,7 @@ def save_sheet(trials: Iterable[Any], path: str) -> str:
     rows: dict[int, list[Image.Image]] = {}
     for trial in trials:
         rows.setdefault(trial.z, []).append(_cell(trial))
-    save_picture(_joined([*rows.values()]), place)
+    save_picture(joined([*rows.values()]), place)
     return path
 
 
@@ -42,8 +42,8 @@ def contact_sheet(items: Sequence[tuple[str, NDArray[np.uint8]]], columns: int) 
     >>> contact_sheet([("one", np.zeros((20, 30), np.uint8))] * 3, columns=2).mode
     'RGB'
     """
-    cells = [_captioned(Image.fromarray(picture).convert("RGB"), caption.splitlines()) for caption, picture in items]
-    return _joined([cells[n : n + columns] for n in range(0, len(cells), columns)])
+    cells = [captioned(Image.fromarray(picture).convert("RGB"), caption.splitlines()) for caption, picture in items]
+    return joined([cells[n : n + columns] for n in range(0, len(cells), columns)])
 
 
 def save_picture(picture: Image.Image, place: Path) -> None:
@@ -53,7 +53,7 @@ def save_picture(picture: Image.Image, place: Path) -> None:
     replace(place, data.getvalue())
 
 
-def _joined(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
+def joined(rows: Sequence[Sequence[Image.Image]]) -> Image.Image:
     """Cells in rows, as one picture."""
     width = max(sum(c.width + GAP for c in cells) for cells in rows) + GAP
     height = sum(max(c.height for c in cells) + GAP for cells in rows) + GAP
@@ -87,10 +87,10 @@ def _cell(trial: Any) -> Image.Image:
     rgb = (pictures.grey(trial.image).astype(np.float32) * (1 - alpha) + tint * alpha).astype(np.uint8)
     said = [f"slice {trial.z}, {trial.n_objects} objects"]
     said += [f"{name.replace('_', '-')} {value}" for name, value in trial.settings.items()]
-    return _captioned(Image.fromarray(rgb), said)
+    return captioned(Image.fromarray(rgb), said)
 
 
-def _captioned(picture: Image.Image, said: Sequence[str]) -> Image.Image:
+def captioned(picture: Image.Image, said: Sequence[str]) -> Image.Image:
     """A picture, made smaller where it is large, with lines of text below it."""
     factor = LARGEST / max(picture.size)
     if factor < 1:

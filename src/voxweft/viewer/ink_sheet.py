@@ -18,8 +18,9 @@ from PIL.PngImagePlugin import PngInfo
 from voxweft.errors import RequestError
 from voxweft.remote import is_remote
 from voxweft.stores.url import local_path, records_at
+from voxweft.viewer.contact_sheet import FONT, LINE, captioned, joined
 
-LARGEST, COLUMNS, LINE, GAP, FONT, LETTERS = 480, 4, 18, 12, 14, 64
+COLUMNS, LETTERS = 4, 64
 MOST_IN_TABLE = 24
 MARK = "voxweft-sheet"  # of the text in a sheet, which holds the manifest
 SHORT = 12  # characters of a digest
@@ -50,14 +51,9 @@ def save_ink_sheet(comparison: Any, path: str) -> str:
     cells = [_cell(f"{n + 1}  {_caption(run)}", run, names) for n, run in enumerate(comparison.runs)]
     n_columns = min(COLUMNS, math.ceil(math.sqrt(len(cells))))
     rows = [cells[at : at + n_columns] for at in range(0, len(cells), n_columns)]
-    strips = [_beside(row) for row in rows]
     if len(cells) <= MOST_IN_TABLE:
-        strips.append(_table(comparison.agreement))
-    sheet = Image.new("RGB", (max(s.width for s in strips) + GAP, sum(s.height + GAP for s in strips) + GAP), "white")
-    y = GAP
-    for strip in strips:
-        sheet.paste(strip, (GAP, y))
-        y += strip.height + GAP
+        rows.append([_table(comparison.agreement)])
+    sheet = joined(rows)
     data, about = io.BytesIO(), PngInfo()
     about.add_text(MARK, json.dumps(comparison.manifest()))
     sheet.save(data, "PNG", pnginfo=about)
@@ -73,13 +69,9 @@ def _caption(run: Any) -> str:
 def _cell(title: str, run: Any, names: Sequence[str]) -> Image.Image:
     """One picture, black 0 and white the largest value that there can be, and below it what it is."""
     values = np.rint(np.clip(run.reduced, 0, 1) * 255).astype(np.uint8)
-    picture = Image.fromarray(values)
-    factor = LARGEST / max(picture.size)
-    if factor < 1:
-        picture = picture.resize([max(1, round(n * factor)) for n in picture.size], Image.Resampling.BOX)
     said = [title, *(f"{name}: {_shown(run.record.get(name))}" for name in names)]
     said.append(f"mean {run.mean:.3f}, {run.share:.2%} of {run.level} or more")
-    return _with_text(picture, [line for text in said for line in textwrap.wrap(text, LETTERS)])
+    return captioned(Image.fromarray(values), [line for text in said for line in textwrap.wrap(text, LETTERS)])
 
 
 def _shown(value: Any) -> str:
@@ -92,26 +84,6 @@ def _shown(value: Any) -> str:
     if len(text) == 64 and set(text) <= set("0123456789abcdef"):
         return text[:SHORT]
     return text.rstrip("/").rpartition("/")[2] if "/" in text else text
-
-
-def _with_text(picture: Image.Image, lines: Sequence[str]) -> Image.Image:
-    font = ImageFont.load_default(FONT)
-    widest = max(math.ceil(font.getlength(line)) for line in lines)
-    cell = Image.new("RGB", (max(picture.width, widest), picture.height + LINE * len(lines)), "white")
-    cell.paste(picture, (0, 0))
-    draw = ImageDraw.Draw(cell)
-    for k, line in enumerate(lines):
-        draw.text((0, picture.height + LINE * k), line, fill="black", font=font)
-    return cell
-
-
-def _beside(cells: Sequence[Image.Image]) -> Image.Image:
-    strip = Image.new("RGB", (sum(c.width + GAP for c in cells), max(c.height for c in cells)), "white")
-    x = 0
-    for cell in cells:
-        strip.paste(cell, (x, 0))
-        x += cell.width + GAP
-    return strip
 
 
 def _table(agreement: NDArray[np.float64]) -> Image.Image:

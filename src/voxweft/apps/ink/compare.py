@@ -93,7 +93,7 @@ def pictures_of(segment: str) -> list[str]:
     """
     folder = segment.rstrip("/")
     for place in (f"{folder}/{PREDICTIONS}", folder):
-        if found := sorted(name for name in children(place) if name.endswith(PICTURES)):
+        if found := sorted(n for n in children(place) if n.endswith(PICTURES) and not BESIDE.search(n)):
             return [f"{place}/{name}" for name in found]
     raise RequestError(f"{segment} holds no pictures, nor does its folder {PREDICTIONS}; voxweft ink run makes them")
 
