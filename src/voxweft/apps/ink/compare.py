@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 
 from voxweft.apps.ink.names import PREDICTIONS
 from voxweft.apps.ink.plane import PICTURES, Plane, histogram, opened_plane
+from voxweft.engine.passes import KNOWN
 from voxweft.errors import RequestError
 from voxweft.ops.agreement import block_means, pearson
 from voxweft.remote import without_secrets
@@ -20,6 +22,7 @@ from voxweft.stores.url import children, records_at
 from voxweft.version import __version__
 
 REDUCED = 2048  # pixels a side, at most, of what is held of a picture
+BESIDE = re.compile(rf"_{KNOWN}\.\w+$")  # what lies beside a picture, and is none of ink
 
 
 @dataclass(frozen=True, slots=True)
