@@ -4,8 +4,8 @@ Usage: python benchmarks/ink_volume.py [--work bench-work] [--sides 512,1024,204
 
 A curved sheet runs through stores of 64^3 chunks, of which only those near the sheet are stored; once a sheet of 448 x
 448 voxels in the middle of each volume, once one from side to side. A null network runs over the chunks that the sheet
-touches (--chunk-halo 0). Bytes read are those that the reader decoded, against those of the chunks that the sheet
-touches. Every run is a process of its own; the table holds medians.
+touches (--chunk-halo 0). Bytes read are those that the sweep decoded of stored chunks, against those of the chunks that
+the sheet touches. Every run is a process of its own; the table holds medians.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def measure(store: Path, segment: Path) -> dict[str, float]:
     subprocess.run([sys.executable, "-m", "voxweft", *words], check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     seconds = time.perf_counter() - started
     report = json.loads(Path(f"{output}.voxweft/report.json").read_text())
-    return {"seconds": seconds, "bytes": report["totals"]["bytes_read"], "peak": report["peak_memory_bytes"]}
+    swept = sum(part["totals"]["bytes_read"] for part in report["parts"] if part["stage"] == "sweep")
+    return {"seconds": seconds, "bytes": swept, "peak": report["peak_memory_bytes"]}
 
 
 def main() -> None:

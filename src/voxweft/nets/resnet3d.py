@@ -20,6 +20,8 @@ from torch.nn import functional
 
 from voxweft.errors import ModelError
 
+LARGE = 1 << 25  # values of a map beyond which a block makes its sum a few planes at a time
+PLANES = 8
 BLOCKS = {50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3), 200: (3, 24, 36, 3)}
 Shapes = Mapping[str, torch.Tensor]
 
@@ -150,8 +152,17 @@ class _Bottleneck(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = functional.relu_(self.bn1(self.conv1(x)))
         inner = functional.relu_(self.bn2(self.conv2(inner)))
-        inner = self.bn3(self.conv3(inner))
-        return functional.relu_(inner.add_(self.downsample(x)))
+        if (
+            inner[0, 0].numel() * self.conv3.out_channels < LARGE
+            or torch.jit.is_tracing()
+            or torch.compiler.is_exporting()
+        ):
+            inner = self.bn3(self.conv3(inner))
+            return functional.relu_(inner.add_(self.downsample(x)))
+        kept = self.downsample(x)  # a block is the only one that needs its input: the sum takes its place
+        for total, planes in zip(kept.split(PLANES, 2), inner.split(PLANES, 2), strict=True):
+            total.add_(self.bn3(self.conv3(planes)))
+        return functional.relu_(kept)
 
     def fold(self) -> None:
         """See :meth:`ResNet3d.fold`."""

@@ -15,9 +15,11 @@ from voxweft.geometry.box import Box
 from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
+from voxweft.image.stored import StoredBoxes
 from voxweft.image.units import voxel_size
 from voxweft.remote import is_remote
 from voxweft.stores.attributes import direction_of, stamp_of
+from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.mended import MendedStore
 from voxweft.stores.multiscales import Image, image_of
 from voxweft.stores.url import local_path, read_error, unreadable, zarr_store
@@ -70,6 +72,7 @@ class ZarrVolume:
         elif level or select.series:
             raise VolumeError(f"{self._url} is a single array; --level {level} needs a multi-scale group")
         self._array: zarr.Array[Any] = arrays[level]
+        self._path = path if local else None
         self._axes = Axes.of(_names(self._array, image), self._array.shape, self._url, select)
         self.info = self._describe(image, path, arrays, level)
 
@@ -102,6 +105,14 @@ class ZarrVolume:
             return self._read(box)
         except unreadable() as error:
             raise read_error(f"{self._url}: {self._culprit(box)}", error) from error
+
+    def stored(self) -> StoredBoxes | None:
+        """The chunks, or shards, that are stored, by a listing of a local array; None of one on a server."""
+        if self._path is None:
+            return None
+        shape = self._axes.pick(getattr(self._array, "shards", None) or self._array.chunks)
+        found = ChunkFiles(f"{self._url}/{self._path}".rstrip("/")).keys
+        return StoredBoxes(shape, frozenset(self._axes.pick(i) for i in found if len(i) == self._array.ndim))
 
     def _read(self, box: Box) -> NDArray[Any]:
         return self._axes.arranged(np.asarray(self._array[self._axes.index(box)]))

@@ -236,6 +236,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
     stride, device = stride_of(job, ink_options), devices_of(ink_options.device)[0]
     if stride > tile:
         raise RequestError(f"--stride {stride} leaves gaps between tiles of {tile}; use at most that")
+    large = device == "cpu" and tile**2 * card.n_inputs > LARGE
     if ink_options.combine == "max" and len(job.models) > 1 and len(job.windows) > 1:
         raise RequestError("--combine max with several models: the mean of models and the maximum of windows exclude "
                            "each other here; give one model, or --combine mean")  # fmt: skip
@@ -245,7 +246,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
         sigma_scale=tile / (ink_options.gaussian_sigma or max(1.0, tile / SIGMA_SCALE)),
         fit="snap",
         tta=ink_options.tta,
-        batch_size=1 if tile**2 * card.n_inputs > LARGE and device == "cpu" else ink_options.batch_size,
+        batch_size=1 if large else ink_options.batch_size,
         skip_empty=ink_options.skip_empty,
         output="probability" if ink_options.bits == 8 else "probability16",
         bbox=_bbox(ink_options.roi, height, width),
@@ -255,7 +256,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
         if picture_options.output_path.endswith(".zarr") or picture_options.use_zarr_compression
         else "none",
         accept_labels=True,
-        runtime=_runtime(ink_options),
+        runtime=_runtime(ink_options, large),
         compile_mode=ink_options.compile_mode,
         precision=ink_options.precision,
         device=ink_options.device,
@@ -299,8 +300,13 @@ def open_mask(url: str) -> Volume | None:
     return Permute((1, 0, 2)).of(mask)
 
 
-def _runtime(ink_options: InkOptions) -> str:
-    """What the engine may choose from: without COMPILE on a GPU only plain torch."""
+def _runtime(ink_options: InkOptions, large: bool) -> str:
+    """What the engine may choose from: without COMPILE on a GPU, and for large tiles on a CPU, only plain torch.
+
+    Others hold the weights twice, and all maps of a tile at once.
+    """
+    if large and ink_options.runtime == "auto":
+        return "torch"
     if ink_options.runtime != "auto" or ink_options.compile or devices_of(ink_options.device)[0] == "cpu":
         return ink_options.runtime
     return "torch"
