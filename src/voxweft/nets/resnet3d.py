@@ -152,16 +152,12 @@ class _Bottleneck(torch.nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = functional.relu_(self.bn1(self.conv1(x)))
         inner = functional.relu_(self.bn2(self.conv2(inner)))
-        if (
-            inner[0, 0].numel() * self.conv3.out_channels < LARGE
-            or torch.jit.is_tracing()
-            or torch.compiler.is_exporting()
-        ):
+        if inner[0, 0].numel() * self.conv3.out_channels < LARGE or _is_recorded():
             inner = self.bn3(self.conv3(inner))
             return functional.relu_(inner.add_(self.downsample(x)))
         kept = self.downsample(x)  # a block is the only one that needs its input: the sum takes its place
-        for total, planes in zip(kept.split(PLANES, 2), inner.split(PLANES, 2), strict=True):
-            total.add_(self.bn3(self.conv3(planes)))
+        for z in range(0, kept.shape[2], PLANES):
+            kept[:, :, z : z + PLANES].add_(self.bn3(self.conv3(inner[:, :, z : z + PLANES])))
         return functional.relu_(kept)
 
     def fold(self) -> None:
@@ -203,6 +199,12 @@ def _convolution(
 
 def _batch_norm(channels: int) -> torch.nn.Module:
     return torch.nn.BatchNorm3d(channels)
+
+
+def _is_recorded() -> bool:
+    """Whether a runtime records what is done, and would take loops apart."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    return tracing or torch.compiler.is_exporting() or torch.compiler.is_compiling()
 
 
 def _folded(conv: torch.nn.Conv3d, norm: torch.nn.Module) -> tuple[torch.nn.Conv3d, torch.nn.Module]:
