@@ -203,7 +203,7 @@ def _batch_norm(channels: int) -> torch.nn.Module:
 
 def _is_recorded() -> bool:
     """Whether a runtime records what is done, and would take loops apart."""
-    tracing: bool = torch.jit.is_tracing()  # type: ignore[no-untyped-call]
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_exporting() or torch.compiler.is_compiling()
 
 
