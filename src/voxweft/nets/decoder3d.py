@@ -24,13 +24,14 @@ from torch import nn
 from torch.nn import functional
 
 from voxweft.errors import ModelError
-from voxweft.nets.resnet3d import ResNet3d, ResNet3dSize, Shapes
+from voxweft.nets.resnet3d import LARGE, ResNet3d, ResNet3dSize, Shapes, by_planes, is_recorded
 
 FEATURES, LOGITS = "features", "logits"
 MOST_GROUPS = 32  # of a GroupNorm
 NOWHERE = -1e4  # score of a voxel without input: no attention
 UNSEEN = -20.0  # logit of a plane that the network does not see
 LEAST = 1e-8  # sum of attention
+CHANNELS = 16  # of a large map that are enlarged at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,13 +155,21 @@ class InkDecoder3d(nn.Module):
         return weights / weights.sum(2, keepdim=True).clamp_min(LEAST)  # type: ignore[no-any-return]
 
 
+class _Reduce(nn.Sequential):
+    """A convolution of single voxels, and what comes after it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        conv, norm, activation = self
+        return activation(norm(by_planes(conv, x)))  # type: ignore[arg-type, no-any-return]
+
+
 class _Decoder3d(nn.Module):
     """Maps of four scales to features at the finest; and those to a logit."""
 
     def __init__(self, widths: Sequence[int], reduced: Sequence[int]) -> None:
         super().__init__()
         self.channel_reduce = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(w, r, 1, bias=False), _group_norm(r), nn.ReLU(inplace=True))
+            _Reduce(nn.Conv3d(w, r, 1, bias=False), _group_norm(r), nn.ReLU(inplace=True))
             for w, r in zip(widths, reduced, strict=True)
         )
         self.decoder_blocks = nn.ModuleList(
@@ -182,6 +191,20 @@ class _Decoder3d(nn.Module):
         return self.logit((features * weights).sum(2))  # type: ignore[no-any-return]
 
 
+def _joined(coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+    """A coarse map enlarged to a fine one, and that one behind it; a few channels of a large one at a time."""
+    n, size = coarse.shape[1], fine.shape[2:]
+    if n * size.numel() < LARGE // 2 or is_recorded():
+        enlarged = functional.interpolate(coarse, size, mode="trilinear", align_corners=False)
+        return torch.cat((enlarged, fine), 1)
+    both = fine.new_empty((len(fine), n + fine.shape[1], *size))
+    both[:, n:] = fine
+    for part in range(0, n, CHANNELS):
+        few = slice(part, min(n, part + CHANNELS))
+        both[:, few] = functional.interpolate(coarse[:, few], size, mode="trilinear", align_corners=False)
+    return both
+
+
 class _Block(nn.Module):
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -190,12 +213,11 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv3d(inputs, outputs, 1, bias=False)
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-        enlarged = functional.interpolate(coarse, fine.shape[2:], mode="trilinear", align_corners=False)
-        both = torch.cat((enlarged, fine), 1)
-        del enlarged, fine
-        beside, x = self.shortcut(both), self.conv1(both)
+        both = _joined(coarse, fine)
+        del coarse, fine
+        beside, x = by_planes(self.shortcut, both), by_planes(self.conv1, both)
         del both
-        x = self.gn2(self.conv2(functional.relu_(self.gn1(x))))
+        x = self.gn2(by_planes(self.conv2, functional.relu_(self.gn1(x))))
         return functional.relu_(x.add_(beside))
 
 

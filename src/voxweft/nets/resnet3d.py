@@ -150,15 +150,26 @@ class _Bottleneck(torch.nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        inner = functional.relu_(self.bn1(self.conv1(x)))
+        inner = functional.relu_(self.bn1(by_planes(self.conv1, x)))
         inner = functional.relu_(self.bn2(self.conv2(inner)))
-        if inner[0, 0].numel() * self.conv3.out_channels < LARGE or _is_recorded():
-            inner = self.bn3(self.conv3(inner))
-            return functional.relu_(inner.add_(self.downsample(x)))
-        kept = self.downsample(x)  # a block is the only one that needs its input: the sum takes its place
+        kept = self._beside(x)
+        if inner[0, 0].numel() * self.conv3.out_channels < LARGE or is_recorded():
+            return functional.relu_(self.bn3(self.conv3(inner)).add_(kept))
+        # a block is the only one that needs its input: the sum takes its place
         for z in range(0, kept.shape[2], PLANES):
             kept[:, :, z : z + PLANES].add_(self.bn3(self.conv3(inner[:, :, z : z + PLANES])))
         return functional.relu_(kept)
+
+    def _beside(self, x: torch.Tensor) -> torch.Tensor:
+        """The input as it is added: itself, or through the convolution of one voxel; of a large one what that needs."""
+        if x[0].numel() < LARGE or is_recorded() or not isinstance(self.downsample, torch.nn.Sequential):
+            return self.downsample(x)  # type: ignore[no-any-return]
+        conv, norm = self.downsample
+        if not isinstance(conv, torch.nn.Conv3d):
+            return self.downsample(x)  # type: ignore[no-any-return]
+        s = conv.stride[0]
+        seen = x[:, :, ::s, ::s, ::s].contiguous()
+        return norm(functional.conv3d(seen, conv.weight, conv.bias))  # type: ignore[no-any-return]
 
     def fold(self) -> None:
         """See :meth:`ResNet3d.fold`."""
@@ -201,7 +212,24 @@ def _batch_norm(channels: int) -> torch.nn.Module:
     return torch.nn.BatchNorm3d(channels)
 
 
-def _is_recorded() -> bool:
+def by_planes(conv: torch.nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
+    """What a convolution of stride 1 makes of a map; of a large one a few planes at a time.
+
+    The library copies what it convolves to a layout of its own, which is then a copy of those planes only.
+    """
+    if x[0].numel() < LARGE // 4 or is_recorded():
+        return conv(x)  # type: ignore[no-any-return]
+    depth, reach = x.shape[2], conv.kernel_size[0] // 2
+    made = x.new_empty((len(x), conv.out_channels, *x.shape[2:]))
+    for z in range(0, depth, PLANES):
+        end = min(depth, z + PLANES)
+        lo, hi = max(0, z - reach), min(depth, end + reach)
+        planes = functional.pad(x[:, :, lo:hi], (0, 0, 0, 0, reach - (z - lo), reach - (hi - end)))
+        made[:, :, z:end] = functional.conv3d(planes, conv.weight, conv.bias, 1, (0, reach, reach))
+    return made
+
+
+def is_recorded() -> bool:
     """Whether a runtime records what is done, and would take loops apart."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
     return tracing or torch.compiler.is_exporting() or torch.compiler.is_compiling()
