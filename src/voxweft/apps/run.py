@@ -17,6 +17,7 @@ from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.batch import BatchLedger, Outcome, for_each
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
+from voxweft.runner.objects import object_places
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import absolute_model
 from voxweft.runner.place import Place, pictures_beside
@@ -25,7 +26,7 @@ from voxweft.runner.records import check_output, read_plan
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
-from voxweft.stores.url import absolute, children, records_at
+from voxweft.stores.url import absolute, children, parent_and_name, records_at
 
 
 def run(
@@ -210,8 +211,8 @@ def _require_free(place: Place, execution: Execution) -> None:
     if execution.overwrite or (place.sink and place.sink.exists()):
         return
     for url in place.files.values():
-        folder, _, name = url.rpartition("/")
-        if name in children(folder or "."):
+        folder, name = parent_and_name(url)
+        if name in children(folder):
             raise RequestError(f"{url} is there; choose another OUTPUT, or give --overwrite")
 
 
@@ -228,7 +229,9 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     execution = execution or Execution()
     plan = read_plan(plan_source).beside_each_other()
     place = Place.at(output, plan)
-    place = replace(place, files=pictures_beside(place.url, plan))
+    made = {output.name for stage in plan.stages for output in stage.outputs if output.spec is None}
+    tables = {name: url for name, url in object_places(place.url).items() if name in made}
+    place = replace(place, files=tables | pictures_beside(place.url, plan))
     if place.sink:
         check_output(place.sink, execution)
         _require_free(place, execution)

@@ -33,6 +33,7 @@ from voxweft.model.contract import InputContract
 from voxweft.model.head import Head
 from voxweft.nets.decoder3d import LOGITS, Decoder3dSize, InkDecoder3d
 
+USUAL_UM = (2.4, 2.4)  # of the published network
 N_LAYERS = 62  # of the published network, where the file says nothing
 CANONICAL = "canonical."
 DEPTH_SCALE = "depth_coordinate_scale"
@@ -54,7 +55,7 @@ def build(file: InkFile, request: InkRequest) -> tuple[torch.nn.Module, dict[str
     return _network(size, file, file.state), {
         "format": f"ink ResNet3D-{depth} 3-D decoder",
         "n_inputs": request.n_layers or trained,
-        "contract": InputContract(trained, dtypes=("uint8",), tile=tile),
+        "contract": InputContract(trained, dtypes=("uint8",), tile=tile, usual_um=USUAL_UM),
         "details": {
             "architecture": f"ResNet3D-{depth}, decoder in 3-D, attention over features",
             "layers": trained,

@@ -18,6 +18,7 @@ from voxweft.model.contract import InputContract
 from voxweft.nets.hybrid3d2d import HybridSize, InkHybrid
 
 TILE = 128
+USUAL_UM = (9.3, 9.7)  # of the published networks
 FORM, SOURCE_LEVEL, REDUCTION = "level2-zmean4-21slice-v1", "2", 4  # of the volumes prepared for training
 SUPPORTED = {  # of the configuration of the U-Net: what the network is made of; absent is the first
     "pool_type": ("conv",),
@@ -77,13 +78,14 @@ def _contract(file: InkFile, n_layers: int, tile: int, divisor: float | None) ->
     jitter = int(number(moved, "max_offset")) if moved.get("enabled") else 0
     dtypes = ("uint8",) if divisor else ()
     if not jitter:
-        return InputContract(n_layers, dtypes=dtypes, tile=tile)
+        return InputContract(n_layers, dtypes=dtypes, tile=tile, usual_um=USUAL_UM)
     return InputContract(
         n_layers,
         trained_layers=n_layers + 2 * jitter,
         jitter=jitter,
         dtypes=dtypes,
         tile=tile,
+        usual_um=USUAL_UM,
         form=FORM,
         source_level=SOURCE_LEVEL,
         reduction=REDUCTION,

@@ -70,7 +70,7 @@ def calibrate(
     from voxweft.apps.ink import threshold as job
     from voxweft.apps.ink.names import writable
     from voxweft.remote import is_remote
-    from voxweft.stores.url import local_path, records_at
+    from voxweft.stores.url import local_path, parent_and_name, records_at
 
     masks = mask or [""] * len(maps)
     if len(masks) != len(maps):
@@ -83,8 +83,8 @@ def calibrate(
     labelled = [job.LabelledMap(a, b, m) for (a, _, b), m in zip(pairs, masks, strict=True)]
     found = job.calibrate(labelled, unlabelled)
     if output:
-        folder, _, name = output.rpartition("/")
-        records_at(folder or ".").put(name, found.to_json())
+        folder, name = parent_and_name(output)
+        records_at(folder).put(name, found.to_json())
     if not quiet:
         table({one.prediction: _scores(one) for one in found.maps})
         say(f"level: {found.level} of {found.n_levels} (values of it or more are ink)")

@@ -32,6 +32,8 @@ class InputContract:
         numpy dtypes that its scaling is made for; empty where every dtype will do.
     tile
         Side of a tile at training, in pixels.
+    usual_um
+        Least and largest distance of rows and columns that are known to work, where the file does not say it; or None.
     form
         Tag of the prepared surface volumes it was trained on, or "".
     source_level, reduction
@@ -44,6 +46,7 @@ class InputContract:
     spacing_um: Pitch | None = None
     dtypes: tuple[str, ...] = ()
     tile: int | None = None
+    usual_um: tuple[float, float] | None = None
     form: str = ""
     source_level: str = ""
     reduction: int = 1
@@ -146,6 +149,12 @@ def _window(contract: InputContract, given: Given) -> Iterator[Breach]:
 
 
 def _pitch(contract: InputContract, given: Given) -> Iterator[Breach]:
+    if contract.usual_um and given.spacing_um and min(given.spacing_um) > 0:
+        low, high = contract.usual_um
+        if not low * (1 - TOLERATED) <= given.spacing_um[2] <= high * (1 + TOLERATED):
+            usual = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+            text = f"pixels are {given.spacing_um[2]:g} micrometres, models of this kind were published for {usual}"
+            yield Breach("SCALE_UNUSUAL", WARNING, f"{text}; the file does not say it")
     if contract.spacing_um is None or given.spacing_um is None or min(given.spacing_um) <= 0:
         return
     factors = [there / trained for there, trained in zip(given.spacing_um, contract.spacing_um, strict=True)]

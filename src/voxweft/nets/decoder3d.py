@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from voxweft.errors import ModelError
-from voxweft.nets.resnet3d import LARGE, ResNet3d, ResNet3dSize, Shapes, by_planes, is_recorded
+from voxweft.nets.resnet3d import LARGE, ResNet3d, ResNet3dSize, Shapes, by_planes, in_turn, is_recorded
 
 FEATURES, LOGITS = "features", "logits"
 MOST_GROUPS = 32  # of a GroupNorm
@@ -213,6 +213,10 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv3d(inputs, outputs, 1, bias=False)
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
+        with in_turn((coarse.shape[1] + fine.shape[1]) * fine[0, 0].numel()):
+            return self._forward(coarse, fine)
+
+    def _forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
         both = _joined(coarse, fine)
         del coarse, fine
         beside, x = by_planes(self.shortcut, both), by_planes(self.conv1, both)

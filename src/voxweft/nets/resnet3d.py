@@ -11,7 +11,9 @@ The published networks have w = 64. Names in the state dict are those of the ink
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -150,6 +152,10 @@ class _Bottleneck(torch.nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with in_turn(max(x.shape[1], self.conv3.out_channels // self.conv2.stride[0] ** 3) * x[0, 0].numel()):
+            return self._forward(x)
+
+    def _forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = functional.relu_(self.bn1(by_planes(self.conv1, x)))
         inner = functional.relu_(self.bn2(self.conv2(inner)))
         kept = self._beside(x)
@@ -210,6 +216,16 @@ def _convolution(
 
 def _batch_norm(channels: int) -> torch.nn.Module:
     return torch.nn.BatchNorm3d(channels)
+
+
+@contextmanager
+def in_turn(n_values: int) -> Iterator[None]:
+    """Let one thread at a time work on large maps, of so many values: two would take twice the memory."""
+    with _turn if n_values >= LARGE and not is_recorded() else nullcontext():
+        yield
+
+
+_turn = threading.Lock()
 
 
 def by_planes(conv: torch.nn.Conv3d, x: torch.Tensor) -> torch.Tensor:

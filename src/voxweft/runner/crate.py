@@ -17,7 +17,7 @@ from voxweft.remote import is_remote, without_secrets
 from voxweft.runner.records import plan_of, settings_of, time_of
 from voxweft.stores import open_sink
 from voxweft.stores.attributes import attributes_of
-from voxweft.stores.url import absolute, records_at
+from voxweft.stores.url import absolute, parent_and_name, records_at
 from voxweft.version import __version__
 
 METADATA = "ro-crate-metadata.json"
@@ -101,7 +101,7 @@ def save_crate(output: str, options: CrateOptions, picture: str = "") -> str:
     report = ledger.report()
     if report.get("status") != State.COMPLETE:
         raise IncompleteError(f"{output} is not complete; run the same command again, then with --ro-crate")
-    folder, _, name = (picture or f"{output.rstrip('/')}/").rpartition("/")
+    folder, name = parent_and_name(picture) if picture else (output.rstrip("/"), "")
     stem = f"{name.rpartition('.')[0]}-" if picture else ""
     parts = {
         f"{stem}ro-crate/plan.json": ("What decides the result; voxweft run --plan repeats it", plan.to_json()),
@@ -109,7 +109,7 @@ def save_crate(output: str, options: CrateOptions, picture: str = "") -> str:
     }
     about = _About(plan, report, _started(output, report), options, picture or output)
     described = about.crate({key: text for key, (text, _) in parts.items()}, name)
-    place = records_at(folder or ".")
+    place = records_at(folder)
     for key, (_, data) in parts.items():
         place.put(key, without_secrets(data.decode()).encode())
     place.put(f"{stem}{METADATA}", json.dumps(described, indent=1, sort_keys=True, ensure_ascii=False).encode())
@@ -146,7 +146,7 @@ class _About:
         root["conformsTo"] = _entity(crate, PROFILE, "CreativeWork", name="Process Run Crate", version="0.5")
         if self.options.license:
             root["license"] = self._license(crate)
-        creators = [_person(crate, who) for who in self.options.creator]
+        creators = [_person(crate, who, n) for n, who in enumerate(self.options.creator, 1)]
         if creators:
             root["creator"] = creators
         for key, text in parts.items():
@@ -236,10 +236,10 @@ def _file(crate: Any, key: str, /, **properties: Any) -> Any:
     return crate.add(File(crate, dest_path=key, properties=properties))
 
 
-def _person(crate: Any, who: str) -> Any:
-    """A person by ORCID, by name, or by both."""
+def _person(crate: Any, who: str, n: int) -> Any:
+    """A person by ORCID, by name, or by both; ``n`` tells those without ORCID apart."""
     found = ORCID.search(who.strip())
     name = who.strip()[: found.start()].strip(" ,<(") if found else who.strip()
     if not found:
-        return _entity(crate, f"#{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-').lower()}", "Person", name=name)
+        return _entity(crate, f"#person-{n}", "Person", name=name)
     return _entity(crate, f"https://orcid.org/{found[1]}", "Person", name=name or found[1])

@@ -20,7 +20,7 @@ from voxweft.engine.stage import Gather, Stage
 from voxweft.image.place import Geometry
 from voxweft.ops.runs import merged, rows_of
 from voxweft.runner.place import IN_MEMORY
-from voxweft.stores.url import records_at
+from voxweft.stores.url import parent_and_name, records_at
 
 CSV, PARQUET = "objects.csv", "objects.parquet"
 OBJECTS = "objects"  # name of the stage
@@ -97,8 +97,8 @@ def list_objects(
     table = gathered.ledger.table(OBJECTS, 0)
     listed = _columns(table, shape_zyx, Geometry(tuple(voxel_size_zyx), unit), names)  # type: ignore[arg-type]
     for name, url in gathered.files.items():
-        folder, _, file = url.rpartition("/")
-        records_at(folder or ".").put(file, _parquet(listed) if name == PARQUET else _csv(listed))
+        folder, file = parent_and_name(url)
+        records_at(folder).put(file, _parquet(listed) if name == PARQUET else _csv(listed))
     return Made()
 
 

@@ -93,7 +93,12 @@ def _triangles(url: str) -> tuple[Corners, Corners]:
         if not faces:
             raise VolumeError(f"{url} holds no triangles; a segment is a mesh with v, vt and f lines")
         index = np.array(faces)
-        return np.array(vertices, float)[index[..., 0]], np.array(textures, float)[index[..., 1]]
+        corners = np.array(vertices, float).reshape(len(vertices), 3)[index[..., 0]]
+        places = np.array(textures, float).reshape(len(textures), 2)[index[..., 1]]
+        there = np.isfinite(corners).all(axis=(1, 2)) & np.isfinite(places).all(axis=(1, 2))
+        if not there.any():
+            raise ValueError("no triangle has finite numbers only")
+        return corners[there], places[there]
     except (ValueError, IndexError) as error:
         raise VolumeError(f"{url} is no mesh with texture coordinates (v, vt, and f v/vt lines): {error}") from error
 

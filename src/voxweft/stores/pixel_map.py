@@ -59,8 +59,12 @@ class PixelMap(Surface):
         return self._rows(row, row_end)[2::-1, :, column:column_end]
 
     def normals(self, row: int, row_end: int, column: int = 0, column_end: int | None = None) -> Points:
-        """The normals, as they are stored."""
-        return self._rows(row, row_end)[:2:-1, :, column:column_end]
+        """The normals, as they are stored; where one has no length that of the grid."""
+        found = self._rows(row, row_end)[:2:-1, :, column:column_end]
+        without = (found == 0).all(axis=0)
+        if without.any():
+            found = np.where(without, super().normals(row, row_end, column, column_end), found)
+        return found
 
     def _rows(self, row: int, row_end: int) -> NDArray[np.float32]:
         """Positions x y z and normals of some rows, float32 [6, rows, columns]."""

@@ -136,6 +136,8 @@ class Flattened:
         Distance of rows and of columns, in voxels.
     interpolation
         "linear" (of the eight nearest voxels) or "nearest".
+    exact
+        Whether values between voxels are float32, and not rounded to what the volume holds.
 
     Raises
     ------
@@ -153,6 +155,7 @@ class Flattened:
         step: float = 1.0,
         spacing: float = 1.0,
         interpolation: str = "linear",
+        exact: bool = False,
     ) -> None:
         if depth < 1 or not 0 < step < math.inf or not 0 < spacing < math.inf or interpolation not in INTERPOLATIONS:
             raise RequestError(
@@ -169,6 +172,7 @@ class Flattened:
             "step": step,
             "spacing": spacing,
             "interpolation": interpolation,
+            "exact": exact,
         }
         self.ref = VolumeRef(url, opener="flattened", arguments=asked, volumes=(volume_ref(volume),))
         size = math.prod(seen.geometry.voxel_size_zyx) ** (1 / 3)
@@ -176,7 +180,7 @@ class Flattened:
             url=seen.url,
             format=f"flattened {seen.format}",
             shape_zyx=(depth, rows, columns),
-            dtype=seen.dtype,
+            dtype="float32" if exact else seen.dtype,
             n_channels=seen.n_channels,
             chunk_zyx=(depth, min(TILE, rows), min(TILE, columns)),
             geometry=Geometry((size * step, size * spacing, size * spacing), seen.geometry.unit),

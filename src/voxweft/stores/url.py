@@ -175,6 +175,16 @@ class ObjectRecords:
             self._store.delete(found)
 
 
+def parent_and_name(url: str) -> tuple[str, str]:
+    """The folder of a file, and its name.
+
+    >>> parent_and_name("a/b.png"), parent_and_name("b.png"), parent_and_name("/b.png")
+    (('a', 'b.png'), ('.', 'b.png'), ('/', 'b.png'))
+    """
+    folder, slash, name = url.rpartition("/")
+    return folder or slash or ".", name
+
+
 def records_at(url: str) -> Records:
     """The records in a folder, local or s3://."""
     return ObjectRecords(url) if is_remote(url) else LocalRecords(local_path(url))

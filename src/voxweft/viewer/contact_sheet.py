@@ -72,7 +72,7 @@ def check_sheet(path: str) -> None:
     """Refuse a place where no picture can be written."""
     place = Path(path)
     if place.suffix.lower() != ".png":
-        raise RequestError(f"{path}: with --grid OUTPUT is a picture; give a name that ends in .png")
+        raise RequestError(f"{path}: this is written as a picture; give a name that ends in .png")
     if not place.absolute().parent.is_dir():
         raise RequestError(f"{path}: the folder is not there")
 

@@ -17,7 +17,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from voxweft.errors import RequestError
 from voxweft.remote import is_remote
-from voxweft.stores.url import local_path, records_at
+from voxweft.stores.url import local_path, parent_and_name, records_at
 from voxweft.viewer.contact_sheet import FONT, LINE, captioned, joined
 
 COLUMNS, LETTERS = 4, 64
@@ -38,8 +38,8 @@ def check_ink_sheet(path: str) -> None:
         raise RequestError(f"{path}: the sheet is a picture; the last name must end in .png")
     if not is_remote(path) and not local_path(path).absolute().parent.is_dir():
         raise RequestError(f"{path}: the folder is not there")
-    folder, _, name = path.rpartition("/")
-    there = records_at(folder or ".").get(name)
+    folder, name = parent_and_name(path)
+    there = records_at(folder).get(name)
     if there is not None and MARK.encode() not in there:
         raise RequestError(f"{path} is there and is no sheet; the last name is what is written, after PICTURE...")
 
@@ -57,8 +57,8 @@ def save_ink_sheet(comparison: Any, path: str) -> str:
     data, about = io.BytesIO(), PngInfo()
     about.add_text(MARK, json.dumps(comparison.manifest()))
     sheet.save(data, "PNG", pnginfo=about)
-    folder, _, name = path.rpartition("/")
-    records_at(folder or ".").put(name, data.getvalue())
+    folder, name = parent_and_name(path)
+    records_at(folder).put(name, data.getvalue())
     return path
 
 

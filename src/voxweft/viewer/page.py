@@ -23,7 +23,7 @@ from voxweft.runner.objects import OBJECTS
 from voxweft.runner.opening import Opened
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
-from voxweft.stores.url import records_at
+from voxweft.stores.url import parent_and_name, records_at
 from voxweft.viewer import pictures
 from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
 from voxweft.viewer.objects_page import objects_page
@@ -76,8 +76,8 @@ def _saved(page: str, sink: Sink, to: str) -> str:
     if not to:
         sink.records.put("report.html", page.encode())
         return f"{sink.url}.voxweft/report.html"
-    folder, _, name = to.rpartition("/")
-    records_at(folder or ".").put(name, page.encode())
+    folder, name = parent_and_name(to)
+    records_at(folder).put(name, page.encode())
     return to
 
 

@@ -18,7 +18,7 @@ from voxweft.engine.passes import KNOWN
 from voxweft.errors import RequestError
 from voxweft.ops.agreement import block_means, pearson
 from voxweft.remote import without_secrets
-from voxweft.stores.url import children, records_at
+from voxweft.stores.url import children, parent_and_name, records_at
 from voxweft.version import __version__
 
 REDUCED = 2048  # pixels a side, at most, of what is held of a picture
@@ -159,6 +159,6 @@ def _look(plane: Plane, threshold: float) -> InkRun:
 
 def save_manifest(comparison: Comparison, place: str) -> str:
     """Write the manifest, a path or s3://; where it lies."""
-    folder, _, name = place.rpartition("/")
-    records_at(folder or ".").put(name, json.dumps(comparison.manifest(), indent=1).encode())
+    folder, name = parent_and_name(place)
+    records_at(folder).put(name, json.dumps(comparison.manifest(), indent=1).encode())
     return place

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, ClassVar
 
 import numpy as np
@@ -31,6 +32,7 @@ from voxweft.image.views import AsChannels, Permute
 from voxweft.runner.execution import Execution
 from voxweft.runner.opening import Opened
 from voxweft.runner.planning import fingerprint_of
+from voxweft.runner.records import require_apart
 from voxweft.runner.run import run_job
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
@@ -121,6 +123,8 @@ def flatten(
     picture, zarr = _places(output, options)
     volume = open_volume(source, level=options.level)
     _check(volume.info, options)
+    for read, written in product((volume.info.url, segment), filter(None, (zarr, picture))):
+        require_apart(read, written)
     seen = Flattened(
         segment,
         volume,
@@ -129,6 +133,7 @@ def flatten(
         step=options.step,
         spacing=options.spacing,
         interpolation=options.interpolation,
+        exact=options.reduce == "mean",
     )
     met = survey(seen.surface, options.level, chunk_of(volume.info), volume.info.shape_zyx)
     check_inside(met, segment, volume.info, emit)
@@ -136,7 +141,7 @@ def flatten(
         seen.surface.info if options.reduce == "none" else replace(seen.surface.info, source="")
     )  # a result has another name
     check_origin(about, volume.info, options.surface_voxel_size, emit)
-    opened, attributes = _opened(seen, segment, options)
+    opened, attributes = _opened(seen, segment, options, volume.info.dtype)
     workers = Workers.of(execution, ["cpu"])
     report = run_job(opened, zarr, lambda _url: {PICTURE: picture} if picture else {}, workers, execution, emit)
     if attributes and report.status == State.COMPLETE:
@@ -165,8 +170,8 @@ def _check(info: VolumeInfo, options: FlattenOptions) -> None:
         raise VolumeError(f"{info.url} holds {info.dtype} values; a picture has 8 or 16 bits. --reduce none keeps them")
 
 
-def _opened(seen: Flattened, segment: str, options: FlattenOptions) -> tuple[Opened, dict[str, Any]]:
-    """The plan of the job, with its volume; and what a surface volume says of itself."""
+def _opened(seen: Flattened, segment: str, options: FlattenOptions, dtype: str) -> tuple[Opened, dict[str, Any]]:
+    """The plan of the job, with its volume; and what a surface volume says of itself. ``dtype``: of a picture."""
     shape, volume = seen.info.shape_zyx, seen
     attributes: dict[str, Any] = {}
     if options.reduce == "none":
@@ -180,7 +185,7 @@ def _opened(seen: Flattened, segment: str, options: FlattenOptions) -> tuple[Ope
         stages = _layers(seen.info, options, attributes)
     else:
         volume = Permute((1, 0, 2)).of(AsChannels(0).of(seen))  # type: ignore[assignment]
-        stages = _picture(volume.info, options)
+        stages = _picture(replace(volume.info, dtype=dtype), options)
     fingerprint = fingerprint_of(seen.info, _corner(seen))
     plan = Plan(
         Request(APP, decisive(options) | {"segment": absolute(segment)}, defaults_of(options)),

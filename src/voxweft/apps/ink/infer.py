@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -46,6 +47,7 @@ from voxweft.apps.ink.picture import (
     PICTURE,
     RESULT_NOTE,
     check_place,
+    drawn_with,
     picture_stages,
     with_suffix,
 )
@@ -68,7 +70,7 @@ from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
-from voxweft.runner.records import check_output, plan_of, report_of
+from voxweft.runner.records import check_output, plan_of, report_of, require_apart
 from voxweft.runner.run import run_plan
 from voxweft.runner.verify import verify
 from voxweft.runner.workers import WorkerOptions, Workers
@@ -157,9 +159,8 @@ def _infer(job: Job, engine: SweepOptions, place: tuple[str, Sink], ink_options:
     (picture, sink), part = place, doing.part
     execution = _execution(part, doing.worker_options, doing.command)
     check_output(sink, execution)
-    _check_beside(job, sink, part)
+    _check_beside(job, sink, ink_options.mask, part)
     workers = Workers.of(execution, devices_of(engine.device))
-    said = job.layers.segment_id, doing.picture_options.pixel_resolution_um
     opened = plan_run(
         _in_pieces(job, doing),
         job.models,
@@ -167,7 +168,7 @@ def _infer(job: Job, engine: SweepOptions, place: tuple[str, Sink], ink_options:
         app=AppRequest(
             "ink",
             schemes_of(job, ink_options),
-            then=lambda sweep: picture_stages(sweep.name, *said),
+            then=lambda sweep: picture_stages(sweep.name, said_of(job.layers, doing.picture_options)),
             target=target_of(job, ink_options),
         ),
         mask=open_mask(ink_options.mask),
@@ -176,13 +177,23 @@ def _infer(job: Job, engine: SweepOptions, place: tuple[str, Sink], ink_options:
         emit=doing.emit,
     )
     report = run_plan(opened, Place.of(sink), workers, execution, doing.emit)
-    return finish(sink, picture, report, doing.emit) if part.is_whole else InkResult(report, sink.url)
+    said = said_of(job.layers, doing.picture_options)
+    return finish(sink, picture, report, said, doing.emit) if part.is_whole else InkResult(report, sink.url)
 
 
-def _check_beside(job: Job, sink: Sink, part: InkPartOptions) -> None:
+def said_of(layers: LayerOptions, picture_options: PictureOptions) -> dict[str, Any]:
+    """What a picture's record is told beside the plan."""
+    said: dict[str, Any] = {"segment": layers.segment_id} if layers.segment_id else {}
+    um = picture_options.pixel_resolution_um
+    return said | ({"pixel_um": um} if um else {})
+
+
+def _check_beside(job: Job, sink: Sink, mask: str, part: InkPartOptions) -> None:
     """Refuse to write the ink of layers where something lies that this run did not begin."""
     begun = Ledger(sink.records).plan() is not None
     for url in job.places.values():
+        for other in (job.volume.info.url, job.layers.s3_path, job.layers.surface_volume_zarr, mask, sink.url):
+            require_apart(other, url)
         if not begun and not part.overwrite and open_sink(url).exists():
             raise RequestError(f"--depth-output {url} exists; choose another place, or give --overwrite")
 
@@ -309,12 +320,13 @@ def reduce(
         zarr = source or (picture if picture.endswith(".zarr") else find_unfinished(name + ending, layers, part))
         check_place(picture)
         found.append((zarr, picture))
-    results = [_reduce(zarr, picture, emit) for zarr, picture in found]
+    said = said_of(layers, picture_options)
+    results = [_reduce(zarr, picture, said, emit) for zarr, picture in found]
     _leave_note(results, picture_options)
     return replace(results[0], also=tuple(results[1:]))
 
 
-def _reduce(zarr: str, picture: str, emit: Emit) -> InkResult:
+def _reduce(zarr: str, picture: str, said: Mapping[str, Any], emit: Emit) -> InkResult:
     """The picture of one result, if it is complete."""
     sink = open_sink(zarr, order=ROWS_FIRST)
     plan, ledger = plan_of(sink)
@@ -327,23 +339,23 @@ def _reduce(zarr: str, picture: str, emit: Emit) -> InkResult:
             f"begins at row {missing[0].start[0]}. Run voxweft ink infer for the parts that did not end."
         )
     verify(zarr, emit)
-    return finish(sink, picture, report_of(ledger), emit)
+    return finish(sink, picture, report_of(ledger), said, emit)
 
 
-def finish(sink: Sink, picture: str, report: Report, emit: Emit) -> InkResult:
+def finish(sink: Sink, picture: str, report: Report, said: Mapping[str, Any], emit: Emit) -> InkResult:
     """The picture of a complete result; beside it, where something is not known, the picture of what is."""
     plan, ledger = plan_of(sink)
     height, _, width = plan.sweep.spec.shape_zyx
     url = with_suffix(picture, height, width)
     if url != sink.url:
-        _draw(plan, ledger, Place.of(sink, {PICTURE: url}), emit)
+        _draw(plan, Place.of(sink, {PICTURE: url}), said, emit)
     n_known = n_known_pixels(plan, ledger)
     if n_known is None or n_known == height * width:
         return InkResult(report, sink.url, url)
     known = Place.of(sink).beside(KNOWN)
     if url != sink.url:
         known = with_ending(url, f"_{KNOWN}")
-        _draw(plan, ledger, Place.of(sink, {KNOWN_PICTURE: known}), emit)
+        _draw(plan, Place.of(sink, {KNOWN_PICTURE: known}), said, emit)
     share = 1 - n_known / (height * width)
     line = f"{max(share, 1e-4):.2%} of the pixels are unknown (no data, or not asked for) and 0 in the result: {known}"
     emit(Event("note", line))
@@ -353,12 +365,12 @@ def finish(sink: Sink, picture: str, report: Report, emit: Emit) -> InkResult:
     return InkResult(report, sink.url, url, known)
 
 
-def _draw(plan: Plan, ledger: Ledger, place: Place, emit: Emit) -> None:
-    """Make one picture anew: whoever asks for it gets it, also where one was made before."""
-    ((stage, url),) = place.files.items()
+def _draw(plan: Plan, place: Place, said: Mapping[str, Any], emit: Emit) -> None:
+    """Make one picture anew, with what is said now: whoever asks for it gets it, also where one was made before."""
+    ((name, url),) = place.files.items()
     place.open(plan)
-    ledger.forget(stage, 0)
-    compute_part(Opened(plan), plan.stage(stage), Part(stage, 0, 1, range(1)), place, ("cpu", 1))
+    Ledger(place.records).forget(name, 0)
+    compute_part(Opened(plan), drawn_with(plan.stage(name), said), Part(name, 0, 1, range(1)), place, ("cpu", 1))
     emit(Event("picture", url))
 
 

@@ -7,6 +7,7 @@ import tempfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ from voxweft.engine.gather import Gathered
 from voxweft.engine.op import Made, Op, gather_op
 from voxweft.engine.opened import Readable
 from voxweft.engine.plan import Plan
-from voxweft.engine.stage import Gather, Output
+from voxweft.engine.stage import Gather, Output, Stage
 from voxweft.errors import RequestError, WriteError, first_line
 from voxweft.geometry.box import Box
 from voxweft.remote import is_remote, object_store, remote_errors
@@ -56,26 +57,30 @@ def with_suffix(picture: str, height: int, width: int) -> str:
     return f"{picture}{'.png' if height * width <= PNG_PIXELS else '.tif'}"
 
 
-def picture_stages(sweep: str, segment: str = "", pixel_um: float = 0.0) -> list[Gather]:
+def picture_stages(sweep: str, said: Mapping[str, Any]) -> list[Gather]:
     """The stages that make pictures of what a sweep over rows wrote: of the ink, and of where anything is known.
 
     Parameters
     ----------
     sweep
         Its name.
-    segment
-        The name of the segment, for the picture's record.
-    pixel_um
-        The side of a pixel in micrometres, where the volume does not say it; 0: unknown.
+    said
+        For the record of the pictures: "segment", its name; "pixel_um", the side of a pixel in micrometres, where the
+        volume does not say it.
     """
-    said: dict[str, Any] = {"segment": segment} if segment else {}
-    said |= {"pixel_um": pixel_um} if pixel_um else {}
+    known = Op.of(write_picture, output=-1, **said)
     return [
         picture_stage(sweep, **said),
-        Gather(
-            KNOWN_PICTURE, Op.of(write_picture, output=-1, **said), needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)
-        ),
+        Gather(KNOWN_PICTURE, known, needs=(sweep,), outputs=(Output(KNOWN_PICTURE),)),
     ]
+
+
+def drawn_with(stage: Stage, said: Mapping[str, Any]) -> Stage:
+    """The stage of a picture with another record."""
+    if not isinstance(stage, Gather):
+        raise RequestError(f"stage {stage.name} makes no picture")
+    which = {name: value for name, value in stage.op.arguments.items() if name == "output"}
+    return replace(stage, op=Op(stage.op.name, {**which, **said}))
 
 
 def picture_stage(stage: str, **said: Any) -> Gather:

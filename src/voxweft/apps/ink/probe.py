@@ -37,6 +37,8 @@ ENOUGH = 0.5  # share of a region that must hold something
 LOOKS = 25  # regions that are looked at for that
 THINNEST, LAYERS_PER_STROKE = 1.0, 20  # strokes are a twentieth of the stack thick
 
+LEAST = 0.05  # share of a region that must be known
+
 
 @dataclass(frozen=True, slots=True)
 class Probed:
@@ -128,6 +130,11 @@ def probe(options: Options, probe_options: ProbeOptions | None = None, *, emit: 
     width, pitch = _sizes(spacing, min(stack.shape[1:]))
     there = stack.any(axis=0)
     strokes = woven_strokes(stack.shape[1:], width, pitch) & there
+    if not strokes.any() or there.mean() < LEAST:
+        raise RequestError(
+            f"--roi {x0},{y0},{x1},{y1} holds {there.mean():.0%} known pixels and room for {strokes.sum()} of strokes: "
+            "nothing can be planted there; choose a place with papyrus"
+        )
     near, far = faces_of(np.array([plane[there].mean() for plane in stack]))
     at = {"near": near, "far": far}
     engine = replace(engine_options(forward, replace(ink_options, roi="", mask=""), PictureOptions()), pyramid=False)

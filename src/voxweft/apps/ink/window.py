@@ -74,5 +74,6 @@ def require_within(windows: Sequence[range], there: range, source: str) -> None:
         if window.start < there.start or window.stop > there.stop:
             asked = f"{window.start} to {window.stop - 1}"
             raise RequestError(
-                f"No layers found: {source} holds layers {there.start} to {there.stop - 1}, {asked} are asked for."
+                f"No layers found: {source} holds layers {there.start} to {there.stop - 1}, {asked} are asked for"
+                f"{'; fewer --windows, or a smaller --window-step' if len(windows) > 1 else ''}."
             )

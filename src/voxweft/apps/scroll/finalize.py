@@ -182,11 +182,11 @@ def finalize_plan(
     levels = [
         one for n, output in enumerate(outputs) for one in level_stages(output, region, stage.name, n, sparse=True)
     ]
-    after = component_stages_of(classes, stage.name, specs[0])
+    after = component_stages_of(classes, stage.name, specs[0], finishes[0].output)
     return Plan(_request(classes, storage), tuple(inputs), (), (stage, *levels, *after))
 
 
-def component_stages_of(classes: ClassOptions, source: str, spec: OutputSpec) -> list[Stage]:
+def component_stages_of(classes: ClassOptions, source: str, spec: OutputSpec, output: str) -> list[Stage]:
     """The stages of what is asked for of the components of the foreground; none where nothing is.
 
     ``NAME_mask.zarr`` is 255 in those that are kept, ``NAME_instances.zarr`` numbers them.
@@ -194,8 +194,9 @@ def component_stages_of(classes: ClassOptions, source: str, spec: OutputSpec) ->
     if not classes.has_components:
         return []
     require_components()
-    if spec.n_channels > 1:
-        raise RequestError(f"--low, --min-size and --instances are for one channel; this result has {spec.n_channels}")
+    if spec.n_channels > 1 or output not in ("probability", "mask"):
+        what = f"{spec.n_channels} channels" if spec.n_channels > 1 else output
+        raise RequestError(f"--low, --min-size and --instances are for one probability or mask; this result is {what}")
     labels = replace(spec, dtype="uint32", is_label=True, pyramid="none" if spec.pyramid == "none" else "nearest")
     names = {"labels": INSTANCES if classes.instances else None, "mask": "mask"}
     return component_stages(source, labels, classes.rule, **names)

@@ -18,7 +18,7 @@ from voxweft.apps.scroll.options import (
     SourceOptions,
 )
 from voxweft.apps.scroll.predict import predict, remove_parts, stage_options
-from voxweft.apps.scroll.source import open_source, open_support, scope_of
+from voxweft.apps.scroll.source import is_air, open_source, open_support, scope_of
 from voxweft.backends import load_model
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
@@ -90,7 +90,7 @@ def pipeline(
         app=AppRequest(
             "pipeline",
             scope_of(found.card, network.normalization, emit),
-            then=lambda sweep: component_stages_of(classes, sweep.name, sweep.spec),
+            then=lambda sweep: component_stages_of(classes, sweep.name, sweep.spec, sweep.finish.output),
         ),
         mask=open_support(engine.mask, volume),
         records=None if part.overwrite else sink.records,
@@ -154,7 +154,7 @@ def _staged(source: Any, output: str, model: Any, options: Options, command: str
         pipeline_options.executor,
         chunk_size="" if network.compat else pipeline_options.chunk_size,
         num_workers=pipeline_options.num_workers,
-        mask="" if network.mask.startswith("air") else network.mask,  # the parts say which scan is meant
+        mask="" if is_air(network.mask) else network.mask,  # the parts say which scan is meant
         pyramid=pipeline_options.pyramid,
         memory=network.memory,
         compat=network.compat,

@@ -18,7 +18,7 @@ from voxweft.runner.tables import read_toml
 from voxweft.stores import open_volume
 from voxweft.stores.url import absolute
 
-AIR = re.compile(r"air<(\d+(?:\.\d+)?)(?:@(.+))?")
+AIR = re.compile(r"air<(\d+(?:\.\d+)?)(?:@(.+?)(?:#((?:\w+=\d+,?)+))?)?")
 
 
 def open_source(url: Any, options: SourceOptions) -> Volume:
@@ -54,12 +54,16 @@ def open_support(text: str, scan: Volume | None = None) -> Volume | None:
     RequestError
         If the value is none, or no scan is known.
     """
-    if not text.startswith("air"):
+    if not is_air(text):
         return open_volume(text) if text else None
     found = AIR.fullmatch(text)
     if not found:
         raise RequestError(f"--support {text!r} is no support; write for example 'air<30', or give a volume")
-    seen = open_volume(found[2]) if found[2] else scan
+    chosen = {
+        name: int(value) for name, _, value in (word.partition("=") for word in (found[3] or "").split(",") if word)
+    }
+    level = chosen.pop("level", 0)
+    seen = open_volume(found[2], level=level, select=Select(**chosen)) if found[2] else scan
     if seen is None:
         raise RequestError(f"--support {text} needs the scan; write {text}@URL")
     return AtLeast(float(found[1])).of(seen)
@@ -69,8 +73,16 @@ def support_text(mask: InputRef | None) -> str:
     """What :func:`open_support` makes of the mask of a plan again; "" where there is none."""
     if mask is None or isinstance(mask.ref, PatchesRef):
         return ""
-    url, views = absolute(mask.ref.url), mask.ref.views
-    return f"air<{views[0].value:g}@{url}" if views and isinstance(views[0], AtLeast) else url
+    ref, url = mask.ref, absolute(mask.ref.url)
+    if not (ref.views and isinstance(ref.views[0], AtLeast)):
+        return url
+    chosen = ",".join(f"{name}={value}" for name, value in {"level": ref.level, **ref.arguments}.items())
+    return f"air<{ref.views[0].value:g}@{url}#{chosen}"
+
+
+def is_air(text: str) -> bool:
+    """Whether a support is a bound of the scan and no volume."""
+    return text.startswith("air<")
 
 
 def find_volume(options: SourceOptions) -> str:
