@@ -240,3 +240,24 @@ def test_a_picture_has_the_resolution_of_its_volume(voxweft: Voxweft, segment: P
     shown = told(tmp_path / "b.png")
     assert shown["dpi"][0] == pytest.approx(25400 / 7.91, rel=1e-4)
     assert json.loads(shown["voxweft"])["segment"] == "20231201"
+
+
+@pytest.mark.parametrize("names", [["李华"], ["Run", "Volume", "Model 0"], ["Ann B", "Ann  b"]])
+def test_people_are_people_whatever_they_are_called(
+    voxweft: Voxweft, volume: Path, tmp_path: Path, names: list[str]
+) -> None:
+    creators = [word for name in names for word in ("--creator", name)]
+    voxweft("run", "in.zarr", "o.zarr", "--model", NULL, "--ro-crate", *creators, "--quiet")
+    root = ROCrate(tmp_path / "o.zarr").root_dataset
+    people = root["creator"] if isinstance(root["creator"], list) else [root["creator"]]
+    assert [person["name"] for person in people] == names
+    assert {person.type for person in people} == {"Person"}
+    assert root["mentions"].type == "CreateAction"
+
+
+def test_a_picture_of_work_that_is_there_says_what_is_said_now(voxweft: Voxweft, segment: Path, tmp_path: Path) -> None:
+    for um, name in ((7.91, "A"), (2.4, "B")):
+        say = ("--pixel-resolution-um", um, "--segment-id", name)
+        voxweft("ink", "run", "seg", f"{name}.png", *LAYERS, *NET, *HERE, *say, "--quiet")
+        record = json.loads(told(tmp_path / f"{name}.png")["voxweft"])
+        assert (record["segment"], record["pixel_um"]) == (name, [um, um])

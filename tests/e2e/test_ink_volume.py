@@ -13,10 +13,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from conftest import Voxweft
-from segments import Given, write_obj
+from segments import Given, write_obj, write_ppm
 from voxweft.geometry.box import Box
 from voxweft.image.info import Geometry, OutputSpec
-from voxweft.stores import open_sink
+from voxweft.ops.surface import grid_normals
+from voxweft.stores import open_sink, open_volume
+from voxweft.stores.segments import Flattened
 from voxweft.stores.surface import surface_cells
 from voxweft.testing.roll import Roll, write_tifxyz
 
@@ -190,3 +192,51 @@ def test_requests_that_are_wrong_are_refused_before_anything_is_written(
     done = voxweft("ink", "volume", "scroll.zarr", "--estimate", *BLUR, "--surface", "other")
     assert "made on s3://scrolls/other.zarr" in done.stderr
     assert json.loads((tmp_path / "out.zarr.voxweft/report.json").read_text())["status"] == "complete"
+
+
+def test_a_result_is_never_written_over_what_it_is_made_from(
+    tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft
+) -> None:
+    voxweft("ink", "volume", "scroll.zarr", "ink.zarr", *BLUR, "--surface", "seg", "--quiet")
+    before = read(tmp_path / "ink.zarr")
+    for more in ((), ("--overwrite",)):
+        done = voxweft("ink", "flatten", "ink.zarr", "seg", "ink.png", *more, code=2)
+        assert "choose another place" in done.stderr
+    assert np.array_equal(read(tmp_path / "ink.zarr"), before)
+    assert not (tmp_path / "ink.png").exists()
+
+
+def test_the_mean_is_rounded_once(tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft) -> None:
+    ndimage = pytest.importorskip("scipy.ndimage")
+    voxweft("ink", "flatten", "scroll.zarr", "seg", "mean.png", "--depth", 3, "--reduce", "mean", "--step", 0.7)
+    seen = Flattened(str(tmp_path / "seg"), open_volume(scroll), depth=3, step=0.7)
+    points, normals = seen._grid((0, 40), (0, 100))
+    places = [points + (d - 1) * 0.7 * normals for d in range(3)]
+    layers = [ndimage.map_coordinates(scroll.astype(float), np.nan_to_num(p), order=1) for p in places]
+    found, known = np.asarray(Image.open(tmp_path / "mean.png")), np.isfinite(np.sum(places, axis=(0, 1)))
+    assert known.mean() > 0.5
+    assert np.abs(found - np.mean(layers, axis=0))[known].max() < 0.51
+
+
+@pytest.mark.parametrize("line", ["vt nan nan", "vt inf 0", "vt 0", "v 1 1"])
+def test_a_mesh_with_broken_numbers_is_refused(
+    tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft, line: str
+) -> None:
+    rest = {
+        "vt": ["v 1 1 1", "v 9 1 1", "v 1 9 1", "vt 5 0", "vt 0 5"],
+        "v": ["v 9 1 1", "v 1 9 1", "vt 0 0", "vt 5 0", "vt 0 5"],
+    }
+    kind = line.split(maxsplit=1)[0]
+    (tmp_path / "bad.obj").write_text("\n".join([line, *rest[kind], "f 1/1 2/2 3/3"]))
+    done = voxweft("ink", "flatten", "scroll.zarr", "bad.obj", "bad.png", code=2)
+    assert "bad.obj" in done.stderr and len(done.stderr.splitlines()) <= 3
+
+
+def test_normals_without_length_are_those_of_the_grid(tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft) -> None:
+    points = ROLL.points()
+    write_ppm(tmp_path / "zero.ppm", points, np.zeros_like(points))
+    write_ppm(tmp_path / "grid.ppm", points, grid_normals(points))
+    for name in ("zero", "grid"):
+        voxweft("ink", "flatten", "scroll.zarr", f"{name}.ppm", f"{name}.png", "--depth", 5, "--quiet")
+    zero, grid = (np.asarray(Image.open(tmp_path / f"{name}.png")) for name in ("zero", "grid"))
+    assert grid.any() and np.array_equal(zero, grid)

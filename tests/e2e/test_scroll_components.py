@@ -12,6 +12,7 @@ import pytest
 import zarr
 
 from conftest import Voxweft
+from trainernets import checkpoint, config
 
 ndimage = pytest.importorskip("scipy.ndimage")
 pytest.importorskip("cc3d")
@@ -105,4 +106,41 @@ def test_nothing_is_predicted_in_air(tmp_path: Path, scan: Any, voxweft: Voxweft
 def test_bad_requests_write_nothing(tmp_path: Path, scan: Any, voxweft: Voxweft, wrong: tuple[str, ...]) -> None:
     found = voxweft("pipeline", "--input", "scan.zarr", "--output", "out.zarr", *MODEL, *wrong, code=2)
     assert wrong[0] in found.stderr
+    assert not (tmp_path / "out.zarr").exists()
+
+
+def test_air_of_a_level_and_masks_called_air(tmp_path: Path, scan: Any, voxweft: Voxweft) -> None:
+    sink = zarr.open_group(tmp_path / "pyramid.zarr", mode="w", zarr_format=2)
+    paths = [{"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": [2**n] * 3}]} for n in (0, 1)]
+    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    sink.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
+    half = scan[::2, ::2, ::2]
+    for name, values in (("0", scan), ("1", half)):
+        sink.create_array(name, shape=values.shape, chunks=(16, 32, 32), dtype="uint8")[:] = values
+    base = ("pipeline", "--input", "pyramid.zarr", "--level", 1, *MODEL, *CHUNK, "--support", "air<110")
+    voxweft(*base, "--output", "fused.zarr")
+    voxweft(*base, "--output", "staged.zarr", "--staged")
+    fused, staged = (read(tmp_path / f"{name}.zarr").astype(int) for name in ("fused", "staged"))
+    assert not fused[half < 110].any() and fused.any()
+    assert np.abs(fused - staged).max() <= 1
+    zarr.create_array(tmp_path / "air.zarr", data=(scan >= 110).astype(np.uint8), chunks=(16, 32, 32))
+    voxweft(
+        "pipeline", "--input", "scan.zarr", "--output", "masked.zarr", *MODEL, *CHUNK, "--support-volume", "air.zarr"
+    )
+    assert not read(tmp_path / "masked.zarr")[scan < 110].any()
+
+
+def test_a_plan_is_repeated_with_its_table(tmp_path: Path, scan: Any, voxweft: Voxweft) -> None:
+    voxweft("pipeline", "--input", "scan.zarr", "--output", "out.zarr", *MODEL, *CHUNK, *AFTER, "--quiet")
+    voxweft("run", "--plan", "out.zarr", "again.zarr", "--quiet")
+    assert (tmp_path / "again_objects.csv").read_bytes() == (tmp_path / "out_objects.csv").read_bytes()
+
+
+def test_components_are_of_probabilities_only(tmp_path: Path, scan: Any, voxweft: Voxweft) -> None:
+    targets = {"dist": {"out_channels": 1, "activation": "none", "losses": [{"name": "SmoothL1Loss"}]}}
+    checkpoint(tmp_path / "net.pth", config(targets))
+    done = voxweft(
+        "pipeline", "--input", "scan.zarr", "--output", "out.zarr", "--model", "net.pth", "--instances", code=2
+    )
+    assert "one probability or mask" in done.stderr
     assert not (tmp_path / "out.zarr").exists()

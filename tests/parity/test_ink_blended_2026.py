@@ -105,6 +105,10 @@ def test_the_ink_of_layers_under_parts_kills_and_the_other_direction(tmp_path: P
     assert np.array_equal(volume("turned.zarr"), volume("one_deep.zarr")[::-1])
     again = voxweft("ink", "infer", "surf.zarr", "three.zarr", *base, "--depth-output", "one_deep.zarr", code=2)
     assert "one_deep.zarr exists" in again.stderr
+    for place in ("surf.zarr", "three.zarr"):
+        words = ("ink", "infer", "surf.zarr", "three.zarr", *base, "--depth-output", place, "--overwrite")
+        assert "choose another place" in voxweft(*words, code=2).stderr
+    assert np.array_equal(zarr.open(tmp_path / "surf.zarr", mode="r")[:], layers)
     assert not (tmp_path / "three.zarr").exists()
     other = ("ink", "infer", "surf.zarr", "x.png", *base, "--depth-output")
     assert "must end in .zarr" in voxweft(*other, "deep.png", code=2).stderr
