@@ -143,7 +143,8 @@ def test_flattened_pictures_and_layers(tmp_path: Path, scroll: NDArray[Any], vox
     assert about["layers"] == [0, 5] and about["complete"]
     voxweft("ink", "flatten", "scroll.zarr", "seg", "mean.tif", "--depth", 5, "--reduce", "mean")
     tifffile = pytest.importorskip("tifffile")
-    assert np.array_equal(tifffile.imread(tmp_path / "mean.tif"), np.rint(layers.mean(axis=0)))
+    mean = tifffile.imread(tmp_path / "mean.tif").astype(float)
+    assert np.abs(mean - layers.mean(axis=0)).max() <= 1  # of layers that are rounded themselves
 
 
 def test_layers_of_a_scroll_are_what_ink_infer_takes(tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft) -> None:
@@ -222,12 +223,9 @@ def test_the_mean_is_rounded_once(tmp_path: Path, scroll: NDArray[Any], voxweft:
 def test_a_mesh_with_broken_numbers_is_refused(
     tmp_path: Path, scroll: NDArray[Any], voxweft: Voxweft, line: str
 ) -> None:
-    rest = {
-        "vt": ["v 1 1 1", "v 9 1 1", "v 1 9 1", "vt 5 0", "vt 0 5"],
-        "v": ["v 9 1 1", "v 1 9 1", "vt 0 0", "vt 5 0", "vt 0 5"],
-    }
-    kind = line.split(maxsplit=1)[0]
-    (tmp_path / "bad.obj").write_text("\n".join([line, *rest[kind], "f 1/1 2/2 3/3"]))
+    first = [line if line.split(maxsplit=1)[0] == word.split()[0] else word for word in ("v 1 1 1", "vt 0 0")]
+    rest = ["v 9 1 1", "v 1 9 1", "vt 5 0", "vt 0 5", "f 1/1 2/2 3/3"]
+    (tmp_path / "bad.obj").write_text("\n".join([*first, *rest]))
     done = voxweft("ink", "flatten", "scroll.zarr", "bad.obj", "bad.png", code=2)
     assert "bad.obj" in done.stderr and len(done.stderr.splitlines()) <= 3
 

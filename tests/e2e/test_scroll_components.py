@@ -111,8 +111,10 @@ def test_bad_requests_write_nothing(tmp_path: Path, scan: Any, voxweft: Voxweft,
 
 def test_air_of_a_level_and_masks_called_air(tmp_path: Path, scan: Any, voxweft: Voxweft) -> None:
     sink = zarr.open_group(tmp_path / "pyramid.zarr", mode="w", zarr_format=2)
-    paths = [{"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": [2**n] * 3}]} for n in (0, 1)]
-    axes = [{"name": name, "type": "space"} for name in "zyx"]
+    paths: Any = [
+        {"path": str(n), "coordinateTransformations": [{"type": "scale", "scale": [2**n] * 3}]} for n in (0, 1)
+    ]
+    axes: Any = [{"name": name, "type": "space"} for name in "zyx"]
     sink.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": paths}]
     half = scan[::2, ::2, ::2]
     for name, values in (("0", scan), ("1", half)):
@@ -124,9 +126,8 @@ def test_air_of_a_level_and_masks_called_air(tmp_path: Path, scan: Any, voxweft:
     assert not fused[half < 110].any() and fused.any()
     assert np.abs(fused - staged).max() <= 1
     zarr.create_array(tmp_path / "air.zarr", data=(scan >= 110).astype(np.uint8), chunks=(16, 32, 32))
-    voxweft(
-        "pipeline", "--input", "scan.zarr", "--output", "masked.zarr", *MODEL, *CHUNK, "--support-volume", "air.zarr"
-    )
+    own = ("--input", "scan.zarr", "--output", "masked.zarr", "--support-volume", "air.zarr")
+    voxweft("pipeline", *own, *MODEL, *CHUNK)
     assert not read(tmp_path / "masked.zarr")[scan < 110].any()
 
 
