@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 VERSION = 3
 NOT_STORED: dict[str, Any] = {"request": {"defaults"}, "models": {"__all__": {"card": {"contract"}}}}
 VOLUME, MASK = "volume", "mask"  # names of inputs
-LATER: dict[str, Any] = {"channels": None, "vectors": [], "separate": False, "sparse": False, "only_where": "",
-    "stacked": "", "place": ""}  # fmt: skip
-"""Fields that came after plans were first hashed; at these values they are no part of the digest."""
+LATER = ("channels", "vectors", "separate", "sparse", "only_where", "stacked", "place")
+"""Fields that came after plans were first hashed; where they are empty or false they are no part of the digest."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +234,7 @@ def _without_later(value: Any) -> Any:
         return [_without_later(one) for one in value]
     if not isinstance(value, dict):
         return value
-    return {k: _without_later(v) for k, v in value.items() if k not in LATER or LATER[k] != v}
+    return {k: _without_later(v) for k, v in value.items() if v or k not in LATER}
 
 
 def differing(stored: Request, asked: Request) -> list[str]:

@@ -201,7 +201,7 @@ class ModelCard:
     --------
     >>> card = ModelCard("net.pt2", "torch.export", "", patch_zyx=(64, 64, 64), n_classes=3)
     >>> card.all_heads
-    (Head(name='', n_channels=3, activation='softmax', scale_zyx=(1, 1, 1)),)
+    (Head(name='', n_channels=3, activation='softmax', scale_zyx=(1, 1, 1), stacked=False),)
     >>> ModelCard("net.pt2", "torch.export", "", None, n_classes=3, heads=(Head("cell", 2, "softmax"),))
     Traceback (most recent call last):
     voxweft.errors.ModelError: net.pt2: the heads cell (2) have 2 channels, the model has 3

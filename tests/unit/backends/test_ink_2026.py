@@ -140,7 +140,7 @@ def test_model_types(tmp_path: Path, kind: str) -> None:
 
 def test_depth_output(tmp_path: Path) -> None:
     model = voxweft.load_model(save(tmp_path / "net.pth", "hecate-9.6", 2, **SMALL), depth_output=True)
-    assert model.card.heads == (Head("ink", 1, "none"), Head("ink3d", 16, "none"))
+    assert model.card.heads == (Head("ink", 1, "none"), Head("ink3d", 16, "none", stacked=True))
     assert model.card.n_classes == 17
     assert voxweft.backends.reload(model.ref).card == model.card
     with pytest.raises(ModelError, match=r"hybrid-3d2d, which gives no probabilities of voxels; Hecate does"):
