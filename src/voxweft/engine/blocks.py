@@ -44,6 +44,11 @@ def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: 
             if _stores_nothing(opened, box):
                 commit.sparse(unit, ())
                 return
+            if _cells_are_shards(opened):
+                pieces = [(cell.box, made.arrays) for cell, made in _made(opened, operation, box, commit.totals)]
+                with commit.totals.timed("write"):
+                    commit.sparse(unit, [piece for piece in pieces if piece[1]])
+                return
             arrays, table = _computed(opened, operation, box, commit.totals)
             with commit.totals.timed("write"):
                 commit(unit, arrays, table=table)
@@ -65,22 +70,36 @@ def _stores_nothing(opened: OpenedBlocks, box: Box) -> bool:
     return False
 
 
+def _cells_are_shards(opened: OpenedBlocks) -> bool:
+    """Whether cells, of which only some are made, can be written by themselves."""
+    stage = opened.stage
+    specs = [output.spec for output in stage.outputs if output.spec]
+    return bool(stage.only_where and specs) and all(spec.shard_zyx == stage.cell_zyx for spec in specs)
+
+
+def _made(
+    opened: OpenedBlocks, operation: Callable[..., Made], box: Box, totals: Totals
+) -> Iterator[tuple[Cell, Made]]:
+    """The cells of a block, and what the operation makes of each; arrays as they are stored."""
+    stage, given = opened.stage, {"tables": opened.tables} if opened.tables else {}
+    dtypes = [output.spec.dtype for output in stage.outputs if output.spec]
+    for cell, values in _cells(opened, box, totals):
+        with totals.timed("compute"):
+            made = operation(values, cell, **given, **stage.op.arguments)
+        pairs = zip(made.arrays, dtypes, strict=True) if made.arrays else ()
+        yield cell, Made(tuple(np.ascontiguousarray(array, dtype) for array, dtype in pairs), made.table)
+
+
 def _computed(
     opened: OpenedBlocks, operation: Callable[..., Made], box: Box, totals: Totals
 ) -> tuple[tuple[NDArray[Any], ...], Table]:
     """The arrays of a block, one an output, and its table: those of its cells, one after the other."""
-    stage = opened.stage
-    specs = [output.spec for output in stage.outputs if output.spec]
+    specs = [output.spec for output in opened.stage.outputs if output.spec]
     arrays: tuple[NDArray[Any], ...] = ()
-    tables, given = list[Table](), {"tables": opened.tables} if opened.tables else {}
-    for cell, values in _cells(opened, box, totals):
-        if stage.only_where and all(v is None for v in values):
-            continue
-        with totals.timed("compute"):
-            made = operation(values, cell, **given, **stage.op.arguments)
+    tables = list[Table]()
+    for cell, made in _made(opened, operation, box, totals):
         if made.arrays and cell.box == box:
-            pairs = zip(made.arrays, specs, strict=True)
-            arrays = tuple(np.ascontiguousarray(array, spec.dtype) for array, spec in pairs)
+            arrays = made.arrays
         elif made.arrays:
             arrays = arrays or _zeros(specs, box)
             place = (slice(None), *cell.box.shift(box.start, -1).slices)
