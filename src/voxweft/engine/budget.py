@@ -19,6 +19,7 @@ from voxweft.ops.activate import Finish
 
 SHARD_CHUNKS = 4
 PLANES = 32  # that are read at once
+MANY = 32  # channels; of volumes with so many fewer planes are read at once
 VIEWS_BYTES = 1 << 28  # logits that may wait for their sum; above, a lane does all views of a patch
 
 
@@ -146,6 +147,8 @@ def choose_column(
     """
     chunk_z = source.chunk_zyx[0]
     plane_block = chunk_z * max(1, round(PLANES / chunk_z))
+    if source.n_channels >= MANY:  # of which a plane is large, and a network takes its time
+        plane_block = min(plane_block, max(PLANES, max(one.grid.patch[0] for one in passes) // 4))
     allowed = min(budget.host_bytes, budget.device_bytes) if budget else math.inf
     smallest = math.inf
     shape = regrid.box_out.stop if regrid else source.shape_zyx
@@ -160,7 +163,7 @@ def choose_column(
         if fitting:
             _, column_yx, buffers = min(fitting, key=lambda f: f[0])
             note = f"memory is short: each input chunk is decoded {math.ceil(chunk_z / planes)} times"
-            notes = (note,) if planes < chunk_z else ()
+            notes = (note,) if planes < min(chunk_z, plane_block) else ()
             return Division(column_yx, shard_for(column_yx, chunk), planes, buffers, notes)
     raise RequestError(
         f"the smallest column needs {smallest / 1e9:.2f} GB of buffers, {max(allowed, 0) / 1e9:.2f} GB are allowed; "
