@@ -112,12 +112,13 @@ def main() -> None:
             print(name, seen[name][-1], flush=True)
     first = statistics.median(cpu for cpu, _ in seen["plain loop, the square"])
     lines = [
-        f"| run ({options.side**2} tiles that hold something) | CPU, s | ratio | peak memory, GB |",
+        f"| run (a square of {options.side**2} tiles) | CPU, s | ratio | peak memory, GB |",
         "|---|---|---|---|",
     ]
     for name, rows in seen.items():
         cpu, peak = statistics.median(c for c, _ in rows), max(p for _, p in rows)
-        lines.append(f"| {name} | {cpu:.0f} | {cpu / first:.2f} | {peak:.2f} |")
+        ratio = f"{cpu / first:.2f}" if "square" in name else "-"  # the large picture has more tiles that meet it
+        lines.append(f"| {name} | {cpu:.0f} | {ratio} | {peak:.2f} |")
     keep("ink large", "\n".join(lines))
 
 

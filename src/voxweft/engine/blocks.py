@@ -36,22 +36,10 @@ def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: 
         From the stores or the operation; what was written before stays and is not computed again.
     """
     stage = opened.stage
-    operation = find_op(stage.op, "block")
 
     def block(unit: int) -> None:
         if goes_on(unit):
-            box = stage.box(unit)
-            if _stores_nothing(opened, box):
-                commit.sparse(unit, ())
-                return
-            if _cells_are_shards(opened):
-                pieces = [(cell.box, made.arrays) for cell, made in _made(opened, operation, box, commit.totals)]
-                with commit.totals.timed("write"):
-                    commit.sparse(unit, [piece for piece in pieces if piece[1]])
-                return
-            arrays, table = _computed(opened, operation, box, commit.totals)
-            with commit.totals.timed("write"):
-                commit(unit, arrays, table=table)
+            _compute_block(opened, unit, commit)
 
     if stage.at_once == 1:
         for unit in units:
@@ -59,6 +47,21 @@ def compute_blocks(opened: OpenedBlocks, units: range, commit: Commit, goes_on: 
         return
     with ThreadPoolExecutor(stage.at_once, thread_name_prefix="voxweft-blocks") as pool:
         list(pool.map(block, units))
+
+
+def _compute_block(opened: OpenedBlocks, unit: int, commit: Commit) -> None:
+    operation, box, totals = find_op(opened.stage.op, "block"), opened.stage.box(unit), commit.totals
+    if _stores_nothing(opened, box):
+        commit.sparse(unit, ())
+    elif _cells_are_shards(opened):
+        made = [(cell.box, one) for cell, one in _made(opened, operation, box, totals)]
+        with totals.timed("write"):
+            pieces = [(where, one.arrays) for where, one in made if one.arrays]
+            commit.sparse(unit, pieces, table=joined([one.table for _, one in made if one.table]))
+    else:
+        arrays, table = _computed(opened, operation, box, totals)
+        with totals.timed("write"):
+            commit(unit, arrays, table=table)
 
 
 def _stores_nothing(opened: OpenedBlocks, box: Box) -> bool:

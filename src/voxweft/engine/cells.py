@@ -113,9 +113,6 @@ class CellMask:
         for y in range(y0 // cy, -(-y1 // cy)):
             strip = Box((row * cz, y * cy, x0), ((row + 1) * cz, (y + 1) * cy, x1)) & self._box
             coarse = self._coarse(strip)
-            holds = getattr(self._volume, "holds", None)
-            if holds is not None and not holds(coarse):
-                continue
             values = self._volume.read(coarse)[0] > 0
             if not values.any():
                 continue

@@ -57,11 +57,18 @@ class Commit:
         pieces = [(box, arrays)] if box is not None and arrays else []
         self._commit(unit, pieces, table, {**self._written(pieces), **(record or {})})
 
-    def sparse(self, unit: int, pieces: Sequence[Piece], *, record: Mapping[str, Any] | None = None) -> None:
-        """Write a unit of which only some boxes, whole shards, are not empty; where they lie becomes its table."""
+    def sparse(
+        self,
+        unit: int,
+        pieces: Sequence[Piece],
+        *,
+        table: Table | None = None,
+        record: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a unit of which only some boxes, whole shards, are not empty; its table tells where they lie, too."""
         corners = np.array([[*box.start, *box.stop] for box, _ in pieces], np.int64)
         written = self._written(pieces) or {"crc32": [0] * len(self._sinks), "n_files": [0] * len(self._sinks)}
-        table = {PIECES: corners} if pieces else None
+        table = {**(table or {}), **({PIECES: corners} if pieces else {})}
         self._commit(unit, pieces, table, {**written, PIECES: len(pieces), **(record or {})})
 
     def _written(self, pieces: Sequence[Piece]) -> dict[str, Any]:

@@ -205,20 +205,11 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
     specs = [_spec(seen, one, options, chunk, division.shard_zyx) for one in finishes]
-    spec = replace(specs[0], order=target.order or specs[0].order)
     kept = finish.output == "patches"
-    output = Output(spec=spec, attributes=cards[0].attributes)
-    beside = [
-        Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
-        for name, f in zip(target.also, finishes[1:], strict=False)
-    ]
-    if finish.channels:
-        output, *beside = _outputs_of(cards[0], options, target, specs)
-        if beside:
-            main, others = output.attributes["target"]["name"], ", ".join(one.name for one in beside)
-            notes.append(f"{main} is in the output itself, {others} beside it")
-    if target.known:
-        beside.append(Output(KNOWN, spec=replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True)))
+    output, *beside = _outputs(cards[0], options, target, finishes, specs)
+    heads = [one.name for one in beside if finish.channels and one.name != KNOWN]
+    if heads:
+        notes.append(f"{output.attributes['target']['name']} is in the output itself, {', '.join(heads)} beside it")
     sweep = Sweep(
         name=SWEEP,
         source=VOLUME,
@@ -229,7 +220,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         finish=finish,
         outputs=() if kept else (output, *beside),
         region=region,
-        columns=Columns(shape, region, division.column_yx, spec.shard_zyx[0]),
+        columns=Columns(shape, region, division.column_yx, specs[0].shard_zyx[0]),
         plane_block=division.plane_block,
         skip_empty=options.skip_empty,
         mask=MASK if options.mask else "",
@@ -256,6 +247,23 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         notes=(*dict.fromkeys(notes), *division.notes),
         measured=dict(found.measured),
     )
+
+
+def _outputs(
+    card: ModelCard, options: RunOptions, target: Target, finishes: Sequence[Finish], specs: Sequence[OutputSpec]
+) -> list[Output]:
+    """The output of a sweep, and those beside it."""
+    spec = replace(specs[0], order=target.order or specs[0].order)
+    if finishes[0].channels:
+        outputs = _outputs_of_heads(card, options, target, specs)
+    else:
+        beside = (
+            Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
+            for name, f in zip(target.also, finishes[1:], strict=False)
+        )
+        outputs = [Output(spec=spec, attributes=card.attributes), *beside]
+    known = replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True)
+    return [*outputs, Output(KNOWN, spec=known)] if target.known else list(outputs)
 
 
 def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Finish]) -> None:
@@ -290,7 +298,9 @@ def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes
     return tuple(replace(finish, output=name, whole=whole) for name in (finish.output, *wanted))
 
 
-def _outputs_of(card: ModelCard, options: RunOptions, target: Target, specs: Sequence[OutputSpec]) -> list[Output]:
+def _outputs_of_heads(
+    card: ModelCard, options: RunOptions, target: Target, specs: Sequence[OutputSpec]
+) -> list[Output]:
     """The array of each head, the main one first."""
     outputs = []
     for n, ((head, finish), spec) in enumerate(zip(_of_heads(card, options), specs, strict=True)):

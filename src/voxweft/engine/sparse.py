@@ -16,7 +16,7 @@ in the same order: the bits are the same.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -35,7 +35,6 @@ from voxweft.engine.weave import Weaver, Weights
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.tiling import Tile
 from voxweft.image.protocols import Volume
-from voxweft.image.stored import StoredBoxes
 
 if TYPE_CHECKING:
     import torch
@@ -246,8 +245,7 @@ class ChunkReader:
 
     def __init__(self, volume: Volume, own: Box, device: str) -> None:
         self._volume, self._own, self._device = volume, own, device
-        listed = getattr(volume, "stored", None)
-        self._stored: StoredBoxes | None = listed() if listed else None
+        self._stores: Callable[[Box], bool] = getattr(volume, "stores", lambda _: True)
         self._size: Zyx = tuple(n * -(-SMALL // n) for n in volume.info.chunk_zyx)  # type: ignore[assignment]
         self._chunks: dict[Zyx, Future[torch.Tensor]] = {}
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="voxweft-read")
@@ -287,7 +285,7 @@ class ChunkReader:
     def _read(self, index: Zyx) -> torch.Tensor:
         box = self._chunk(index)
         array, n_wrong = finite(self._volume.read(box), box, self._own)
-        if self._stored is None or self._stored.meets(box):  # what is not stored is read from nowhere
+        if self._stores(box):  # what is not stored is read from nowhere
             self.bytes_read += array.nbytes
         self.n_nonfinite += n_wrong
         return as_tensor(array, self._device)

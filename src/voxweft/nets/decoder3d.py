@@ -24,7 +24,7 @@ from torch import nn
 from torch.nn import functional
 
 from voxweft.errors import ModelError
-from voxweft.nets.resnet3d import LARGE, ResNet3d, ResNet3dSize, Shapes, by_planes, in_turn, is_recorded
+from voxweft.nets.resnet3d import ResNet3d, ResNet3dSize, Shapes, by_planes, in_turn, is_large
 
 FEATURES, LOGITS = "features", "logits"
 MOST_GROUPS = 32  # of a GroupNorm
@@ -194,7 +194,7 @@ class _Decoder3d(nn.Module):
 def _joined(coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
     """A coarse map enlarged to a fine one, and that one behind it; a few channels of a large one at a time."""
     n, size = coarse.shape[1], fine.shape[2:]
-    if n * size.numel() < LARGE // 2 or is_recorded():
+    if not is_large(fine, 2 * n * size.numel()):
         enlarged = functional.interpolate(coarse, size, mode="trilinear", align_corners=False)
         return torch.cat((enlarged, fine), 1)
     both = fine.new_empty((len(fine), n + fine.shape[1], *size))
@@ -213,7 +213,7 @@ class _Block(nn.Module):
         self.shortcut = nn.Conv3d(inputs, outputs, 1, bias=False)
 
     def forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:
-        with in_turn((coarse.shape[1] + fine.shape[1]) * fine[0, 0].numel()):
+        with in_turn(fine, (coarse.shape[1] + fine.shape[1]) * fine[0, 0].numel()):
             return self._forward(coarse, fine)
 
     def _forward(self, coarse: torch.Tensor, fine: torch.Tensor) -> torch.Tensor:

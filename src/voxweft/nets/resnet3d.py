@@ -152,14 +152,14 @@ class _Bottleneck(torch.nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with in_turn(max(x.shape[1], self.conv3.out_channels // self.conv2.stride[0] ** 3) * x[0, 0].numel()):
+        with in_turn(x, max(x.shape[1], self.conv3.out_channels // self.conv2.stride[0] ** 3) * x[0, 0].numel()):
             return self._forward(x)
 
     def _forward(self, x: torch.Tensor) -> torch.Tensor:
         inner = functional.relu_(self.bn1(by_planes(self.conv1, x)))
         inner = functional.relu_(self.bn2(self.conv2(inner)))
         kept = self._beside(x)
-        if inner[0, 0].numel() * self.conv3.out_channels < LARGE or is_recorded():
+        if not is_large(inner, inner[0, 0].numel() * self.conv3.out_channels):
             return functional.relu_(self.bn3(self.conv3(inner)).add_(kept))
         # a block is the only one that needs its input: the sum takes its place
         for z in range(0, kept.shape[2], PLANES):
@@ -168,14 +168,12 @@ class _Bottleneck(torch.nn.Module):
 
     def _beside(self, x: torch.Tensor) -> torch.Tensor:
         """The input as it is added: itself, or through the convolution of one voxel; of a large one what that needs."""
-        if x[0].numel() < LARGE or is_recorded() or not isinstance(self.downsample, torch.nn.Sequential):
+        if not is_large(x, x[0].numel()) or not isinstance(self.downsample, torch.nn.Sequential):
             return self.downsample(x)  # type: ignore[no-any-return]
         conv, norm = self.downsample
-        if not isinstance(conv, torch.nn.Conv3d):
-            return self.downsample(x)  # type: ignore[no-any-return]
-        s = conv.stride[0]
+        s = self.conv2.stride[0]
         seen = x[:, :, ::s, ::s, ::s].contiguous()
-        return norm(functional.conv3d(seen, conv.weight, conv.bias))  # type: ignore[no-any-return]
+        return norm(functional.conv3d(seen, conv.weight, conv.bias))  # type: ignore[arg-type, no-any-return]
 
     def fold(self) -> None:
         """See :meth:`ResNet3d.fold`."""
@@ -219,9 +217,9 @@ def _batch_norm(channels: int) -> torch.nn.Module:
 
 
 @contextmanager
-def in_turn(n_values: int) -> Iterator[None]:
+def in_turn(x: torch.Tensor, n_values: int) -> Iterator[None]:
     """Let one thread at a time work on large maps, of so many values: two would take twice the memory."""
-    with _turn if n_values >= LARGE and not is_recorded() else nullcontext():
+    with _turn if is_large(x, n_values) else nullcontext():
         yield
 
 
@@ -233,7 +231,7 @@ def by_planes(conv: torch.nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
 
     The library copies what it convolves to a layout of its own, which is then a copy of those planes only.
     """
-    if x[0].numel() < LARGE // 4 or is_recorded():
+    if not is_large(x, 4 * x[0].numel()):
         return conv(x)  # type: ignore[no-any-return]
     depth, reach = x.shape[2], conv.kernel_size[0] // 2
     made = x.new_empty((len(x), conv.out_channels, *x.shape[2:]))
@@ -245,10 +243,11 @@ def by_planes(conv: torch.nn.Conv3d, x: torch.Tensor) -> torch.Tensor:
     return made
 
 
-def is_recorded() -> bool:
-    """Whether a runtime records what is done, and would take loops apart."""
+def is_large(x: torch.Tensor, n_values: int) -> bool:
+    """Whether a map of so many values is made in pieces: on a CPU, and unless a runtime records what is done."""
     tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
-    return tracing or torch.compiler.is_exporting() or torch.compiler.is_compiling()
+    recorded = tracing or torch.compiler.is_exporting() or torch.compiler.is_compiling()
+    return n_values >= LARGE and x.device.type == "cpu" and not recorded
 
 
 def _folded(conv: torch.nn.Conv3d, norm: torch.nn.Module) -> tuple[torch.nn.Conv3d, torch.nn.Module]:

@@ -15,11 +15,9 @@ from voxweft.geometry.box import Box
 from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
-from voxweft.image.stored import StoredBoxes
 from voxweft.image.units import voxel_size
 from voxweft.remote import is_remote
 from voxweft.stores.attributes import direction_of, stamp_of
-from voxweft.stores.chunks import ChunkFiles
 from voxweft.stores.mended import MendedStore
 from voxweft.stores.multiscales import Image, image_of
 from voxweft.stores.url import local_path, read_error, unreadable, zarr_store
@@ -106,13 +104,16 @@ class ZarrVolume:
         except unreadable() as error:
             raise read_error(f"{self._url}: {self._culprit(box)}", error) from error
 
-    def stored(self) -> StoredBoxes | None:
-        """The chunks, or shards, that are stored, by a listing of a local array; None of one on a server."""
+    def stores(self, box: Box) -> bool:
+        """Whether any chunk, or shard, of a box is stored; of an array on a server always true."""
         if self._path is None:
-            return None
-        shape = self._axes.pick(getattr(self._array, "shards", None) or self._array.chunks)
-        found = ChunkFiles(f"{self._url}/{self._path}".rstrip("/")).keys
-        return StoredBoxes(shape, frozenset(self._axes.pick(i) for i in found if len(i) == self._array.ndim))
+            return True
+        folder, array = local_path(self._url) / self._path, self._array
+        sizes = getattr(array, "shards", None) or array.chunks
+        taken = (slice(i, i + 1) if isinstance(i, int) else i for i in self._axes.index(box))
+        bounds = (i.indices(n) for i, n in zip(taken, array.shape, strict=True))
+        places = (range(lo // size, -(-hi // size)) for (lo, hi, _), size in zip(bounds, sizes, strict=True))
+        return any((folder / array.metadata.encode_chunk_key(i)).exists() for i in itertools.product(*places))
 
     def _read(self, box: Box) -> NDArray[Any]:
         return self._axes.arranged(np.asarray(self._array[self._axes.index(box)]))

@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 
 import voxweft
 from voxweft.errors import ReadError, VolumeError
+from voxweft.geometry.box import Box
 from voxweft.image.axes import NAMES, Axes, Select
 from voxweft.image.units import voxel_size
+from voxweft.stores.zarr import ZarrVolume
 
 SHAPE = (6, 7, 8)
 VOXELS = np.arange(6 * 7 * 8, dtype=np.uint16).reshape(SHAPE)
@@ -345,3 +347,15 @@ def test_a_chunk_that_unpacks_to_gigabytes_is_refused_unread(tmp_path: Path, cod
     shutil.copy(bomb, tmp_path / "a.zarr/c/0/0/0")
     with pytest.raises(ReadError, match=r"chunk 0/0/0 .*claims to unpack to \d{6,} bytes, and a chunk has 672"):
         read(tmp_path / "a.zarr")
+
+
+@pytest.mark.parametrize("kind", [{"zarr_format": 2}, {"zarr_format": 3}, {"zarr_format": 3, "shards": (2, 8, 8, 8)}])
+def test_what_is_stored_is_asked_chunk_by_chunk(tmp_path: Path, kind: dict[str, Any]) -> None:
+    """Of an array [channel, z, y, x] one chunk, or its shard, is there."""
+    array = zarr.create_array(str(tmp_path / "v.zarr"), shape=(2, 16, 16, 16), chunks=(1, 4, 4, 4), dtype="u1", **kind)
+    array[1, 9, 1, 13] = 1
+    volume = ZarrVolume(str(tmp_path / "v.zarr"))
+    size = 8 if "shards" in kind else 4
+    found = [box for box in Box.of((16, 16, 16)).cells((size,) * 3) if volume.stores(box)]
+    assert found == [Box((8, 0, 16 - size), (8 + size, size, 16))]
+    assert volume.stores(Box((0, 0, 0), (16, 16, 16)))
