@@ -23,8 +23,10 @@ if TYPE_CHECKING:
 VERSION = 3
 NOT_STORED: dict[str, Any] = {"request": {"defaults"}, "models": {"__all__": {"card": {"contract"}}}}
 VOLUME, MASK = "volume", "mask"  # names of inputs
-LATER = ("channels", "vectors", "separate", "sparse", "only_where", "stacked", "place")
+LATER = ("channels", "vectors", "separate", "sparse", "only_where", "stacked", "place", "channels_last", "network")
 """Fields that came after plans were first hashed; where they are empty or false they are no part of the digest."""
+LATER_ONE = ("n_threads",)
+"""The same of fields that are 1 where nothing is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,8 @@ def _without_later(value: Any) -> Any:
         return [_without_later(one) for one in value]
     if not isinstance(value, dict):
         return value
-    return {k: _without_later(v) for k, v in value.items() if v or k not in LATER}
+    kept = {k: v for k, v in value.items() if not ((k in LATER and not v) or (k in LATER_ONE and v == 1))}
+    return {k: _without_later(v) for k, v in kept.items()}
 
 
 def differing(stored: Request, asked: Request) -> list[str]:

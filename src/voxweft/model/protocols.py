@@ -19,17 +19,23 @@ class ForwardSetting:
     Attributes
     ----------
     runtime
-        "torch", "jit", "compile", "openvino" or "onnx".
+        "torch", "jit", "compile", "graph", "openvino" or "onnx".
     device
         "cpu" or "cuda:0".
     precision
-        "fp32", "fp16" or "bf16" (autocast).
+        "fp32", "tf32", "fp16", "bf16" or "int8".
     batch_size, patch_zyx
         Every call gets exactly [batch_size, n_inputs, *patch_zyx].
     n_lanes
-        How many threads call it at once. On a CPU each call runs on one core, so the bits do not depend on this.
+        How many threads call it at once; the bits do not depend on this.
     compile_mode
         With "compile": "default", "reduce-overhead" (CUDA graphs) or "max-autotune".
+    n_threads
+        Cores of one call on a CPU; they decide the bits.
+    channels_last
+        Whether weights and batches lie with their channels last in memory, on an accelerator.
+    network
+        sha256 (hex) of a network that was made for this plan, a quantised one, and is kept beside it; else "".
     """
 
     runtime: str
@@ -39,6 +45,9 @@ class ForwardSetting:
     patch_zyx: Zyx
     n_lanes: int = 1
     compile_mode: str = "default"
+    n_threads: int = 1
+    channels_last: bool = False
+    network: str = ""
 
 
 class Predictor(Protocol):
