@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from voxweft.engine.report import processor
+from voxweft.processor import processor
 
 PAGE = Path(__file__).resolve().parent / "RESULTS.md"
 

@@ -100,3 +100,15 @@ def plain(text: str) -> str:
     'slab 1, \\x1b[31mred'
     """
     return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+
+
+def write_error(what: str, error: OSError) -> WriteError:
+    """A full disk or a missing right in words."""
+    import errno
+
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return WriteError(
+            f"no space is left on the device for {what}. Free some and run the same command again: "
+            "finished slabs are kept."
+        )
+    return WriteError(f"{what} cannot be written: {error.strerror or error}")

@@ -338,7 +338,7 @@ def test_models_from_a_hub_and_from_s3(voxweft: Voxweft, s3: Any, shared: Path, 
 
 def fill(folder: str, bound: int, seed: int) -> int:
     """Put many entries in a shared cache; the most bytes that were ever seen in it."""
-    from voxweft.stores.cache import DiskCache
+    from voxweft.disk_cache import DiskCache
 
     cache, chance, most = DiskCache(folder, bound), random.Random(seed), 0
     for number in range(60):

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sys
 import uuid
 from pathlib import Path, PurePosixPath
 
+from voxweft.built import cache_folder
 from voxweft.errors import ModelError, first_line
 from voxweft.remote import object_store, remote_errors
 
@@ -96,4 +96,4 @@ def _from_bucket(url: str) -> Path:
 
 
 def _cache() -> Path:
-    return Path(os.environ.get("VOXWEFT_CACHE", "~/.cache/voxweft")).expanduser() / "models"
+    return cache_folder() / "models"

@@ -14,6 +14,7 @@ from typing import Any
 
 from voxweft.engine.part import State
 from voxweft.engine.totals import n_cores
+from voxweft.processor import processor
 from voxweft.version import __version__
 
 REDONE_SHOWN = 5  # lines of a report's ``redone`` that are shown to a person
@@ -115,12 +116,3 @@ def environment(device: str) -> dict[str, Any]:
         "device": f"{device} ({name})",
         "n_cores": n_cores(),
     }
-
-
-def processor() -> str:
-    """The processor's name as the system gives it."""
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as lines:  # noqa: PTH123
-            return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import WriteError, first_line
+from voxweft.errors import WriteError, first_line, write_error
 from voxweft.geometry.box import Box, Zyx
 from voxweft.ops.halve import halve
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.durable import sync
-from voxweft.stores.url import local_path, records_at, remove, write_error, zarr_store
+from voxweft.stores.url import local_path, records_at, remove, zarr_store
 
 CHUNK = 256
 Read = Callable[[Box], NDArray[Any]]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line
+from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line, write_error
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY, Geometry
@@ -18,7 +18,7 @@ from voxweft.image.stored import StoredBoxes
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
-from voxweft.stores.url import local_path, records_at, remove, unreadable, write_error, zarr_store
+from voxweft.stores.url import local_path, records_at, remove, unreadable, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store

@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line
+from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line, write_error
 from voxweft.geometry.box import Zyx
 from voxweft.remote import remote_errors
 from voxweft.stores.chunks import ChunkFiles
-from voxweft.stores.url import children, unreadable, write_error, zarr_store
+from voxweft.stores.url import children, unreadable, zarr_store
 
 PART = re.compile(r"(logits|coordinates)_part_(\d+)\.zarr/?$")
 COMPRESSORS = ("zstd", "lz4", "zlib", "none")

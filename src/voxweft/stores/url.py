@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from voxweft.errors import ReadError, WriteError, first_line
+from voxweft.errors import ReadError, WriteError, first_line, write_error
 from voxweft.foreign import local
 from voxweft.remote import FIRST_WAIT_S, TRIES, is_remote, object_store, remote_errors
 from voxweft.stores.durable import create_once, replace, sync_folders
@@ -239,15 +239,3 @@ def read_error(what: str, error: Exception) -> ReadError:
     if isinstance(error, PermissionError):
         return ReadError(f"{what} may not be read: {error.strerror or 'permission denied'}. Ask for the permission.")
     return ReadError(f"{what} cannot be read ({first_line(error)}). The file is damaged or was not fetched whole.")
-
-
-def write_error(what: str, error: OSError) -> WriteError:
-    """A full disk or a missing right in words."""
-    import errno
-
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return WriteError(
-            f"no space is left on the device for {what}. Free some and run the same command again: "
-            "finished slabs are kept."
-        )
-    return WriteError(f"{what} cannot be written: {error.strerror or error}")

@@ -58,7 +58,8 @@ class ZarrVolume:
         self._url, select = source if isinstance(source, str) else str(source), select or Select()
         store = zarr_store(source, read_only=True) if isinstance(source, str) else source
         if cache:
-            from voxweft.stores.cache import CachedStore, DiskCache
+            from voxweft.disk_cache import DiskCache
+            from voxweft.stores.cache import CachedStore
 
             store = CachedStore(store, self._url, DiskCache(*cache))
         local = isinstance(source, str) and not is_remote(source)

@@ -8,12 +8,12 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line
+from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line, write_error
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
 from voxweft.remote import remote_errors
 from voxweft.stores.chunks import ChunkFiles
-from voxweft.stores.url import records_at, remove, unreadable, write_error, zarr_store
+from voxweft.stores.url import records_at, remove, unreadable, zarr_store
 
 
 class Zarr2Sink:

@@ -21,10 +21,10 @@ from voxweft.apps.ink.options import (
 )
 from voxweft.apps.ink.surface import is_zarr
 from voxweft.engine.plan import VOLUME
-from voxweft.errors import RequestError, VolumeError
+from voxweft.errors import RequestError, VolumeError, write_error
 from voxweft.runner.tables import read_toml
 from voxweft.stores.attributes import attributes_of
-from voxweft.stores.url import absolute, children, local_path, records_at, write_error
+from voxweft.stores.url import absolute, children, local_path, records_at
 
 PREDICTIONS = "predictions"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")

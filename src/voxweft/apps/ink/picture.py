@@ -21,12 +21,12 @@ from voxweft.engine.op import Made, Op, gather_op
 from voxweft.engine.opened import Readable
 from voxweft.engine.plan import Plan
 from voxweft.engine.stage import Gather, Output, Stage
-from voxweft.errors import RequestError, WriteError, first_line
+from voxweft.errors import RequestError, WriteError, first_line, write_error
 from voxweft.geometry.box import Box
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.runner.place import PICTURE_FILE, PNG_PIXELS
 from voxweft.runner.records import time_of
-from voxweft.stores.url import local_path, write_error
+from voxweft.stores.url import local_path
 from voxweft.version import __version__
 
 PICTURE, KNOWN_PICTURE = PICTURE_FILE, "known-picture"  # names of the stages, and of their outputs
