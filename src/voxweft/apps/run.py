@@ -22,7 +22,7 @@ from voxweft.runner.opening import Opened
 from voxweft.runner.parts import absolute_model
 from voxweft.runner.place import Place, pictures_beside
 from voxweft.runner.planning import AppRequest, device_of, plan_run, require_same_inputs
-from voxweft.runner.records import check_output, read_plan
+from voxweft.runner.records import check_output, networks_of, read_plan
 from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
@@ -236,5 +236,6 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
         check_output(place.sink, execution)
         _require_free(place, execution)
     opened = Opened(plan)
+    opened.networks |= networks_of(plan_source, plan)
     require_same_inputs(opened, plan_source)
     return run_plan(opened, place, Workers.of(execution, devices_of(device_of(plan))), execution, emit)

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-from importlib.util import find_spec
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from voxweft.backends import openvino
 from voxweft.backends.ending import ending_of_onnx, probed
 from voxweft.backends.heads import network_input, one_tensor
 from voxweft.backends.onnx_file import OnnxFile, read_onnx
-from voxweft.backends.runtime import OpenVino, check_shape, compile_openvino
+from voxweft.backends.runtime import check_shape
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError, first_line
 from voxweft.geometry.box import Zyx
@@ -90,7 +91,7 @@ class OnnxModel:
 
     def runtimes(self, device: str) -> tuple[str, ...]:
         """onnxruntime, and OpenVINO on CPUs where it is installed and the network takes float32."""
-        both = device == "cpu" and self._dtype == "float32" and find_spec("openvino")
+        both = device == "cpu" and self._dtype == "float32" and openvino.is_here()
         return ("onnx", "openvino") if both else ("onnx",)
 
     def open(self, setting: ForwardSetting) -> Predictor:
@@ -99,15 +100,29 @@ class OnnxModel:
             raise ModelError(f"an ONNX model cannot run on {setting.runtime!r}; use onnx or openvino")
         if setting.runtime == "onnx" and setting.precision != "fp32":
             raise ModelError(f"--precision {setting.precision} is not offered for --runtime onnx; use fp32")
-        predictor: Predictor
         if setting.runtime == "openvino":
-            patch = setting.patch_zyx[3 - self.card.n_dimensions :]
-            size = (setting.batch_size, self.card.n_inputs, *patch)
-            predictor = _OneOpenVino(compile_openvino(str(self._path), size, setting), self.card)
-        else:
-            predictor = _Onnx(_session(str(self._path)), setting, self.card, self._dtype)
+            return self.open_network(setting, self._converted(setting))
+        predictor = _Onnx(_session(str(self._path)), setting, self.card, self._dtype)
         check_shape(predictor, setting, self.card)
         return predictor
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """Precisions that this processor has instructions for, where OpenVINO runs the network."""
+        return openvino.precisions() if "openvino" in self.runtimes(device) else ("fp32",)
+
+    def quantized(self, setting: ForwardSetting, samples: Sequence[torch.Tensor]) -> bytes:
+        """The network in int8; see :class:`~voxweft.model.protocols.Quantizable`."""
+        return openvino.quantized(self._converted(setting), [network_input(s, self.card).numpy() for s in samples])
+
+    def open_network(self, setting: ForwardSetting, network: bytes) -> Predictor:
+        """Make a network in OpenVINO's form ready."""
+        predictor = _OneOpenVino(openvino.compiled(network, setting), self.card)
+        check_shape(predictor, setting, self.card)
+        return predictor
+
+    def _converted(self, setting: ForwardSetting) -> bytes:
+        size = (setting.batch_size, self.card.n_inputs, *setting.patch_zyx[3 - self.card.n_dimensions :])
+        return openvino.converted(lambda: str(self._path), size, self.card.digest)
 
 
 class _Onnx:
@@ -134,7 +149,7 @@ class _Onnx:
 class _OneOpenVino:
     """Takes and gives what a predictor should, whatever the compiled network does."""
 
-    def __init__(self, compiled: OpenVino, card: ModelCard) -> None:
+    def __init__(self, compiled: openvino.OpenVino, card: ModelCard) -> None:
         self._compiled, self._card = compiled, card
 
     def __call__(self, batch: torch.Tensor) -> torch.Tensor:

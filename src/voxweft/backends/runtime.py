@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shutil
-import threading
 import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.util import find_spec
+from functools import partial
 from typing import Any
 
 import torch
 
+from voxweft.backends import openvino
 from voxweft.backends.heads import OneTensor
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import ForwardSetting, Predictor
+from voxweft.processor import lacks
 
 PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
 
@@ -49,21 +50,50 @@ class TorchModel:
         here = {
             "torch": True,
             "jit": device == "cpu",
-            "openvino": device == "cpu" and find_spec("openvino") is not None,
+            "openvino": device == "cpu" and openvino.is_here(),
             "compile": device != "cpu",  # on CPUs it compiles for minutes and gains nothing on 3-D convolutions
         }
         return tuple(r for r in self._runtimes if here[r])
 
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """Precisions that this processor, or accelerator, has instructions for."""
+        if device != "cpu":
+            return ("fp32", "tf32", "fp16", "bf16")
+        more = openvino.precisions() if "openvino" in self._runtimes else ()
+        return tuple(dict.fromkeys(("fp32", *(() if lacks("bf16") else ("bf16",)), *more)))
+
     def open(self, setting: ForwardSetting) -> Predictor:
         """Make the modules ready and check them on zeros."""
-        openers = {"torch": _plain, "jit": _frozen, "compile": _compiled, "openvino": _openvino}
-        if setting.runtime not in openers or setting.runtime not in self._runtimes:
+        openers = {"torch": _plain, "jit": _frozen, "compile": _compiled}
+        if setting.runtime not in (*openers, "openvino") or setting.runtime not in self._runtimes:
             raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
+        if setting.runtime == "openvino":
+            return self._joined([openvino.compiled(n, setting) for n in self._converted(setting)], setting)
         modules = [OneTensor(m, self.card) for m in self._modules]
-        predictors = [openers[setting.runtime](m, setting, self.card) for m in modules]
+        return self._joined([openers[setting.runtime](m, setting, self.card) for m in modules], setting)
+
+    def quantized(self, setting: ForwardSetting, samples: Sequence[torch.Tensor]) -> bytes:
+        """The modules in int8; see :class:`~voxweft.model.protocols.Quantizable`."""
+        arrays = [sample.numpy() for sample in samples]
+        return openvino.joined([openvino.quantized(n, arrays) for n in self._converted(setting)])
+
+    def open_network(self, setting: ForwardSetting, network: bytes) -> Predictor:
+        """Make ready what :meth:`quantized` gave."""
+        return self._joined([openvino.compiled(n, setting) for n in openvino.members(network)], setting)
+
+    def _joined(self, predictors: Sequence[Predictor], setting: ForwardSetting) -> Predictor:
         predictor = predictors[0] if len(predictors) == 1 else _Mean(predictors)
         check_shape(predictor, setting, self.card)
         return predictor
+
+    def _converted(self, setting: ForwardSetting) -> list[bytes]:
+        """The modules in OpenVINO's form."""
+        size = (setting.batch_size, self.card.n_inputs, *setting.patch_zyx)
+        found = []
+        for n, module in enumerate(OneTensor(m, self.card) for m in self._modules):
+            digest = f"{self.card.digest} {n} {module} {self.card.heads}" if self.card.digest else ""
+            found.append(openvino.converted(partial(openvino.program_of, module, size), size, digest))
+        return found
 
 
 def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) -> None:
@@ -135,64 +165,6 @@ def _frozen(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Pred
         warnings.simplefilter("ignore")  # torch announces the end of TorchScript
         traced = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
         return _Torch(torch.jit.optimize_for_inference(torch.jit.freeze(traced)), setting)
-
-
-def _openvino(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
-    """Converted in memory by torch.export."""
-    size = (setting.batch_size, card.n_inputs, *setting.patch_zyx)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the converters warn of their own deprecations
-        program = torch.export.export(module, (torch.zeros(size),))
-    return compile_openvino(program, size, setting)
-
-
-def compile_openvino(source: Any, size: tuple[int, ...], setting: ForwardSetting) -> OpenVino:
-    """Compile an exported program or an ONNX file for the CPU; the input's shape is fixed to ``size``.
-
-    Raises
-    ------
-    ModelError
-        If OpenVINO is not installed or cannot convert the network.
-    """
-    try:
-        import openvino
-    except ImportError as error:
-        raise ModelError("--runtime openvino needs the extra: pip install 'voxweft[openvino]'") from error
-    hint = {"fp32": "f32", "bf16": "bf16", "fp16": "f16"}[setting.precision]
-    lanes = setting.n_lanes
-    config: dict[str, Any] = {"NUM_STREAMS": lanes, "INFERENCE_NUM_THREADS": lanes, "INFERENCE_PRECISION_HINT": hint}
-    config["ENABLE_CPU_PINNING"] = False  # two processes that pin would share one core
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            converted = openvino.convert_model(source)
-        converted.reshape(list(size))
-        return OpenVino(openvino.Core().compile_model(converted, "CPU", config))
-    except (RuntimeError, TypeError, ValueError) as error:
-        lines = str(error).strip().splitlines() or ["?"]
-        raise ModelError(f"OpenVINO cannot run this network: {lines[0][:200]}") from error
-
-
-class OpenVino:
-    """A compiled network; called, it gives its first output, and :meth:`named` those that are asked for."""
-
-    def __init__(self, compiled: Any) -> None:
-        self._compiled = compiled
-        self._own = threading.local()  # a request is not to be shared between threads
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        """The first output."""
-        return torch.from_numpy(self._infer(batch)[0])
-
-    def named(self, batch: torch.Tensor, names: Sequence[str]) -> dict[str, torch.Tensor]:
-        """Several outputs, by their names."""
-        out = self._infer(batch)
-        return {name: torch.from_numpy(out[name]) for name in names}
-
-    def _infer(self, batch: torch.Tensor) -> Any:
-        if not hasattr(self._own, "request"):
-            self._own.request = self._compiled.create_infer_request()
-        return self._own.request.infer([batch.contiguous().numpy()], share_inputs=True, share_outputs=False)
 
 
 class _Mean:

@@ -1,45 +1,83 @@
-"""Short measurements before a run: which runtime, how fast, and how much the tiling itself decides."""
+"""How a network is run: candidates are timed, and judged by what they would change.
+
+    exact       other runtimes, more cores a pass, batches     held against plain torch: same answers but for rounding
+    reduced     bf16, int8; tf32, fp16 on an accelerator       held against the best exact one: few voxels change
+
+A candidate is tried only where the job is long enough to pay for it; what was measured before is known
+(:mod:`voxweft.built`).
+"""
 
 from __future__ import annotations
 
 import math
-import time
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
-from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from voxweft.engine.forward import one_core_each
+from voxweft.engine.bench import EXACT, Bench
 from voxweft.engine.options import RunOptions
-from voxweft.engine.totals import lanes_for
+from voxweft.engine.samples import JUDGED, Samples
+from voxweft.engine.totals import lanes_for, n_cores
 from voxweft.errors import ModelError, VoxweftError, first_line
-from voxweft.geometry.box import Box, Zyx
-from voxweft.image.protocols import Volume
-from voxweft.model.card import ModelCard, Normalization
-from voxweft.model.head import FIELDS, channel_ranges
-from voxweft.model.protocols import ForwardSetting, Model, Predictor
-from voxweft.ops.normalize import normalize
+from voxweft.model.head import FIELDS
+from voxweft.model.protocols import ForwardSetting, Model, Predictor, precisions_of
+from voxweft.ops.flips import Agreement
+from voxweft.processor import lacks
 
-if TYPE_CHECKING:
-    import torch
+AGREE = 1e-3  # largest difference in probability between exact runtimes
+DICE = 0.99  # of every class, of int8 with fp32
+INT8_FROM = 0.002  # tolerance above which int8 is considered
+WORTH_S = {"torch": 10.0, "jit": 2.0, "openvino": 20.0, "onnx": 8.0, "graph": 20.0, "compile": 600.0}
+"""Seconds that the job must take before a runtime that nothing is known of is opened and tried."""
+WORTH_OTHERWISE_S = {"int8": 90.0, "bf16": 4.0, "tf32": 4.0, "fp16": 4.0}  # of a precision
+OPENING_S = {"jit": 0.5, "openvino": 0.5, "onnx": 0.5, "graph": 2.0, "compile": 60.0}
+"""What it costs to open a runtime once more; plain torch costs nothing."""
+LONG_S = 20.0  # of a job: exact candidates are judged on all samples, too
+FRESH_S = 120.0  # of a job: speeds are measured anew
+GAIN = 0.97  # of the time of the best; less is noise
+CLOSE = 0.7  # a race of two that is run again
+BATCHES = (1, 2, 4, 8, 16, 32)  # on an accelerator
+REDUCED = ("tf32", "fp16", "bf16", "int8")
+ABLE = {"int8": ("openvino",), "bf16": ("torch", "openvino", "graph", "compile")}  # on CPUs
 
-AGREE = 1e-3
-WORTH_S = {"torch": 10.0, "jit": 2.0, "openvino": 20.0, "onnx": 8.0, "compile": 600.0}
-"""Seconds that the rest of a job must take before a candidate is opened and tried."""
-LONG_S = 20.0
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What is to be decided.
+
+    Attributes
+    ----------
+    model, samples, options, device
+        Which network, on what, as asked for, where.
+    n_patches
+        Forward passes of the whole job, views counted.
+    n_views
+        Of each patch.
+    alone
+        Whether one network works on one volume: only then a pass may have several cores, and int8 may be taken.
+    """
+
+    model: Model
+    samples: Samples
+    options: RunOptions
+    device: str
+    n_patches: int
+    n_views: int = 1
+    alone: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """One measured candidate.
+    """One candidate.
 
     Attributes
     ----------
-    runtime, precision, batch_size
-        What was tried.
+    runtime, precision, batch_size, n_threads, channels_last
+        What was tried; see :class:`~voxweft.model.protocols.ForwardSetting`.
     patch_s
-        Seconds of a patch in one lane; None where it was not measured.
-    difference
-        Largest difference in probability from plain torch in fp32.
+        Seconds of a patch in one lane while all lanes work; None where it was not measured.
+    agreement
+        With fp32; None where it was not judged.
     remark
         Why it was not taken, or "".
     """
@@ -47,184 +85,223 @@ class Trial:
     runtime: str
     precision: str
     batch_size: int
+    n_threads: int = 1
+    channels_last: bool = False
     patch_s: float | None = None
-    difference: float = 0.0
+    agreement: Agreement | None = None
     remark: str = ""
 
 
-def central_patch(volume: Volume, patch: Zyx) -> tuple[Box, Any]:
-    """The patch in the middle of the volume (clipped at its faces): its box and its voxels [C, Z, Y, X]."""
-    shape = volume.info.shape_zyx
-    start = tuple(max(0, (n - p) // 2) for n, p in zip(shape, patch, strict=True))
-    stop = tuple(min(n, a + p) for n, a, p in zip(shape, start, patch, strict=True))
-    box = Box(start, stop)  # type: ignore[arg-type]
-    return box, volume.read(box)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What was decided: the setting, ready; the network that was made for it, or b""; all trials, as JSON values."""
+
+    setting: ForwardSetting
+    predictor: Predictor
+    network: bytes
+    trials: list[dict[str, Any]]
 
 
-def as_input(voxels: Any, patch: Zyx, schemes: tuple[Normalization, ...], device: str) -> torch.Tensor:
-    """A normalised float32 patch [1, C, *patch] on the device, padded with zeros at the far faces."""
-    import numpy as np
-    import torch
+def choose_setting(question: Question) -> Choice:
+    """The fastest way to run a network that keeps the promise.
 
-    out = torch.zeros((1, len(voxels), *patch))
-    z, y, x = voxels.shape[1:]
-    inner = out[0, :, :z, :y, :x]
-    inner.copy_(torch.from_numpy(np.nan_to_num(voxels.astype(np.float32), posinf=0.0, neginf=0.0)))
-    normalize(inner, schemes)
-    return out.to(device)
+    Exact runtimes agree with plain torch within 1e-3 in probability. With ``--precision auto`` a reduced precision is
+    taken where it changes at most the share ``--tolerance`` of final labels, on 8 patches spread over the volume.
+    Nothing is compared where the user left no choice, or where the job is shorter than the comparison.
 
-
-def probability(logits: torch.Tensor, card: ModelCard) -> torch.Tensor:
-    """Probabilities of logits [B, C, Z, Y, X]; where heads are outputs of their own, of those that have classes."""
-    import torch
-
-    if not card.separate:
-        return _activated(logits, card.activation)
-    pairs = zip(card.heads, channel_ranges(card.heads), strict=True)
-    found = [_activated(logits[:, a:b], head.activation) for head, (a, b) in pairs if head.activation not in FIELDS]
-    return torch.cat(found, 1) if found else logits
-
-
-def _activated(logits: torch.Tensor, activation: str) -> torch.Tensor:
-    if activation == "softmax":
-        return logits.softmax(dim=1)
-    return logits.sigmoid() if activation == "sigmoid" else logits
-
-
-def choose_setting(
-    model: Model, sample: torch.Tensor, options: RunOptions, n_patches: int, device: str
-) -> tuple[ForwardSetting, Predictor, list[dict[str, Any]]]:
-    """The fastest runtime, precision and batch size that agree with plain torch within 1e-3 in probability.
-
-    Nothing is compared where the user left no choice, or where the whole job is shorter than the comparison.
-
-    Returns
-    -------
-    ForwardSetting, Predictor, list of dict
-        The choice, made ready, and the trials as plain JSON values.
+    Raises
+    ------
+    ModelError
+        If what is asked for by name is not to be had here, or int8 changes a class too much.
     """
     import torch
 
-    patch: Zyx = tuple(sample.shape[2:])  # type: ignore[assignment]
-    kind = device.partition(":")[0]
-    offered = model.runtimes(kind)
-    if options.runtime != "auto" and options.runtime not in offered:
-        raise ModelError(
-            f"--runtime {options.runtime} cannot run this {model.card.format} model on {kind}; "
-            f"offered here: {', '.join(offered)}"
-        )
-    runtimes = offered if options.runtime == "auto" else (options.runtime,)
-    precisions = (options.precision,) if options.precision != "auto" else {"cpu": ("fp32",)}.get(kind, ("fp32", "fp16"))
-    batches = (model.card.batch_size,) if model.card.batch_size else options.batches(kind)
-    lanes = lanes_for(device)
-    base = ForwardSetting(runtimes[0], device, precisions[0], batches[0], patch, lanes, options.compile_mode)
-    with torch.inference_mode(), one_core_each(device):
-        contest = _Contest(model, sample, base, n_patches)
-        for precision, batch_size in product(precisions, batches):
-            contest.try_one(replace(base, precision=precision, batch_size=batch_size), WORTH_S["torch"])
-        for runtime in runtimes[1:]:
-            contest.try_one(replace(contest.best[0], runtime=runtime), WORTH_S[runtime])
-    return *contest.best, [asdict(t) for t in contest.trials]
+    with torch.inference_mode():
+        return _Contest(question).decide()
 
 
 class _Contest:
-    """The best setting so far. Candidates are only tried where the whole job is long enough to pay for it."""
+    """The best candidate so far, and the best exact one."""
 
-    def __init__(self, model: Model, sample: torch.Tensor, base: ForwardSetting, n_patches: int) -> None:
-        self._model, self._sample, self._base = model, sample, base
-        self._share = n_patches / base.n_lanes
-        self.best = (base, model.open(base))
-        self.trials = [Trial(base.runtime, base.precision, base.batch_size)]
-        self._reference: torch.Tensor | None = None
-        self._best_s = 0.0
+    def __init__(self, question: Question) -> None:
+        self._q, options, card = question, question.options, question.model.card
+        self._bench = Bench(question.model, question.samples, options.threshold)
+        self._kind = question.device.partition(":")[0]
+        self._offered = question.model.runtimes(self._kind)
+        if options.runtime != "auto" and options.runtime not in self._offered:
+            raise ModelError(
+                f"--runtime {options.runtime} cannot run this {card.format} model on {self._kind}; "
+                f"offered here: {', '.join(self._offered)}"
+            )
+        self._asked = self._asked_precision()
+        self._runtimes = self._able(self._asked)
+        self._batches = self._allowed_batches()
+        lanes, patch = lanes_for(question.device), question.samples.patch_zyx
+        first = ForwardSetting(
+            self._runtimes[0], question.device, self._asked, self._batches[0], patch, lanes, options.compile_mode
+        )
+        self._plain = first if self._asked != "int8" else self._bench.quantized(first)
+        self._exact = self._best = self._plain
+        self._trials: dict[ForwardSetting, Trial] = {}
 
-    def try_one(self, setting: ForwardSetting, worth_s: float) -> None:
-        """Measure a candidate and keep it if it is faster and agrees."""
-        if setting == self._base:
+    def decide(self) -> Choice:
+        """Exact candidates first; then reduced precisions; then how the best one shares the cores."""
+        known = {r: self._bench.speed(replace(self._plain, runtime=r)) for r in self._runtimes[1:]}
+        for runtime in sorted(known, key=lambda r: known[r] or math.inf):
+            self._try(replace(self._plain, runtime=runtime))
+        for precision in self._allowed_precisions():
+            self._try(replace(self._exact, runtime=self._able(precision)[-1], precision=precision))
+        for n in sorted({min(4, n_cores()), n_cores()} - {1}) if self._kind == "cpu" and self._q.alone else ():
+            self._try(replace(self._best, n_threads=n, n_lanes=max(1, n_cores() // n)))
+        if self._kind != "cpu":
+            self._try(replace(self._best, channels_last=True))
+        for batch in self._batches[1:]:
+            self._try(replace(self._best, batch_size=batch))
+        if self._asked not in EXACT:
+            self._tell_of_best()
+        predictor = self._bench.open(self._best)
+        self._note(self._best)
+        return Choice(
+            self._best, predictor, self._bench.network(self._best), [asdict(trial) for trial in self._trials.values()]
+        )
+
+    # what is allowed
+
+    def _asked_precision(self) -> str:
+        """That of the plainest candidate."""
+        asked, offered = self._q.options.precision, self._offered_precisions()
+        if asked == "auto" or asked in offered:
+            return "fp32" if asked == "auto" else asked
+        why = lacks(asked) if self._kind == "cpu" else ""
+        if asked == "int8" and not self._q.alone:
+            why = "it is made for one network on one volume"
+        elif asked == "int8" and self._kind == "cpu" and "openvino" in self._offered:
+            why = why or "it needs pip install 'voxweft[int8]'"
+        why = why or "this model cannot be run in it here"
+        raise ModelError(f"--precision {asked}: {why}; offered here: auto, {', '.join(offered)}")
+
+    def _offered_precisions(self) -> tuple[str, ...]:
+        found = precisions_of(self._q.model, self._kind)
+        return found if self._q.alone else tuple(one for one in found if one != "int8")
+
+    def _able(self, precision: str) -> tuple[str, ...]:
+        """Runtimes for a precision, of those that are allowed; the plainest first."""
+        asked, able = self._q.options.runtime, ABLE if self._kind == "cpu" else {}
+        found = tuple(r for r in self._offered if asked in ("auto", r) and r in able.get(precision, self._offered))
+        if not found:
+            raise ModelError(f"--precision {precision} is not offered for --runtime {asked}; use --runtime auto")
+        return found
+
+    def _allowed_batches(self) -> tuple[int, ...]:
+        """Batch sizes, the plainest first; on an accelerator all views of a patch fit in one."""
+        fixed = self._q.model.card.batch_size or self._q.options.batch_size
+        if fixed or self._kind == "cpu":
+            return (fixed or 1,)
+        views = self._q.n_views
+        return tuple(dict.fromkeys((1, *(n * views for n in BATCHES if n == 1 or n * views <= BATCHES[-1]))))
+
+    def _allowed_precisions(self) -> Iterator[str]:
+        """Reduced ones that may be taken without being asked for, of a network whose answers are classes."""
+        options, card = self._q.options, self._q.model.card
+        if options.tolerance <= 0 or (card.heads and all(head.activation in FIELDS for head in card.heads)):
             return
-        if self._reference is None:
-            self._reference, self._best_s = self._measure(self.best[1], self._base)
-            self.trials[0] = replace(self.trials[0], patch_s=self._best_s)
-        if self._best_s * self._share < worth_s:
+        wanted = {"auto": REDUCED, "fp32": ("tf32",)}.get(options.precision, ())
+        for precision in self._offered_precisions():
+            if precision in wanted and (precision != "int8" or options.tolerance > INT8_FROM):
+                able = ABLE.get(precision, ()) if self._kind == "cpu" else ()
+                if not able or set(able) & set(self._runtimes):
+                    yield precision
+
+    # what it costs
+
+    def _job_s(self, setting: ForwardSetting, patch_s: float) -> float:
+        return patch_s * self._q.n_patches / setting.n_lanes
+
+    def _best_s(self) -> float:
+        """Of the whole job, by the best candidate; it is measured where nothing is known."""
+        patch_s = self._bench.speed(self._best) or self._bench.measure(self._best, self._q.n_patches)
+        self._note(self._best)
+        return self._job_s(self._best, patch_s)
+
+    def _worth_s(self, setting: ForwardSetting) -> float:
+        return WORTH_OTHERWISE_S.get(setting.precision) or WORTH_S[setting.runtime]
+
+    def _note(self, setting: ForwardSetting, **found: Any) -> None:
+        s = setting
+        trial = self._trials.get(s) or Trial(s.runtime, s.precision, s.batch_size, s.n_threads, s.channels_last)
+        self._trials[s] = replace(trial, patch_s=self._bench.speed(s), **found)
+
+    # candidates
+
+    def _try(self, setting: ForwardSetting) -> None:
+        """Take a candidate, if it is faster than the best and agrees."""
+        if setting == self._best or self._q.n_patches < 2:
             return
-        trial, predictor = Trial(setting.runtime, setting.precision, setting.batch_size), None
+        best_s, known = self._best_s(), self._bench.speed(setting)
+        if known is None and best_s < self._worth_s(setting):
+            return
+        opening_s = OPENING_S.get(setting.runtime, 0.0) if setting.runtime != self._best.runtime else 0.0
+        if known is not None and self._job_s(setting, known) + opening_s > GAIN * best_s:
+            self._note(setting)
+            return
         try:
-            predictor = self._model.open(setting)
-            result, patch_s = self._measure(predictor, setting)
-        except (
-            VoxweftError,
-            RuntimeError,
-        ) as error:  # RuntimeError: out of memory, or an operator that a runtime lacks
-            self.trials.append(replace(trial, remark=first_line(error)))
+            if setting.precision == "int8" and not setting.network:
+                setting = self._bench.quantized(setting)
+            self._judge(setting, best_s, opening_s)
+        except (VoxweftError, RuntimeError) as error:  # out of memory, or an operator that a runtime lacks
+            self._note(setting, remark=first_line(error))
+        self._bench.close_all_but(self._plain, self._exact, self._best)
+
+    def _judge(self, setting: ForwardSetting, best_s: float, opening_s: float) -> None:
+        exact, measured = setting.precision in ("fp32", self._asked), self._bench.speed(setting)
+        if measured is None or best_s > FRESH_S:
+            measured = self._bench.measure(setting, self._q.n_patches)
+            if CLOSE * best_s < self._job_s(setting, measured) < best_s / CLOSE:  # the machine's mood may have changed
+                best_s = self._job_s(self._best, self._bench.measure(self._best, self._q.n_patches))
+                measured = self._bench.measure(setting, self._q.n_patches)
+        job_s = self._job_s(setting, measured)
+        judging_s = 0.0 if exact else JUDGED * (best_s + job_s) / self._q.n_patches
+        if job_s + judging_s > GAIN * best_s:
+            self._note(setting)
             return
-        difference = float((result - self._reference).abs().max())
-        agrees = difference <= AGREE
-        remark = "" if agrees else f"differs by {difference:.1e} in probability, more than {AGREE:.0e}"
-        self.trials.append(replace(trial, patch_s=patch_s, difference=difference, remark=remark))
-        if agrees and patch_s < self._best_s:
-            self.best, self._best_s = (setting, predictor), patch_s
+        several = not exact or best_s > LONG_S
+        patches = self._q.samples.judged if several else [self._q.samples.first]
+        found = self._bench.agreement(setting, self._plain if exact else self._exact, patches)
+        remark = _too_far(found) if exact else _too_many(found, setting.precision, self._q.options.tolerance)
+        self._note(setting, agreement=found, remark=remark)
+        if not remark:
+            self._bench.open(setting)
+            self._best, self._exact = setting, setting if exact else self._exact
 
-    def _measure(self, predictor: Predictor, setting: ForwardSetting) -> tuple[torch.Tensor, float]:
-        """Probabilities of the sample, and seconds per patch: the best of as many calls as the job has to spare."""
-        import torch
+    def _tell_of_best(self) -> None:
+        """Judge what was asked for by name where that is little of the work; int8 always.
 
-        batch, best_s = self._sample.expand(setting.batch_size, *self._sample.shape[1:]).contiguous(), math.inf
-        calls = 1 if not self._best_s or self._best_s * self._share < LONG_S else 3
-        for _ in range(calls):
-            start = time.perf_counter()
-            logits = predictor(batch)
-            if setting.device != "cpu":
-                torch.cuda.synchronize()
-            best_s = min(best_s, (time.perf_counter() - start) / setting.batch_size)
-        return probability(logits[:1], self._model.card).clone(), best_s
-
-
-def tiling_probe(
-    predictor: Predictor, volume: Volume, setting: ForwardSetting, card: ModelCard, schemes: tuple[Normalization, ...]
-) -> dict[str, float] | None:
-    """How far the answer depends on where the window lies: two windows a quarter apart, compared in their common core.
-
-    Networks with InstanceNorm or a small context give different answers for the same voxels; overlap averages this out
-    but cannot remove it.
-
-    Returns
-    -------
-    dict or None
-        "mean" and "max" absolute difference in probability over the core; None if the volume is too small to tell.
-    """
-    import torch
-
-    patch = setting.patch_zyx
-    shift = patch[2] // 4
-    shape = volume.info.shape_zyx
-    if any(n < p for n, p in zip(shape, patch, strict=True)) or shape[2] < patch[2] + shift:
-        return None
-    z, y, x = ((n - p) // 2 for n, p in zip(shape, patch, strict=True))
-    x = min(x, shape[2] - patch[2] - shift)
-    with torch.inference_mode():
-        views = [_predict_at(predictor, volume, setting, card, (schemes, (z, y, start))) for start in (x, x + shift)]
-    core = tuple(slice(n // 4, n - n // 4) for n in patch[:2])
-    left = views[0][(slice(None), slice(None), *core, slice(shift + shift // 2, patch[2] - shift // 2))]
-    right = views[1][(slice(None), slice(None), *core, slice(shift // 2, patch[2] - shift - shift // 2))]
-    difference = (left - right).abs()
-    return {"mean": float(difference.mean()), "max": float(difference.max())}
+        Raises
+        ------
+        ModelError
+            If int8 changes a class too much.
+        """
+        if self._asked != "int8" and self._q.n_patches < LONG_S * JUDGED:
+            return
+        exact = replace(self._plain, precision="fp32", runtime=self._offered[0], network="")
+        found = self._bench.agreement(self._best, exact, self._q.samples.judged)
+        self._note(self._best, agreement=found)
+        if self._asked == "int8" and self._q.options.tolerance < 1 and (refused := _too_many(found, "int8", 1.0)):
+            advice = "Use --precision bf16 or auto, or --tolerance 1 to take it all the same."
+            raise ModelError(f"--precision int8: {refused}.", advice)
 
 
-def _predict_at(
-    predictor: Predictor,
-    volume: Volume,
-    setting: ForwardSetting,
-    card: ModelCard,
-    where: tuple[tuple[Normalization, ...], Zyx],
-) -> torch.Tensor:
-    schemes, start = where
-    z, y, x = (a + p for a, p in zip(start, setting.patch_zyx, strict=True))
-    sample = as_input(volume.read(Box(start, (z, y, x))), setting.patch_zyx, schemes, setting.device)
-    batch = sample.expand(setting.batch_size, *sample.shape[1:]).contiguous()
-    return probability(predictor(batch)[:1], card)
+def _too_far(found: Agreement) -> str:
+    """Why an exact candidate is not taken; "" where it is."""
+    far = found.largest > AGREE
+    return f"differs by {found.largest:.1e} in probability, more than {AGREE:.0e}" if far else ""
 
 
-def block_of_chunks(shape: Zyx, chunk: Zyx, max_voxels: int = 1 << 25) -> Zyx:
-    """Size of a block for reading all of a volume: whole rows of chunks, ``max_voxels`` where one row allows it."""
-    z = chunk[0] * max(1, 16 // chunk[0])
-    return z, max(chunk[1], max_voxels // (z * shape[2]) // chunk[1] * chunk[1]), shape[2]
+def _too_many(found: Agreement, precision: str, tolerance: float) -> str:
+    """Why a reduced precision is not taken; "" where it is."""
+    if found.flips > tolerance:
+        return f"{found.flips:.3%} of voxels change their label, more than {tolerance:.3%}"
+    if precision == "int8" and found.dice and min(found.dice) < DICE:
+        worst = min(range(len(found.dice)), key=found.dice.__getitem__)
+        return f"Dice of class {worst + 1} with fp32 is {found.dice[worst]:.4f}, below {DICE}"
+    return ""

@@ -217,13 +217,13 @@ def sum_of_views(
 
 
 @contextmanager
-def one_core_each(device: str) -> Iterator[None]:
-    """Make torch use one core per call on a CPU, and set it back."""
+def cores_each(device: str, n_threads: int = 1) -> Iterator[None]:
+    """Make torch use so many cores per call on a CPU, and set it back."""
     import torch
 
     before = torch.get_num_threads()
     if device == "cpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(n_threads)
     try:
         yield
     finally:

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
+from voxweft.engine.forward import ForwardQueue, cores_each, planes_of
 from voxweft.engine.masking import MaskPlanes
 from voxweft.engine.opened import OpenedSweep
 from voxweft.errors import RunError
@@ -42,7 +42,11 @@ def keep_patches(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
         raise RunError(f"stage {stage.name} has no place to keep patches")
     part, _ = kept.place(units.start)
     whole, unit, first = Box.of(stage.info.shape_zyx), kept.layers_of(part).start, 0
-    with torch.inference_mode(), one_core_each(opened.device), _PatchWriter(opened.store_of(part)) as writer:
+    with (
+        torch.inference_mode(),
+        cores_each(opened.device, opened.n_threads),
+        _PatchWriter(opened.store_of(part)) as writer,
+    ):
         for column in kept.tiles(part):
             todo = []
             for layer in column:

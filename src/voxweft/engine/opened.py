@@ -80,7 +80,8 @@ class OpenedOutput:
 class OpenedSweep:
     """A sweep with its volume, its mask and its networks, one a pass; or with logits of patches that were kept.
 
-    ``n_lanes`` forward passes run at once. ``store_of(part)`` opens where the patches of a part are kept.
+    ``n_lanes`` forward passes run at once, each on as many cores
+    as :attr:`n_threads` says. ``store_of(part)`` opens where the patches of a part are kept.
     """
 
     stage: Sweep
@@ -91,6 +92,11 @@ class OpenedSweep:
     device: str = "cpu"
     n_lanes: int = 1
     store_of: Callable[[int], PatchLogits] | None = None
+
+    @property
+    def n_threads(self) -> int:
+        """Cores of a forward pass; the same for all passes of a plan."""
+        return self.stage.passes[0].setting.n_threads
 
 
 @dataclass(frozen=True, slots=True)

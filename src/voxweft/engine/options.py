@@ -167,11 +167,12 @@ class RuntimeOptions(Options):
 
     title: ClassVar[str] = "Runtime"
 
-    runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino, compile or onnx.")
+    runtime: str = option("auto", "auto (the fastest that agrees), torch, jit, openvino, onnx, compile or graph.")
     compile_mode: str = option(
         "default", "With runtime compile: default, reduce-overhead (CUDA graphs) or max-autotune."
     )
-    precision: str = option("auto", "auto, fp32, fp16 or bf16.")
+    precision: str = option("auto", "auto (the fastest within --tolerance), fp32, bf16, fp16 or int8.")
+    tolerance: float = option(0.001, "Share of voxels whose label auto may change for speed; 0: fp32 only.")
     batch_size: int = option(0, "Patches per forward pass; 0: chosen by device and memory.")
     device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
@@ -180,10 +181,12 @@ class RuntimeOptions(Options):
         """What is wrong with them."""
         problems = unknown(
             self,
-            runtime=("auto", "torch", "jit", "openvino", "compile", "onnx"),
+            runtime=("auto", "torch", "jit", "openvino", "compile", "graph", "onnx"),
             compile_mode=COMPILE_MODES,
-            precision=("auto", "fp32", "fp16", "bf16"),
+            precision=("auto", "fp32", "bf16", "fp16", "int8"),
         )
+        if not 0 <= self.tolerance <= 1:
+            problems.append(f"--tolerance {self.tolerance} is no share of voxels; use 0 to 1, for example 0.001")
         if self.batch_size < 0:
             problems.append(f"--batch-size {self.batch_size} is negative; use 0 for automatic, or a count")
         if self.memory and parse_bytes(self.memory) is None:

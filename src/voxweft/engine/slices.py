@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
+from voxweft.engine.forward import ForwardQueue, cores_each, planes_of
 from voxweft.engine.masking import MaskPlanes
 from voxweft.engine.op import Table, find_op
 from voxweft.engine.opened import OpenedSweep
@@ -82,7 +82,7 @@ def sweep_slices(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
         torch.inference_mode(),
         MaskPlanes(opened.mask, painted, stage.columns.shape) as mask,
         SlabWriter(stage, units, commit) as writer,
-        one_core_each(opened.device),
+        cores_each(opened.device, opened.n_threads),
         ForwardQueue(opened, maps, totals, planes_of(opened, box, box)) as patches,
     ):
 
@@ -131,7 +131,7 @@ def maps_of_slice(opened: OpenedSweep, z: int) -> dict[str, NDArray[np.float32]]
     box, maps = Box((z, 0, 0), (z + 1, height, width)), SliceMaps(opened.stage)
     with (
         torch.inference_mode(),
-        one_core_each(opened.device),
+        cores_each(opened.device, opened.n_threads),
         ForwardQueue(opened, maps, Totals(), planes_of(opened, box, box)) as patches,
     ):
         patches.need(z, z + 1)

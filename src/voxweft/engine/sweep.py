@@ -9,7 +9,7 @@ from functools import partial
 from voxweft.engine.cells import CellMask
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.finishing import Finishing, finishing
-from voxweft.engine.forward import ForwardQueue, one_core_each, planes_of
+from voxweft.engine.forward import ForwardQueue, cores_each, planes_of
 from voxweft.engine.known import KnownPlanes
 from voxweft.engine.layers import PatchLayer, patch_layers
 from voxweft.engine.masking import Mask, MaskPlanes
@@ -50,7 +50,7 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         torch.inference_mode(),
         MaskPlanes(opened.mask, reach, stage.info.shape_zyx) as mask,
         SlabWriter(stage, units, commit) as writer,
-        one_core_each(opened.device),
+        cores_each(opened.device, opened.n_threads),
         _source(opened, weaver, totals, (reach, box), known) as patches,
     ):
         finish = finishing(stage, made, weaver, mask, writer, known)
@@ -70,7 +70,7 @@ def _sweep_cells(opened: OpenedSweep, units: range, made: Box, commit: Commit, g
     with (
         torch.inference_mode(),
         CellWriter(stage, units, commit, cell) as writer,
-        one_core_each(opened.device),
+        cores_each(opened.device, opened.n_threads),
         ForwardQueue(opened, weaver, totals, reader) as patches,
     ):
         finish = CellFinishing(stage, made, weaver, mask, writer)

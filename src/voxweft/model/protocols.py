@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -82,3 +83,34 @@ class Model(Protocol):
         ModelError
             If the setting cannot be met: runtime not offered, package missing, patch that does not fit.
         """
+
+
+class Quantizable(Protocol):
+    """A model that can be run in int8; ``precisions`` tells whether it can be here."""
+
+    def precisions(self, device: str) -> tuple[str, ...]:
+        """Those that "cpu" or "cuda" has instructions for with the packages installed here, "fp32" first."""
+
+    def quantized(self, setting: ForwardSetting, samples: Sequence[torch.Tensor]) -> bytes:
+        """The network in int8, its ranges from samples [batch_size, n_inputs, *patch]; the same ones give the same.
+
+        Raises
+        ------
+        ModelError
+            If a package is missing, or the network cannot be quantised.
+        """
+
+    def open_network(self, setting: ForwardSetting, network: bytes) -> Predictor:
+        """Make ready what :meth:`quantized` gave.
+
+        Raises
+        ------
+        ModelError
+            If the bytes are no such network.
+        """
+
+
+def precisions_of(model: Model, device: str) -> tuple[str, ...]:
+    """What a model says; fp32 of one that says nothing."""
+    told = getattr(model, "precisions", None)
+    return tuple(told(device)) if told else ("fp32",)

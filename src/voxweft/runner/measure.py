@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.blocks import compute_blocks, moments_block, nonzero_block
-from voxweft.engine.calibrate import block_of_chunks
 from voxweft.engine.commit import Commit
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
@@ -17,6 +16,7 @@ from voxweft.engine.op import Op
 from voxweft.engine.opened import OpenedBlocks, OpenedVolume
 from voxweft.engine.plan import VOLUME
 from voxweft.engine.planning import Schemes
+from voxweft.engine.samples import block_of_chunks
 from voxweft.engine.stage import Blocks, Source
 from voxweft.geometry.box import Box
 from voxweft.image.protocols import Volume

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -25,17 +26,20 @@ from voxweft.engine.opened import (
 )
 from voxweft.engine.plan import PatchesRef, Plan
 from voxweft.engine.slices import sweep_slices
-from voxweft.engine.stage import Blocks, Gather, Pass, Stage
+from voxweft.engine.stage import Blocks, Gather, Pass, Stage, Sweep
 from voxweft.engine.stored import StoredLogits
 from voxweft.engine.sweep import sweep
-from voxweft.errors import RequestError
+from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Volume
 from voxweft.model.protocols import Model, Predictor
+from voxweft.processor import lacks
 from voxweft.runner.patches import open_patches
 from voxweft.runner.place import Place
 from voxweft.stores import open_ref
+
+NETWORKS = "networks/"  # among the records: what was made for the plan, by digest
 
 Compute = Callable[[range, Commit, GoesOn], None]
 """Computes a run of units of one stage (see ``Stage.runs``) and commits each, in ascending order."""
@@ -64,11 +68,13 @@ class Opened:
         self._models = dict(enumerate(models))
         self.predictors: dict[Any, Predictor] = {}
         """Networks that are ready; shared with whoever gave them."""
+        self.networks: dict[str, bytes] = {}
+        """Networks that were made for the plan, by their digests; stored beside it."""
 
     def with_plan(self, plan: Plan, volumes: Mapping[str, Volume] | None = None) -> Opened:
         """The same things for another plan of them, and perhaps of other volumes."""
         opened = Opened(plan, self._volumes if volumes is None else volumes, patches=self._kept)
-        opened._models, opened.predictors = self._models, self.predictors
+        opened._models, opened.predictors, opened.networks = self._models, self.predictors, self.networks
         return opened
 
     def reuse(self, predictors: Sequence[Predictor], device: str) -> None:
@@ -107,18 +113,32 @@ class Opened:
         if ref and isinstance(ref.ref, PatchesRef):
             return partial(sweep, replace(opened, patches=self._patches(stage.source)))
         volume = self.volume(stage.source) if ref else StageVolume(self._outputs(stage.source, place)[0], stage.info)
-        networks = tuple(self._predictor(one, device, n_lanes) for one in stage.passes)
+        opened = replace(opened, n_lanes=max(1, n_lanes // opened.n_threads))
+        networks = tuple(self._predictor(one, device, opened.n_lanes, place) for one in stage.passes)
         compute = keep_patches if stage.stores else sweep_slices if stage.slices else sweep
         return partial(compute, replace(opened, volume=volume, predictors=networks))
 
-    def _predictor(self, one: Pass, device: str, n_lanes: int) -> Predictor:
+    def _predictor(self, one: Pass, device: str, n_lanes: int, place: Place) -> Predictor:
         key = self._key(one, device)
         if key not in self.predictors:
-            model = self._models.get(one.model)
+            require_precisions(self.plan, device)
+            model: Any = self._models.get(one.model)
             model = model if model is not None else reload(self.plan.models[one.model])
             self._models[one.model] = model
-            self.predictors[key] = model.open(replace(one.setting, device=device, n_lanes=n_lanes))
+            setting, made = replace(one.setting, device=device, n_lanes=n_lanes), one.setting.network
+            network = self._network(made, place) if made else None
+            self.predictors[key] = model.open(setting) if network is None else model.open_network(setting, network)
         return self.predictors[key]
+
+    def _network(self, digest: str, place: Place) -> bytes:
+        """A network that was made for the plan."""
+        found = self.networks.get(digest) or place.records.get(NETWORKS + digest)
+        if found is None or hashlib.sha256(found).hexdigest() != digest:
+            state = "is gone" if found is None else "is damaged"
+            raise RequestError(
+                f"the int8 network that the plan of {place.url} runs {state}.", "Give --overwrite to begin anew."
+            )
+        return found
 
     def _key(self, one: Pass, device: str) -> tuple[Any, ...]:
         ref = self.plan.models[one.model]
@@ -141,6 +161,23 @@ class Opened:
     def _outputs(self, name: str, place: Place) -> tuple[Readable, ...]:
         outputs = self.plan.stage(name).outputs
         return tuple(OpenedOutput(place.sink_of(o), o.level) for o in outputs if o.spec)
+
+
+def require_precisions(plan: Plan, device: str) -> None:
+    """Refuse a plan in a precision that this processor has no instructions for.
+
+    Raises
+    ------
+    PlanMismatchError
+        Naming it.
+    """
+    for stage in plan.stages:
+        for one in stage.passes if isinstance(stage, Sweep) and device == "cpu" else ():
+            if why := lacks(one.setting.precision):
+                raise PlanMismatchError(
+                    f"the stored plan runs in {one.setting.precision}, and {why}.",
+                    "Run it where there are, or give --overwrite to begin anew.",
+                )
 
 
 class StageVolume:

@@ -11,13 +11,15 @@ from typing import Any
 import numpy as np
 
 from voxweft.backends import reload
-from voxweft.engine.calibrate import as_input, block_of_chunks, central_patch, choose_setting, tiling_probe
+from voxweft.engine.calibrate import Question, choose_setting
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan
 from voxweft.engine.planning import Findings, Schemes, Target, plan_sweep, schemes_for
+from voxweft.engine.probe import tiling_probe
+from voxweft.engine.samples import Samples, block_of_chunks, central_patch
 from voxweft.engine.sparse import survey
 from voxweft.engine.stage import Stage, Stores, Sweep
 from voxweft.errors import PlanMismatchError, RequestError, VolumeError
@@ -30,7 +32,7 @@ from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.devices import budget_for, devices_of
 from voxweft.runner.measure import measure_volume
-from voxweft.runner.opening import Opened
+from voxweft.runner.opening import Opened, require_precisions
 from voxweft.runner.place import IN_MEMORY
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
@@ -61,7 +63,7 @@ class AppRequest:
     inputs
         Further volumes by their names, for the stages that follow.
     n_alike
-        Volumes for which the runtime is chosen here, of about this size.
+        Volumes of about this size for which the runtime is chosen here; 0: it is this volume's alone.
     """
 
     name: str = "run"
@@ -72,7 +74,7 @@ class AppRequest:
     networks: dict[Any, Predictor] | None = None
     target: Target | None = None
     inputs: Mapping[str, Volume] = field(default_factory=dict)
-    n_alike: int = 1
+    n_alike: int = 0
 
 
 def plan_run(
@@ -120,21 +122,23 @@ def plan_run(
         if not found.seen.n_patches:
             raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
     schemes = measure_volume(volume, found.normalization, emit)
-    settings, predictors, measured = app.settings, list[Predictor](), dict[str, Any]()
-    if not settings:
-        settings, predictors, measured = _measured(draft, volume, models, schemes, options, app.n_alike)
+    measured = _Measured(app.settings)
+    if not app.settings:
+        n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
+        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike))
     found = replace(
         found,
         normalization=schemes,
-        settings=tuple(replace(one, device=device.partition(":")[0]) for one in settings),
+        settings=tuple(replace(one, device=device.partition(":")[0]) for one in measured.settings),
         budget=budget_for(options, device, n_workers),
-        measured=measured,
+        measured=measured.told,
     )
     opened = Opened(_with_more(plan_sweep(volume.info, refs, options, found), app), volumes, models)
     if app.networks is not None:
         opened.predictors = app.networks
-    if predictors:
-        opened.reuse(predictors, device)
+    opened.networks |= measured.networks
+    if measured.predictors:
+        opened.reuse(measured.predictors, device)
     return opened
 
 
@@ -156,32 +160,49 @@ def _looked_at(
     return replace(found, fingerprint=fingerprint_of(volume.info, voxels))
 
 
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """How each network is best run, and what was measured; the networks made ready, and those made for it."""
+
+    settings: tuple[ForwardSetting, ...] = ()
+    predictors: tuple[Predictor, ...] = ()
+    networks: Mapping[str, bytes] = field(default_factory=dict)
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+
 def _measured(
     draft: Plan,
     volume: Volume,
     models: Sequence[Model],
     schemes: tuple[Schemes, ...],
     options: RunOptions,
-    n_alike: int,
-) -> tuple[tuple[ForwardSetting, ...], list[Predictor], dict[str, Any]]:
-    """How each network is best run, the networks made ready, and what was measured."""
+    job: tuple[int, int],
+) -> _Measured:
+    """Decide for each network in turn; ``job``: patches of the sweep, and volumes alike."""
     device, stage = devices_of(options.device)[0], draft.sweep
-    n_patches = round(stage.n_tiles(stage.region) * stage.n_forwards)
-    settings, predictors, trials = list[ForwardSetting](), list[Predictor](), list[dict[str, Any]]()
+    n_patches, n_alike = round(job[0] * stage.n_forwards), job[1]
+    source = draft.input(VOLUME)
+    identity = f"{source.fingerprint} {stage.region}" if source and source.fingerprint else ""
+    choices = []
     for n, model in enumerate(models):
         one = next(one for one in stage.passes if one.model == n)
-        patch, seen = one.grid.patch, volume if one.channels is None else Channels(one.channels).of(volume)
-        sample = as_input(central_patch(seen, patch)[1], patch, schemes[n], device)
-        setting, predictor, tried = choose_setting(model, sample, options, n_patches * n_alike, device)
-        settings.append(setting)
-        predictors.append(predictor)
-        trials += tried
-    measured: dict[str, Any] = {"runtimes": trials}
+        seen = volume if one.channels is None else Channels(one.channels).of(volume)
+        seen_as = f"{identity} {schemes[n]} {one.channels}" if identity else ""
+        samples = Samples(seen, stage.source_box(stage.region), one.grid.patch, schemes[n], device, seen_as)
+        alone = len(models) == 1 and not n_alike
+        n_forwards = n_patches * max(1, n_alike) // len(models)
+        choices.append(choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), alone)))
+    told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}
     if n_patches >= PROBE_FROM:
         first = stage.passes[0].channels
         seen = volume if first is None else Channels(first).of(volume)
-        measured["tiling"] = tiling_probe(predictors[0], seen, settings[0], models[0].card, schemes[0])
-    return tuple(settings), predictors, measured
+        told["tiling"] = tiling_probe(choices[0].predictor, seen, choices[0].setting, models[0].card, schemes[0])
+    return _Measured(
+        tuple(choice.setting for choice in choices),
+        tuple(choice.predictor for choice in choices),
+        {choice.setting.network: choice.network for choice in choices if choice.network},
+        told,
+    )
 
 
 def _with_more(plan: Plan, app: AppRequest) -> Plan:
@@ -238,6 +259,7 @@ def follow(stored: Plan, opened: Opened, device: str) -> Opened:
         If something else is asked for, or this machine would give other bits.
     """
     stored.require_same_request(opened.plan)
+    require_precisions(stored, device)
     kind = device.partition(":")[0]
     for stage in stored.stages:
         if isinstance(stage, Sweep) and stage.passes[0].setting.device != kind:

@@ -17,6 +17,7 @@ from voxweft.errors import RequestError, first_line
 from voxweft.image.protocols import Sink
 from voxweft.remote import remote_errors, without_secrets
 from voxweft.runner.execution import Execution
+from voxweft.runner.opening import NETWORKS
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores import open_sink
 from voxweft.stores.attributes import attributes_of
@@ -69,6 +70,17 @@ def read_plan(source: str) -> Plan:
     if not isinstance(said, dict) or not isinstance(said.get("plan"), dict):
         raise RequestError(f"{source} is not the output of a voxweft run: no plan lies in or beside it")
     return Plan.from_json(json.dumps(said["plan"]).encode())
+
+
+def networks_of(source: str, plan: Plan) -> dict[str, bytes]:
+    """Networks that were made for a plan, by their digests, from where it was read; those that are there."""
+    source = source.rstrip("/")
+    wanted = {one.setting.network for stage in plan.stages if isinstance(stage, Sweep) for one in stage.passes} - {""}
+    if not wanted:
+        return {}
+    records = records_at(source.rpartition("/")[0] or ".") if source.endswith(".json") else open_sink(source).records
+    found = {digest: records.get(NETWORKS + digest) for digest in wanted}
+    return {digest: network for digest, network in found.items() if network}
 
 
 def report_of(ledger: Ledger) -> Report:

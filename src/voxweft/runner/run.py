@@ -18,7 +18,7 @@ from voxweft.engine.stage import Stage, Sweep, consecutive
 from voxweft.engine.totals import Totals
 from voxweft.errors import IncompleteError, RequestError, RunError, VolumeError, VoxweftError, first_line
 from voxweft.runner.execution import Execution
-from voxweft.runner.opening import Opened
+from voxweft.runner.opening import NETWORKS, Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
 from voxweft.runner.place import IN_MEMORY, Place
 from voxweft.runner.planning import follow
@@ -104,6 +104,8 @@ def run_job(
 def store_or_follow(opened: Opened, place: Place, device: str, emit: Emit) -> tuple[Opened, Ledger, bool]:
     """Store the plan, or follow the one that is stored; its ledger, and whether this was the first."""
     ledger = Ledger(place.records)
+    for digest, network in opened.networks.items():  # before the plan that needs them
+        place.records.create(NETWORKS + digest, network)
     stored, first = ledger.store_or_follow(opened.plan.to_json())
     if not first and Plan.from_json(stored) != opened.plan:
         opened = follow(Plan.from_json(stored), opened, device)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from voxweft.engine import calibrate
+from voxweft.engine import samples
 from voxweft.model.card import Normalization
 from voxweft.runner import measure
 from voxweft.stores.memory import MemoryVolume
@@ -21,7 +21,7 @@ from voxweft.testing.strategies import volumes
 def test_blocks_have_the_numbers_of_the_whole(array: NDArray[Any], max_voxels: int) -> None:
     volume = MemoryVolume(array, chunk_zyx=(4, 8, 8))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "block_of_chunks", lambda s, c: calibrate.block_of_chunks(s, c, max_voxels))
+        patch.setattr(measure, "block_of_chunks", lambda s, c: samples.block_of_chunks(s, c, max_voxels))
         (zscores, minmax, none) = measure.measure_volume(
             volume, tuple((Normalization(name),) for name in ("global_zscore", "global_minmax", "none"))
         )

@@ -171,7 +171,7 @@ class _Looking:
     def __call__(self, stack: NDArray[np.uint8], direction: str) -> NDArray[np.float32]:
         """Probabilities [Y, X] of layers uint8 [L, Y, X]."""
         seen = np.ascontiguousarray(stack[list(self._channels[direction])][:, :, None])
-        app = AppRequest("ink probe", self._schemes, settings=self._settings, networks=self._networks)
+        app = AppRequest("ink probe", self._schemes, settings=self._settings, networks=self._networks, n_alike=1)
         opened = plan_run(open_volume(seen), self._jobs[0].models, self._engine, app=app)
         self._settings = tuple(one.setting for one in opened.plan.sweep.passes)
         execution, sink = Execution("serial"), open_sink(IN_MEMORY, order=ROWS_FIRST)

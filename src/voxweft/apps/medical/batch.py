@@ -27,7 +27,7 @@ from voxweft.apps.medical.options import BatchExecution, MedicalOptions
 from voxweft.apps.medical.places import label_names, places_of
 from voxweft.apps.medical.summary import write_summary
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.forward import one_core_each
+from voxweft.engine.forward import cores_each
 from voxweft.engine.totals import n_cores
 from voxweft.errors import RequestError, VoxweftError
 from voxweft.model.protocols import ForwardSetting
@@ -186,7 +186,7 @@ def _overlapping(cases: Sequence[Case], workers: Workers) -> Iterator[Workers]:
     if workers.kind != "serial" or workers.devices[0] != "cpu" or min(n, len(cases)) < 2 or not small:
         yield workers
         return
-    with ThreadPoolExecutor(n, thread_name_prefix="voxweft-case") as threads, one_core_each("cpu"):
+    with ThreadPoolExecutor(n, thread_name_prefix="voxweft-case") as threads, cores_each("cpu"):
         yield replace(workers, kind=threads, n=n, n_sharing=n)
 
 

@@ -43,13 +43,13 @@ from voxweft.apps.panoptic.stages import (
 )
 from voxweft.backends import load_model
 from voxweft.engine.budget import Budget
-from voxweft.engine.calibrate import central_patch
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
+from voxweft.engine.samples import central_patch
 from voxweft.engine.stage import Stage, Sweep
 from voxweft.engine.totals import lanes_for
 from voxweft.errors import ModelError, RequestError, VolumeError
