@@ -75,8 +75,8 @@ def run(
     ('complete', (1, 40, 40, 40))
     """
     options, execution = options or RunOptions(), execution or Execution()
-    workers = Workers.of(execution, devices_of(options.device))
-    return _run((source, output, model), options, execution, workers, emit)
+    with Workers.of(execution, devices_of(options.device)).started() as workers:
+        return _run((source, output, model), options, execution, workers, emit)
 
 
 def run_many(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import importlib
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from voxweft.engine.fields import option
@@ -99,6 +100,23 @@ class Workers:
         """Forward passes at once in each of them."""
         return lanes_for(self.devices[0], self.n_sharing)
 
+    @contextmanager
+    def started(self) -> Iterator[Workers]:
+        """The same, whose processes start while the work is still being planned; they end with the context."""
+        if self.kind != "processes":
+            yield self
+            return
+        with open_executor(self.kind, self.n) as (pool, _):
+            for _ in range(self.n):
+                pool.submit(_get_ready)
+            yield replace(self, kind=pool)
+
     def open(self) -> AbstractContextManager[tuple[Executor, Callable[[], int]]]:
         """Their executor, and how many parts it takes at once; see :func:`voxweft.launch.open_executor`."""
         return open_executor(self.kind, self.n, scheduler=self.scheduler, n_threads=self.n_threads)
+
+
+def _get_ready() -> None:
+    """Import what takes long, in a worker."""
+    importlib.import_module("torch")
+    importlib.import_module("zarr.storage")

@@ -82,23 +82,17 @@ def pipeline(
     )
     sink = open_sink(output)
     check_output(sink, execution)
-    workers = Workers.of(execution, devices_of(engine.device))
-    opened = plan_run(
-        volume,
-        [found],
-        engine,
-        app=AppRequest(
-            "pipeline",
-            scope_of(found.card, network.normalization, emit),
-            then=lambda sweep: component_stages_of(classes, sweep.name, sweep.spec, sweep.finish.output),
-        ),
-        mask=open_support(engine.mask, volume),
-        records=None if part.overwrite else sink.records,
-        n_workers=workers.n_sharing,
-        emit=emit,
+    app = AppRequest(
+        "pipeline",
+        scope_of(found.card, network.normalization, emit),
+        then=lambda sweep: component_stages_of(classes, sweep.name, sweep.spec, sweep.finish.output),
     )
+    mask, records = open_support(engine.mask, volume), None if part.overwrite else sink.records
     place = Place.of(sink, object_places(sink.url))
-    report = run_plan(opened, place, workers, execution, emit)
+    with Workers.of(execution, devices_of(engine.device)).started() as workers:
+        n = workers.n_sharing
+        opened = plan_run(volume, [found], engine, app=app, mask=mask, records=records, n_workers=n, emit=emit)
+        report = run_plan(opened, place, workers, execution, emit)
     tell_components(classes, place, emit)
     return report
 
