@@ -37,11 +37,11 @@ def test_it_lies_beside_the_output_and_says_what_it_is(voxweft: Voxweft, volume:
     assert np.array_equal(found["0"][:], read(tmp_path / "plain.zarr")["0"][:])
     told = unsure.attrs["uncertainty"]
     assert (told["measure"], told["scale"]) == ("entropy", 1 / 255)
-    p = (found["0"][:] + 0.5) / 256
+    p = np.minimum((found["0"][:] + 0.5) / 255, 1 - 1e-9)
     wanted = -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
-    inside = found["0"][:] > 30
+    inside = found["0"][:] > 0
     assert np.abs(unsure["0"][:] * told["scale"] - wanted)[inside].max() < 0.03
-    empty = (slice(0, 16),) * 3  # nothing was computed there
+    empty = (slice(None), slice(0, 10), slice(0, 10))  # nothing was computed there
     assert not unsure["0"][empty].any()
     assert sorted(unsure.array_keys()) == sorted(found.array_keys())
     assert "uint8" in voxweft("info", "o_uncertainty.zarr").stdout

@@ -186,9 +186,8 @@ class Sweep:
     @property
     def by_model(self) -> tuple[Pass, ...]:
         """The first pass of each model, in their order."""
-        return tuple(
-            {one.model: one for one in reversed(self.passes)}[n] for n in sorted({o.model for o in self.passes})
-        )
+        first = {one.model: one for one in reversed(self.passes)}
+        return tuple(first[n] for n in sorted(first))
 
     @property
     def tells_known(self) -> bool:

@@ -212,7 +212,8 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     output, *beside = _outputs(cards[0], options, target, finishes, specs)
     if options.uncertainty:
         told = told_of_uncertainty(finishes[-1], passes)
-        beside[-1] = replace(beside[-1], attributes={UNCERTAINTY: told})
+        spec = replace(specs[-1], order=output.spec.order if output.spec else specs[-1].order)
+        beside[-1] = Output(UNCERTAINTY, spec, attributes={UNCERTAINTY: told})
         notes.append(f"{UNCERTAINTY} is beside the output: {told['measure']}, stored times {round(1 / told['scale'])}")
     heads = [one.name for one in beside if finish.channels and one.name != KNOWN]
     if heads:
@@ -266,9 +267,7 @@ def _outputs(
     else:
         beside = (
             Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
-            if name not in MEASURES.values()
-            else Output(UNCERTAINTY, spec=replace(own, order=spec.order))
-            for name, f, own in zip(target.also, finishes[1:], specs[1:], strict=False)
+            for name, f in zip(target.also, finishes[1:], strict=False)
         )
         outputs = [Output(spec=spec, attributes=card.attributes), *beside]
     known = replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True)

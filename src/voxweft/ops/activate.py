@@ -38,9 +38,7 @@ DEFAULT_THRESHOLD = 0.5
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
 TINY = np.float32(1e-30)
-NOWHERE = np.float32(
-    -80.0
-)  # distance to the largest logit beyond which a class is absent; exp of it is a normal number
+FARTHEST = np.float32(80.0)  # distance between logits that matters; exp(-80) is 0 beside 1, and still a normal number
 FLOAT = ("probability32", "entropy", "variance")
 UNCERTAIN = ("entropy", "entropy8", "variance", "deviation8")  # of one channel, whatever the classes
 OVER_PASSES = ("variance", "deviation8")
@@ -427,7 +425,7 @@ def _softmax(differences: NDArray[np.float32]) -> NDArray[np.float32]:
 def _entropy_of_two(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Entropy in bits of two classes whose logits differ by x: log(1 + e) + |x| e / (1 + e) with e = exp(-|x|)."""
     a = np.abs(x)
-    np.minimum(a, -NOWHERE, out=a)
+    np.minimum(a, FARTHEST, out=a)
     e = np.negative(a)
     np.exp(e, out=e)
     a *= e
@@ -448,7 +446,7 @@ def _entropy_of_many(differences: NDArray[np.float32]) -> NDArray[np.float32]:
     d[0] = 0
     d[1:] = differences
     d -= d.max(axis=0)
-    np.maximum(d, NOWHERE, out=d)
+    np.maximum(d, -FARTHEST, out=d)
     e = np.exp(d)
     d *= e
     total, mean = e[0], d[0]
