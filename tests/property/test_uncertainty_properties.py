@@ -20,13 +20,17 @@ from voxweft.engine.part import Part
 from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.planning import make_plan
 from voxweft.errors import RequestError
+from voxweft.model.card import ModelCard
+from voxweft.model.head import Head
 from voxweft.model.ref import model_ref
 from voxweft.ops.activate import Finish
+from voxweft.runner import planning
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
 
 BLUR, OTHER = (voxweft.load_model(f"fake://{name}") for name in ("blur?patch=8,8,8", "null?patch=12,8,16"))
+TWO_TASKS = (Head("cell", 1, "sigmoid"), Head("edge", 1, "sigmoid"))
 SETTINGS = {"chunk": "16,16,16", "accept_labels": True, "pyramid": False}
 volumes = st.builds(
     lambda shape, seed: voxweft.open_volume(np.random.default_rng(seed).integers(1, 250, shape, dtype=np.uint8)),
@@ -129,3 +133,21 @@ def test_a_voxel_has_the_same_bits_wherever_a_strip_begins(kind: Any, first: int
 def test_entropy_of_sure_and_of_equal_classes(logits: list[float], entropy8: int) -> None:
     finish = Finish("multiclass", "entropy8", len(logits) + 1)
     assert finish(torch.tensor(logits).reshape(-1, 1, 1, 1)).tolist() == [[[[entropy8]]]]
+
+
+@pytest.mark.parametrize("heads", [(Head("ink", 1, "sigmoid"), Head("normals", 3, "normals")), TWO_TASKS])
+@pytest.mark.parametrize("measure", ["entropy", "variance"])
+def test_networks_of_several_targets_are_refused(heads: tuple[Head, ...], measure: str) -> None:
+    n = sum(head.n_channels for head in heads)
+    card = ModelCard("net.pt2", "torch.export", "", (8, 8, 8), n_classes=n, activation="sigmoid", heads=heads)
+    info = voxweft.open_volume(np.zeros((9, 9, 9), np.uint8)).info
+    with pytest.raises(RequestError, match="--targets"):
+        make_plan(info, card, RunOptions(uncertainty=measure, tta="mirroring"))
+
+
+def test_folds_of_an_ensemble_share_the_weight_of_their_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(planning, "folds_of", lambda model: [model] * (2 if model is BLUR else 1))
+    volume = voxweft.open_volume(np.random.default_rng(0).integers(1, 250, (20, 20, 20), dtype=np.uint8))
+    options = RunOptions(**SETTINGS, runtime="torch", uncertainty="variance", weights="1,3")
+    plan = planning.plan_run(volume, [BLUR, OTHER], options).plan
+    assert plan.sweep.finish.pass_weights == (0.125, 0.125, 0.75)
