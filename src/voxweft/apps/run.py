@@ -23,7 +23,7 @@ from voxweft.runner.parts import absolute_model
 from voxweft.runner.place import Place, pictures_beside
 from voxweft.runner.planning import AppRequest, device_of, plan_run, require_same_inputs
 from voxweft.runner.records import check_output, networks_of, read_plan
-from voxweft.runner.run import run_plan
+from voxweft.runner.run import remove_all, run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink, open_volume
 from voxweft.stores.url import absolute, children, parent_and_name, records_at
@@ -129,7 +129,7 @@ def run_many(
     options, execution = options or RunOptions(), execution or Execution()
     workers, loaded = Workers.of(execution, devices_of(options.device)), load_model(model, targets=options.targets)
     for _, output in items if execution.overwrite else ():
-        open_sink(output).remove()
+        remove_all(Place.of(open_sink(output)))
     if workers.kind != "serial":  # whose working folder may be another
         items = [(absolute(source), absolute(output)) for source, output in items]
     batch = Batch(_settled(items, loaded, options), absolute_model(model_ref(loaded)), options, execution.command)
@@ -147,7 +147,7 @@ def _settled(items: Sequence[tuple[str, str]], model: Model, options: RunOptions
             opened = plan_run(volume, [model], options, app=AppRequest(n_alike=len(items)), mask=mask)
         except VoxweftError:  # of this item; it will be named when its turn comes
             continue
-        return tuple(one.setting for one in opened.plan.sweep.passes)[:1]
+        return tuple(one.setting for one in opened.plan.sweep.by_model)
     return ()
 
 

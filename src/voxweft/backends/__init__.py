@@ -15,7 +15,7 @@ from voxweft.errors import ModelError, RequestError, VoxweftError, first_line
 from voxweft.foreign import local
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import Model
-from voxweft.model.ref import ModelRef, card_differences
+from voxweft.model.ref import ModelRef, card_differences, model_ref
 from voxweft.plugins import find_plugin
 
 DEMO = Path(__file__).parent / "demo"
@@ -128,6 +128,22 @@ def reload(ref: ModelRef) -> Model:
     if differences:
         raise RequestError(f"the model at {ref.url} is not the one of the plan: {'; '.join(differences)}")
     return model
+
+
+def folds_of(model: Model) -> list[Model]:
+    """Each fold of a model as a model of its own; one that has a single fold, or is no file, as it is.
+
+    >>> [len(folds_of(load_model(name))) for name in ("demo", "fake://null")]
+    [1, 1]
+    """
+    ref, files = model_ref(model), model.card.details.get("checkpoints", ())
+    if model.card.n_folds < 2 or len(files) != model.card.n_folds:
+        return [model]
+    names = [file.rpartition("/")[::2] for file in files]
+    return [
+        _load(ref.url, "", {**ref.arguments, "folds": folder.removeprefix("fold_"), "checkpoint": name})
+        for folder, name in names
+    ]
 
 
 def _load(url: str, token: str, arguments: Mapping[str, Any]) -> LoadedModel:

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN
+from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
 from voxweft.remote import without_secrets
@@ -62,6 +63,8 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
         f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
     )
     say(f"result: {result.output}")
+    if UNCERTAINTY in result.beside:
+        say(f"{UNCERTAINTY}: {result.beside[UNCERTAINTY]}")
     if page:
         say(f"report: {page}")
 

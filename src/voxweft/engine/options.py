@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal
 
 from voxweft.engine.fields import Options, decisive, defaults_of, option, parse_bytes, size_problems, unknown
 from voxweft.engine.separate import NORMALS
+from voxweft.engine.uncertain import MEASURES
 from voxweft.errors import RequestError
 from voxweft.geometry.tiling import FITS
 from voxweft.geometry.window import WINDOWS
@@ -131,11 +132,16 @@ class ResultOptions(Options):
     output: str = option("probability", "probability (uint8, floor(255 p)), mask (0/255), labels or logits (float32).")
     threshold: float = option(0.5, "Probability above which a voxel is foreground, for mask and labels.")
     normals: str = option("int8", "How unit normals are stored, where a model gives them: int8 (times 127) or float16.")
+    uncertainty: str = option(
+        "", "entropy (of the blended probability) or variance (over views, folds, models), in OUTPUT_uncertainty.zarr."
+    )
 
     def problems(self) -> list[str]:
         """What is wrong with them."""
         modes = ("auto", "binary", "multiclass")
         problems = unknown(self, mode=modes, output=self.outputs, normals=tuple(NORMALS))
+        if self.uncertainty not in ("", *MEASURES):
+            problems.append(f"--uncertainty {self.uncertainty!r} is unknown; use {' or '.join(MEASURES)}")
         if not 0 < self.threshold < 1:
             problems.append(f"--threshold {self.threshold} is no probability; use a number between 0 and 1")
         return problems

@@ -184,6 +184,12 @@ class Sweep:
         return (self.finish, *self.more)
 
     @property
+    def by_model(self) -> tuple[Pass, ...]:
+        """The first pass of each model, in their order."""
+        first = {one.model: one for one in reversed(self.passes)}
+        return tuple(first[n] for n in sorted(first))
+
+    @property
     def tells_known(self) -> bool:
         """Whether the last output says where anything is known; see :class:`voxweft.engine.known.KnownPlanes`."""
         return bool(self.outputs) and self.outputs[-1].name == KNOWN

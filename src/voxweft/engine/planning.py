@@ -13,6 +13,7 @@ from voxweft.engine.passes import KNOWN
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
 from voxweft.engine.separate import WHOLE, Wanted, finishes_of, halving_of, told_of
 from voxweft.engine.stage import Output, Pass, Stores, Sweep, level_stages
+from voxweft.engine.uncertain import MEASURES, UNCERTAINTY, require_one_result, require_several, told_of_uncertainty
 from voxweft.errors import ModelError, RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
@@ -28,7 +29,7 @@ from voxweft.model.protocols import ForwardSetting
 from voxweft.model.ref import ModelRef
 from voxweft.model.spacing import spacing_note
 from voxweft.model.targets import targets_of
-from voxweft.ops.activate import KEPT, Finish
+from voxweft.ops.activate import KEPT, OVER_PASSES, Finish
 from voxweft.ops.augment import views
 
 Schemes = tuple[Normalization, ...]
@@ -190,7 +191,9 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
         passes += made
         notes += remarks
     target = found.target or Target()
-    finishes = _finishes(cards[0], options, found.target, passes)
+    if options.uncertainty:
+        target = replace(target, also=(*target.also, MEASURES[options.uncertainty]))
+    finishes = _finishes(cards[0], options, target, passes)
     finish, shape = finishes[0], target.shape_zyx or source.shape_zyx
     region = Box.parse(options.bbox, shape) if options.bbox else Box.of(shape)
     region &= target.regrid.box_out if target.regrid else region
@@ -207,6 +210,11 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     specs = [_spec(seen, one, options, chunk, division.shard_zyx) for one in finishes]
     kept = finish.output == "patches"
     output, *beside = _outputs(cards[0], options, target, finishes, specs)
+    if options.uncertainty:
+        told = told_of_uncertainty(finishes[-1], passes)
+        spec = replace(specs[-1], order=output.spec.order if output.spec else specs[-1].order)
+        beside[-1] = Output(UNCERTAINTY, spec, attributes={UNCERTAINTY: told})
+        notes.append(f"{UNCERTAINTY} is beside the output: {told['measure']}, stored times {round(1 / told['scale'])}")
     heads = [one.name for one in beside if finish.channels and one.name != KNOWN]
     if heads:
         notes.append(f"{output.attributes['target']['name']} is in the output itself, {', '.join(heads)} beside it")
@@ -233,7 +241,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     further = [
         stage
         for n, one in enumerate(beside, start=1)
-        if finish.channels
+        if finish.channels or one.name == UNCERTAINTY
         for stage in level_stages(one, region, SWEEP, n, sparse=options.sparse)
     ]
     inputs = [InputRef(VOLUME, found.source or VolumeRef(source.url, source.level), found.fingerprint)]
@@ -279,22 +287,27 @@ def _require_sparse(options: RunOptions, target: Target, finishes: Sequence[Fini
         raise RequestError(*problems)
 
 
-def _finishes(card: ModelCard, options: RunOptions, given: Target | None, passes: Sequence[Pass]) -> tuple[Finish, ...]:
+def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequence[Pass]) -> tuple[Finish, ...]:
     """That of the main output and of those beside it; the uncertainty is the last where it is tallied."""
+    if options.uncertainty:
+        require_one_result(card, options.output)
     if card.separate and options.output not in WHOLE:
-        if given and not given.is_plain:
+        if not target.is_plain:
             named = ", ".join(f"{head.name} ({head.activation})" for head in card.heads)
             raise RequestError(f"{card.path} has the targets {named}; voxweft run and voxweft pipeline can write them")
         return tuple(finish for _, finish in _of_heads(card, options))
-    finish, target = finish_for(card, options), given or Target()
-    if len(passes) > 1 and (target.average != "logits" or "variance" in target.also):
+    finish, apart = finish_for(card, options), any(name in OVER_PASSES for name in target.also)
+    if options.uncertainty and apart:
+        require_several(passes)
+    if len(passes) > 1 and (target.average != "logits" or apart):
         total = sum(one.weight for one in passes)
         weights = tuple(one.weight / total for one in passes)
         finish = replace(finish, pass_weights=weights, average=target.average)
     wanted = list(target.also)
     if target.tally == "confidence":
         wanted = [name for name in wanted if name != "entropy"] + ["entropy"]
-    whole = any(name in KEPT for name in wanted) and finish.activation == "softmax"
+    kept = [name for name in (finish.output, *wanted) if name in KEPT]
+    whole = bool(kept and wanted) and finish.activation == "softmax"
     return tuple(replace(finish, output=name, whole=whole) for name in (finish.output, *wanted))
 
 
@@ -370,6 +383,8 @@ def _passes_of(
     if card.contract is None and (note := spacing_note(card, source.geometry)):  # a contract knows of layers
         notes.append(note)
     several = [one]
+    if options.uncertainty == "variance":  # views are passes that are blended apart
+        several = [replace(one, views=(view,), weight=one.weight / len(seen)) for view in seen]
     if options.tta_of == "volume":
         grids = [grid.mirrored(source.shape_zyx, [a + 3 for a in view.inverse.flips]) for view in seen]
         weight = one.weight / len(seen)

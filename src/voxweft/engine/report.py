@@ -50,6 +50,8 @@ class Report:
         Of each stage the units that are complete, and all.
     environment
         Versions, host, processor, device.
+    beside
+        Where further arrays lie, by their names.
 
     Examples
     --------
@@ -74,6 +76,7 @@ class Report:
     stages: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
     command: str = ""
+    beside: Mapping[str, str] = field(default_factory=dict)
     ended_at: float = field(default_factory=time.time)
 
     @property

@@ -17,7 +17,7 @@ from voxweft.model.head import FIELDS, Head, channel_ranges
 from voxweft.ops.activate import DEFAULT_THRESHOLD, UNIT, Finish
 
 NORMALS = {"int8": "normals", "float16": "normals16"}  # output of the finish by the word for what is stored
-AVERAGED = ("probability", "probability16", "logits", "raw")
+AVERAGED = ("probability", "probability16", "logits", "raw", "entropy8", "deviation8")
 WHOLE = ("patches", "merged")  # outputs that hold all heads at once
 
 

@@ -26,7 +26,9 @@ OUTPUTS = (
     "probability_and_label",
     "merged",
     "entropy",
+    "entropy8",
     "variance",
+    "deviation8",
     "patches",
     "normals",
     "normals16",
@@ -36,7 +38,10 @@ DEFAULT_THRESHOLD = 0.5
 FAR = -100.0  # logit of a class that is absent
 KEPT = ("logits", "merged")  # outputs that are logits themselves
 TINY = np.float32(1e-30)
+FARTHEST = np.float32(80.0)  # distance between logits that matters; exp(-80) is 0 beside 1, and still a normal number
 FLOAT = ("probability32", "entropy", "variance")
+UNCERTAIN = ("entropy", "entropy8", "variance", "deviation8")  # of one channel, whatever the classes
+OVER_PASSES = ("variance", "deviation8")
 VALUES = ("normals", "normals16", "raw")  # of maps that are no classes
 DTYPES = {
     "logits": "float32", "merged": "float16", "normals": "int8", "normals16": "float16", "probability16": "uint16",
@@ -66,8 +71,10 @@ class Finish:
     multiclass  probability_and_label  floor(255 p) of every class, then that index    n_classes + 1
     any         probability32          p of every class, float32                       n_classes
     any         entropy                -sum p log p / log n_classes, float32           1
+    any         entropy8               the same, uint8: round(255 times it)            1
     any         variance               of p over passes, of the class where it varies  1
                                        most, float32
+    any         deviation8             round(510 times its square root), uint8         1
     any         logits                 the blended logits, float32                     n_classes
     any         merged                 the same in float16, 0 where no patch ran       n_classes
     any         patches                nothing: every patch is kept by itself          0
@@ -137,7 +144,7 @@ class Finish:
             return
         if self.mode == "binary" and self.n_classes > 2:
             raise RequestError(f"--mode binary with a model of {self.n_classes} classes; use --mode multiclass")
-        if self.output == "variance" and not self.pass_weights:
+        if self.output in OVER_PASSES and not self.pass_weights:
             raise RequestError("a variance is that of several passes; take more views, or an ensemble of models")
         if self.mode == "multiclass" and self.n_classes < 2:
             raise RequestError("--mode multiclass with a model of one class; use --mode binary")
@@ -190,12 +197,14 @@ class Finish:
             return 0 if self.output == "patches" else self.n_classes
         if self.targets and self.output not in KEPT:
             return len(self.targets)
-        if self.output in FLOAT:
-            return self.n_classes if self.output == "probability32" else 1
+        if self.output in UNCERTAIN:
+            return 1
         if self.output == "probability_and_label":
             return self.n_classes + 1
         several = self.mode == "multiclass" and (self.output.startswith("probability") or self.overlapping)
-        many = self.output in KEPT or (several and self.output in ("probability", "probability16", "mask"))
+        many = self.output in (*KEPT, "probability32") or (
+            several and self.output in ("probability", "probability16", "mask")
+        )
         return self.n_classes if many else 1
 
     @property
@@ -247,9 +256,8 @@ class Finish:
         logits = blended.numpy()
         if self.output in KEPT:
             return to_half(logits) if self.output == "merged" else logits.copy()
-        if self.output in FLOAT:
-            p = self._probabilities(logits)
-            return p if self.output == "probability32" else _entropy(p, exclusive=self.activation == "softmax")
+        if self.output == "probability32" or self.output in UNCERTAIN:
+            return self._probabilities(logits) if self.output == "probability32" else self._entropy(logits)
         if self.targets:
             return np.concatenate([self._of_target(logits[a:b]) for a, b in self.targets])
         foreground = logits[-1:]  # of two classes the second, of one the only
@@ -278,15 +286,16 @@ class Finish:
         """The output of passes that were blended apart, of [n_passes x channels, Z, Y, X]."""
         import torch
 
-        one = replace(self, pass_weights=(), output="labels" if self.output == "variance" else self.output)
+        one = replace(self, pass_weights=(), output="labels" if self.output in OVER_PASSES else self.output)
         groups = blended.reshape(len(self.pass_weights), -1, *blended.shape[1:]).numpy()
         weights = [np.float32(w) for w in self.pass_weights]
-        if self.output != "variance" and (self.average == "logits" or self.output in (*KEPT, *VALUES)):
+        if self.output not in OVER_PASSES and (self.average == "logits" or self.output in (*KEPT, *VALUES)):
             return one(torch.from_numpy(_weighted(groups, weights)))
         p = [one._probabilities(group.copy()) for group in groups]
         mean = np.maximum.reduce(p) if self.average == "maximum" else _weighted(p, weights)
-        if self.output == "variance":
-            return np.asarray(_weighted([(each - mean) ** 2 for each in p], weights).max(axis=0, keepdims=True))
+        if self.output in OVER_PASSES:
+            variance = np.asarray(_weighted([(each - mean) ** 2 for each in p], weights).max(axis=0, keepdims=True))
+            return variance if self.output == "variance" else _rounded(np.sqrt(variance), 510)
         if self.activation == "none":
             return one(torch.from_numpy(mean))
         logits = np.log(np.maximum(mean, TINY))  # of a softmax, or of sigmoids, they give these probabilities again
@@ -322,14 +331,34 @@ class Finish:
     def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
         return _sigmoid(x) if self.activation != "none" else x
 
+    def _entropy(self, x: NDArray[np.float32]) -> NDArray[Any]:
+        """Entropy [1, ...] of what was accumulated, 0 (certain) to 1; of classes that may overlap the mean of all."""
+        if self.activation == "softmax":
+            differences = x if self.differences else x[1:] - x[:1]
+            entropy = _entropy_of_two(differences) if len(differences) == 1 else _entropy_of_many(differences)
+        else:
+            if self.activation == "none":
+                p = np.clip(x, TINY, 1 - np.float32(1e-7))
+                x = np.log(p / (1 - p))
+            entropy = _entropy_of_two(x)
+            entropy = entropy if len(entropy) == 1 else entropy.mean(axis=0, keepdims=True)
+        return entropy if self.output == "entropy" else _rounded(entropy, 255)
+
     def _on_device(self, x: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911
         """The same on an accelerator; only the finished bytes come back."""
         import torch
 
         if self.output in KEPT:
             return to_half(x.cpu().numpy()) if self.output == "merged" else x.cpu().numpy()
-        if self.output in FLOAT:
+        if self.output in FLOAT or (self.output == "entropy8" and self.activation == "none"):
             return self(x.cpu())
+        if self.output == "entropy8":
+            if self.activation == "softmax":
+                log_p = torch.cat([torch.zeros_like(x[:1]), x if self.differences else x[1:] - x[:1]]).log_softmax(0)
+            else:
+                log_p = torch.nn.functional.logsigmoid(torch.stack([x, -x]))
+            entropy = -(log_p.exp() * log_p).sum(0).reshape(-1, *x.shape[1:]).mean(0, keepdim=True)
+            return entropy.mul(255 / math.log(len(log_p))).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
         if self.whole and self.activation == "softmax" and self.mode == "binary":
             x = x[1:] - x[:1]
         if self.output == "probability_and_label":
@@ -393,15 +422,49 @@ def _softmax(differences: NDArray[np.float32]) -> NDArray[np.float32]:
     return p
 
 
-def _entropy(p: NDArray[np.float32], *, exclusive: bool) -> NDArray[np.float32]:
-    """Entropy [1, ...] of probabilities [C, ...], 0 (certain) to 1; of classes that may overlap the mean of all."""
-    if not exclusive:
-        both = np.stack([p, 1.0 - p])
-        return np.asarray(_entropy(both.reshape(2, -1), exclusive=True).reshape(p.shape).mean(axis=0, keepdims=True))
-    total = np.zeros(p.shape[1:], np.float32)
-    for channel in p:
-        total -= channel * np.log(np.maximum(channel, TINY))
-    return (total / np.float32(math.log(len(p))))[np.newaxis]
+def _entropy_of_two(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Entropy in bits of two classes whose logits differ by x: log(1 + e) + |x| e / (1 + e) with e = exp(-|x|)."""
+    a = np.abs(x)
+    np.minimum(a, FARTHEST, out=a)
+    e = np.negative(a)
+    np.exp(e, out=e)
+    a *= e
+    e += 1.0
+    a /= e
+    np.log(e, out=e)
+    a += e
+    a *= np.float32(1 / math.log(2))
+    return a
+
+
+def _entropy_of_many(differences: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Entropy [1, ...] of a softmax over [C - 1, ...] differences to class 0, in units of log C.
+
+    With d the distance of a class to the largest: log(sum exp d) - (sum d exp d) / (sum exp d).
+    """
+    d = np.empty((len(differences) + 1, *differences.shape[1:]), np.float32)
+    d[0] = 0
+    d[1:] = differences
+    d -= d.max(axis=0)
+    np.maximum(d, -FARTHEST, out=d)
+    e = np.exp(d)
+    d *= e
+    total, mean = e[0], d[0]
+    for one, weighted in zip(e[1:], d[1:], strict=True):
+        total += one
+        mean += weighted
+    mean /= total
+    np.log(total, out=total)
+    total -= mean
+    total *= np.float32(1 / math.log(len(d)))
+    return np.asarray(total[np.newaxis])
+
+
+def _rounded(x: NDArray[np.float32], top: int) -> NDArray[np.uint8]:
+    """The nearest whole number of x times ``top``, at most 255."""
+    x *= np.float32(top)
+    np.rint(x, out=x)
+    return np.minimum(x, np.float32(255), out=x).astype(np.uint8)
 
 
 def _values(x: NDArray[np.float32], output: str) -> NDArray[Any]:

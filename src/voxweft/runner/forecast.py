@@ -180,8 +180,8 @@ def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: in
     start = tuple(min(max(0, m - s // 2), n - s) for m, s, n in zip(middle, sides, whole, strict=True))
     crop = Crop(Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))).of(volume)
     found = Findings(
-        normalization=tuple(one.normalization for one in stage.passes[:1]),
-        settings=tuple(one.setting for one in stage.passes[:1]),
+        normalization=tuple(one.normalization for one in stage.by_model),
+        settings=tuple(one.setting for one in stage.by_model),
     )
     device = devices_of(options.device)[0]
     small = plan_sweep(crop.info, opened.plan.models, replace(options, bbox="", mask="", sparse=False), found)
@@ -216,7 +216,7 @@ def _choices(plan: Plan, options: RunOptions, overlaps: Mapping[str, float]) -> 
         if overlap != options.overlap:
             other = TileGrid.of(stage.info.shape_zyx, stage.grid.patch, overlap, options.fit).n_tiles  # type: ignore[arg-type]
             lines.append(f"{text}: x {other / here:.2f}")
-    n_views = round(stage.n_forwards)
+    n_views = sum(len(one.views) for one in stage.passes if one.model == 0)
     if n_views > 1:
         lines.append(f"--tta none: x {1 / n_views:.2f}")
     else:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from voxweft.backends import reload
+from voxweft.backends import folds_of, reload
 from voxweft.engine.calibrate import Question, choose_setting
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
@@ -111,6 +111,7 @@ def plan_run(
         All that is wrong with the request; nothing was written.
     """
     app, device = app or AppRequest(), devices_of(options.device)[0]
+    models, options = _apart(models, options)
     refs = tuple(model_ref(model) for model in models)
     volumes = {VOLUME: volume, **app.inputs} | ({MASK: mask} if mask is not None else {})
     found = _looked_at(volumes, refs, options, app)
@@ -140,6 +141,17 @@ def plan_run(
     if measured.predictors:
         opened.reuse(measured.predictors, device)
     return opened
+
+
+def _apart(models: Sequence[Model], options: RunOptions) -> tuple[Sequence[Model], RunOptions]:
+    """Folds as models of their own, with their share of the weight, where a variance over them is asked for."""
+    if options.uncertainty != "variance":
+        return models, options
+    folds = [folds_of(model) for model in models]
+    if len(models) > 1 and len(models) < sum(map(len, folds)):
+        weights = [options.weight_of(n) / len(some) for n, some in enumerate(folds) for _ in some]
+        options = replace(options, weights=",".join(map(repr, weights)))
+    return [fold for some in folds for fold in some], options
 
 
 def _looked_at(

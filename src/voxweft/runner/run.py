@@ -46,9 +46,7 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     for url in urls:
         require_apart(url, place.url)
     if execution.overwrite:
-        with suppress(VoxweftError):  # outputs of an earlier plan that the new one does not have
-            if earlier := Ledger(place.records).plan():
-                replace(place, _beside={}).remove(Plan.from_json(earlier))
+        remove_all(place)
         place.remove(opened.plan)
     opened, ledger, first = store_or_follow(opened, place, workers.devices[0], emit)
     plan, place = opened.plan, replace(place, generation=ledger.generation)
@@ -79,6 +77,15 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
             raise outcome.failures.popitem()[1]
         raise _failure(outcome.failures, len(outcome.records))
     return report
+
+
+def remove_all(place: Place) -> None:
+    """Delete a result, and what the plan that it was made by has beside it."""
+    with suppress(VoxweftError):
+        if earlier := Ledger(place.records).plan():
+            replace(place, _beside={}).remove(Plan.from_json(earlier))
+    if place.sink:
+        place.sink.remove()
 
 
 def run_job(
@@ -196,6 +203,12 @@ def _report(plan: Plan, place: Place, outcome: Outcome, stages: Sequence[Stage],
     total = Totals.sum_of(record.totals for record in outcome.records)
     return Report(
         output=place.url,
+        beside={
+            output.name: place.sink_of(output).url
+            for stage in stages
+            for output in stage.outputs
+            if output.spec and output.name and not output.level
+        },
         plan_digest=plan.digest,
         status=status,
         n_units=plan.main.n_units,

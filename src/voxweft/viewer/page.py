@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.engine.stage import Sweep
+from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import IncompleteError, RequestError, VoxweftError, first_line
 from voxweft.geometry.box import Box
 from voxweft.image.info import OutputSpec
@@ -21,6 +23,7 @@ from voxweft.model.card import ModelCard
 from voxweft.ops.activate import VALUES, Finish
 from voxweft.runner.objects import OBJECTS
 from voxweft.runner.opening import Opened
+from voxweft.runner.place import Place
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 from voxweft.stores.url import parent_and_name, records_at
@@ -171,13 +174,14 @@ def render(sink: Sink, subject: Subject, report: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """A window of the result [C, Z, Y, X] and of the image [Z, Y, X] (None where it cannot be read any more)."""
+    """A window of the result [C, Z, Y, X], of the image and of the uncertainty [Z, Y, X], None where there is none."""
 
     window: Box
     values: NDArray[Any]
     image: NDArray[Any] | None
     seams: SeamCheck | None
     missing: str
+    uncertainty: NDArray[Any] | None = None
 
 
 def _look(sink: Sink, subject: Subject) -> _Seen:
@@ -192,7 +196,18 @@ def _look(sink: Sink, subject: Subject) -> _Seen:
         missing = first_line(error)
     grid = subject.sweep.grid if subject.sweep else None
     seams = check_seams(pictures.foreground(values, subject.finish), window, grid) if grid else None
-    return _Seen(window, values, image, seams, missing)
+    return _Seen(window, values, image, seams, missing, _uncertainty(sink, subject, window))
+
+
+def _uncertainty(sink: Sink, subject: Subject, window: Box) -> NDArray[Any] | None:
+    """Of a window [Z, Y, X]; None where it was not asked for, or is not there any more."""
+    for output in subject.plan.main.outputs:
+        if output.name == UNCERTAINTY:
+            with suppress(VoxweftError):
+                beside = Place.of(sink).sink_of(output)
+                beside.open()
+                return np.asarray(beside.read(window)[0])
+    return None
 
 
 def _surface(sink: Sink, seen: _Seen, subject: Subject) -> Iterator[str]:
@@ -232,6 +247,8 @@ def _pictures(seen: _Seen, subject: Subject) -> Iterator[str]:
         if seen.image is not None:
             image = np.take(seen.image, middle, axis)
             shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, subject.finish)}
+        if seen.uncertainty is not None:
+            shown[UNCERTAINTY] = pictures.grey(np.take(seen.uncertainty, middle, axis))
         for what, rgb in shown.items():
             yield figure(rgb, f"{what}, {place}")
     yield "</div>"

@@ -297,10 +297,13 @@ class PipelineOptions(LaunchOptions):
     fuse_blend_finalize: bool = option(False, "Accepted: without --staged voxweft fuses all three.", decides=False)
     chunk_size: str = like(RunOptions, "chunk")
     pyramid: bool = like(RunOptions, "pyramid")
+    uncertainty: str = like(RunOptions, "uncertainty")
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
         problems = []
+        if self.uncertainty and self.staged:
+            problems.append("--uncertainty with --staged: it is made in one sweep; leave --staged out")
         if self.gpus != "all" and not all(n.isdigit() for n in self.gpus.split(",")):
             problems.append(f"--gpus {self.gpus!r} is no list of devices; write all, or for example 0,1")
         if self.parts_per_gpu < 1:

@@ -116,6 +116,7 @@ def opened_inputs(source: Any, model: Any, options: Options, emit: Emit = silent
         normals=classes.normals,
         chunk=pipeline_options.chunk_size,
         pyramid=pipeline_options.pyramid,
+        uncertainty=pipeline_options.uncertainty,
         **{name: value for name, value in classes.after.items() if name != "threshold"},
     )
     found = load_model(model, token=network.hf_token, targets=network.targets)
@@ -132,6 +133,10 @@ def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> 
 def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:
     """The stages one after the other; everything that can be refused is refused before the first."""
     source_options, network, classes, pipeline_options, part = options
+    if pipeline_options.uncertainty:
+        raise RequestError(
+            f"--uncertainty with --compat {network.compat}, which works in stages; leave one of both out"
+        )
     if part.num_parts > 1 or part.prepare:
         raise RequestError("--num-parts and --prepare with --staged: give them to voxweft predict, blend and finalize")
     if pipeline_options.scheduler:
