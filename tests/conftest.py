@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -29,6 +30,10 @@ if (
     signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 ):  # as a shell starts what runs in the background; commands inherit it
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+if "PYTEST_XDIST_WORKER" not in os.environ:  # one cache for all tests of a session, and none of what the user has
+    _cache = tempfile.TemporaryDirectory(prefix="voxweft-cache-")
+    os.environ["VOXWEFT_CACHE"] = _cache.name
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 Voxweft = Callable[..., subprocess.CompletedProcess[str]]

@@ -18,6 +18,7 @@ import zarr
 from numpy.typing import NDArray
 
 from conftest import Voxweft
+from voxweft.processor import lacks
 from warm import WarmProcess
 
 BLUR = "fake://blur?patch=24,24,24&normalization=instance_zscore"
@@ -83,18 +84,31 @@ def columns(store: Path) -> list[int]:
 KILLS = int(os.environ.get("VOXWEFT_KILLS", "9"))
 
 
+BF16 = ["--model", "demo", "--runtime", "openvino", "--precision", "bf16", "--patch-size", "32,32,32"]
+
+
 @pytest.mark.slow
-def test_kills_at_any_moment(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image: NDArray[Any]) -> None:
+@pytest.mark.parametrize(
+    ("network", "n_kills"),
+    [
+        (["--model", BLUR, "--runtime", "torch", "--tta", "mirroring"], KILLS),
+        pytest.param(BF16, 3, marks=pytest.mark.skipif(bool(lacks("bf16")), reason=lacks("bf16"))),
+    ],
+    ids=("fp32", "bf16"),
+)
+def test_kills_at_any_moment(
+    voxweft: Voxweft, warm: WarmProcess, tmp_path: Path, image: NDArray[Any], network: list[str], n_kills: int
+) -> None:
     """SIGKILL at random moments; each rerun continues, finished slabs stay, the bits are those of a quiet run."""
     deep = np.tile(image, (4, 1, 1))
     zarr.create_array(str(tmp_path / "deep.zarr"), shape=deep.shape, chunks=(16, 32, 32), dtype="uint8")[:] = deep
-    flags = ["--model", BLUR, "--chunk", "8,64,64", "--runtime", "torch", "--tta", "mirroring"]
+    flags = [*network, "--chunk", "8,64,64"]
     voxweft("run", "deep.zarr", "whole.zarr", *flags)
     whole = digest(tmp_path / "whole.zarr")
     output, records = tmp_path / "killed.zarr", tmp_path / "killed.zarr.voxweft"
     chance = random.Random(3)
     kills, caught_at_work, kept = 0, 0, dict[str, str]()
-    while kills < KILLS:
+    while kills < n_kills:
         process = warm.start(["run", "deep.zarr", "killed.zarr", *flags, "--quiet"], tmp_path, os.environ)
         while kills % 3 and process.poll() is None and len(_slabs(records)) == len(kept):
             time.sleep(0.005)  # two of three are killed some time after they finished a slab, however fast they are
@@ -114,7 +128,7 @@ def test_kills_at_any_moment(voxweft: Voxweft, warm: WarmProcess, tmp_path: Path
             shutil.rmtree(output)
             shutil.rmtree(records)
             kept = {}
-    assert caught_at_work >= KILLS // 6
+    assert caught_at_work >= n_kills // 6
     voxweft("run", "deep.zarr", "killed.zarr", *flags)
     voxweft("verify", "killed.zarr")
     assert digest(output) == whole

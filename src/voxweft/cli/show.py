@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from voxweft.engine.part import State
-from voxweft.engine.report import REDONE_SHOWN
+from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
@@ -124,7 +124,9 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         "forward passes": f"{cost.n_forwards} ({stage.n_forwards:g} views, {made.models[0].card.n_folds} folds)",
         "columns": f"{cost.n_columns} of {stage.columns.column_yx} voxels (y, x)",
         "slabs": f"{cost.n_slabs} of {stage.columns.slab_z} planes",
-        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}",
+        "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}, "
+        f"{setting.n_threads} cores a pass",
+        "candidates": "\n".join(trial_in_words(trial) for trial in made.measured.get("runtimes", ())),
         "input": f"{_bytes(cost.bytes_decoded)} decoded"
         + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
         "output": f"{_bytes(cost.bytes_written)} before compression",

@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -87,6 +87,38 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
         return asdict(self) | {"voxels_per_s": round(self.voxels_per_s)}
+
+
+def trial_in_words(trial: Mapping[str, Any]) -> str:
+    """A candidate of a plan, measured or not, as :class:`~voxweft.engine.calibrate.Trial` has it.
+
+    >>> trial_in_words({"runtime": "torch", "precision": "fp32", "batch_size": 1, "patch_s": 0.2, "remark": ""})
+    'torch fp32, batch 1: 200 ms a patch'
+    """
+    more = f", {n} cores a pass" if (n := trial.get("n_threads", 1)) > 1 else ""
+    more += ", channels last" if trial.get("channels_last") else ""
+    speed = f"{1000 * trial['patch_s']:.3g} ms a patch" if trial["patch_s"] else "not measured"
+    said = f"{trial['runtime']} {trial['precision']}, batch {trial['batch_size']}{more}: {speed}"
+    if found := trial.get("agreement"):
+        said += f"; {_share(found['flips'])} of labels change, probabilities by {found['mean']:.1e} on average"
+        said += f" and up to {found['p999']:.1e} in 99.9 % of voxels"
+        said += f", Dice {', '.join(f'{one:.4f}' for one in found['dice'])}" if found["dice"] else ""
+    return said + (f" ({trial['remark']})" if trial["remark"] else "")
+
+
+def precision_note(trials: Sequence[Mapping[str, Any]], precision: str, tolerance: float) -> str:
+    """What a reduced precision that was chosen changes, in a line; "" of fp32, or where nobody looked."""
+    judged = [t["agreement"] for t in trials if t["precision"] == precision and t["agreement"] and not t["remark"]]
+    if precision == "fp32" or not judged:
+        return ""
+    return (
+        f"the network runs in {precision}: {_share(judged[-1]['flips'])} of labels change against fp32 on samples of "
+        f"the volume, {_share(tolerance)} are allowed; --precision fp32 changes none"
+    )
+
+
+def _share(share: float) -> str:
+    return f"{100 * share:.2g} %"
 
 
 def peak_memory_bytes() -> int:

@@ -19,6 +19,7 @@ from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan
 from voxweft.engine.planning import Findings, Schemes, Target, plan_sweep, schemes_for
 from voxweft.engine.probe import tiling_probe
+from voxweft.engine.report import precision_note
 from voxweft.engine.samples import Samples, block_of_chunks, central_patch
 from voxweft.engine.sparse import survey
 from voxweft.engine.stage import Stage, Stores, Sweep
@@ -134,7 +135,8 @@ def plan_run(
         budget=budget_for(options, device, n_workers),
         measured=measured.told,
     )
-    opened = Opened(_with_more(plan_sweep(volume.info, refs, options, found), app), volumes, models)
+    made = _with_more(plan_sweep(volume.info, refs, options, found), app)
+    opened = Opened(replace(made, notes=(*made.notes, *measured.notes)), volumes, models)
     if app.networks is not None:
         opened.predictors = app.networks
     opened.networks |= measured.networks
@@ -180,6 +182,7 @@ class _Measured:
     predictors: tuple[Predictor, ...] = ()
     networks: Mapping[str, bytes] = field(default_factory=dict)
     told: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 def _measured(
@@ -204,6 +207,7 @@ def _measured(
         alone = len(models) == 1 and not n_alike
         n_forwards = n_patches * max(1, n_alike) // len(models)
         choices.append(choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), alone)))
+    notes = [precision_note(choice.trials, choice.setting.precision, options.tolerance) for choice in choices]
     told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}
     if n_patches >= PROBE_FROM:
         first = stage.passes[0].channels
@@ -214,6 +218,7 @@ def _measured(
         tuple(choice.predictor for choice in choices),
         {choice.setting.network: choice.network for choice in choices if choice.network},
         told,
+        tuple(dict.fromkeys(note for note in notes if note)),
     )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.plan import VOLUME, Plan
-from voxweft.engine.report import REDONE_SHOWN
+from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.stage import Sweep
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import IncompleteError, RequestError, VoxweftError, first_line
@@ -333,12 +333,7 @@ def _plan_facts(subject: Subject) -> dict[str, Any]:
     if stage is None:
         return {"stages": ", ".join(one.name for one in subject.plan.stages), "output": stored}
     one, measured = stage.passes[0], subject.plan.measured
-    trials = "; ".join(
-        f"{t['runtime']} {t['precision']} batch {t['batch_size']}: "
-        + (f"{1000 * t['patch_s']:.0f} ms a patch" if t["patch_s"] else "not measured")
-        + (f" ({t['remark']})" if t["remark"] else "")
-        for t in measured.get("runtimes", ())
-    )
+    trials = "; ".join(trial_in_words(trial) for trial in measured.get("runtimes", ()))
     probe = measured.get("tiling")
     return {
         "grid": f"{' x '.join(str(a.count) for a in stage.grid.axes)} patches of {_zyx(stage.grid.patch)}",
@@ -348,7 +343,7 @@ def _plan_facts(subject: Subject) -> dict[str, Any]:
         "waste": f"{stage.waste:.3f} (patches computed / patches of the grid)",
         "runtime": f"{one.setting.runtime} on {one.setting.device}, {one.setting.precision}, "
         f"batch {one.setting.batch_size}",
-        "measured": trials,
+        "candidates": trials,
         "tiling probe": f"a window shifted by a quarter changes probabilities by {probe['mean']:.3f} on average, "
         f"{probe['max']:.2f} at most"
         if probe
