@@ -6,6 +6,7 @@
     ResultOptions    what becomes of the logits
     StorageOptions   how the result is stored
     RuntimeOptions   how, and with what, the network is run
+    EffortOptions    whether something cheaper may be taken
 
 :class:`RunOptions` has all of them. A front end joins the groups that it needs, or takes a field under another name or
 with another default by :func:`~voxweft.engine.fields.like`.
@@ -17,7 +18,16 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from voxweft.engine.fields import Options, decisive, defaults_of, option, parse_bytes, size_problems, unknown
+from voxweft.engine.fields import (
+    Options,
+    decisive,
+    defaults_of,
+    option,
+    parse_bytes,
+    parse_duration,
+    size_problems,
+    unknown,
+)
 from voxweft.engine.separate import NORMALS
 from voxweft.errors import RequestError
 from voxweft.geometry.tiling import FITS
@@ -172,6 +182,7 @@ class RuntimeOptions(Options):
         "default", "With runtime compile: default, reduce-overhead (CUDA graphs) or max-autotune."
     )
     precision: str = option("auto", "auto, fp32, fp16 or bf16.")
+    tolerance: float = option(0.001, "Share of labels that may flip for something faster; 0: fp32 only.")
     batch_size: int = option(0, "Patches per forward pass; 0: chosen by device and memory.")
     device: str = option("auto", "auto, cpu, cuda, or cuda:0,1 for several.", decides=False)
     memory: str = option("", "Memory to plan for, for example 8GB; default: half of what is free.", decides=False)
@@ -184,6 +195,8 @@ class RuntimeOptions(Options):
             compile_mode=COMPILE_MODES,
             precision=("auto", "fp32", "fp16", "bf16"),
         )
+        if not 0 <= self.tolerance <= 1:
+            problems.append(f"--tolerance {self.tolerance} is no share; use 0 to 1, for example 0.001")
         if self.batch_size < 0:
             problems.append(f"--batch-size {self.batch_size} is negative; use 0 for automatic, or a count")
         if self.memory and parse_bytes(self.memory) is None:
@@ -196,7 +209,28 @@ class RuntimeOptions(Options):
 
 
 @dataclass(frozen=True)
-class RunOptions(RuntimeOptions, StorageOptions, ResultOptions, RegionOptions, ModelOptions, TilingOptions):
+class EffortOptions(Options):
+    """Whether something cheaper than what is asked for may be taken."""
+
+    title: ClassVar[str] = "Effort"
+
+    effort: str = option("asked", "asked, or auto: the cheapest overlap, views, window, precision within --tolerance.")
+    budget: str = option("", "With --effort auto: the most exact that takes no longer, for example 2h, 30min or 90s.")
+
+    def problems(self) -> list[str]:
+        """What is wrong with them."""
+        problems = unknown(self, effort=("asked", "auto"))
+        if self.budget and parse_duration(self.budget) is None:
+            problems.append(f"--budget {self.budget!r} is no time; write for example 2h, 30min or 90s")
+        if self.budget and self.effort == "asked":
+            problems.append(f"--budget {self.budget} needs --effort auto: nothing becomes cheaper unless that is asked")
+        return problems
+
+
+@dataclass(frozen=True)
+class RunOptions(
+    EffortOptions, RuntimeOptions, StorageOptions, ResultOptions, RegionOptions, ModelOptions, TilingOptions
+):
     """Options that every run shares, those of all groups.
 
     Raises

@@ -85,6 +85,12 @@ class Opened:
             self._volumes[name] = open_ref(ref.ref)
         return self._volumes[name]
 
+    def model(self, n: int) -> Model:
+        """A model of the plan."""
+        if self._models.get(n) is None:
+            self._models[n] = reload(self.plan.models[n])
+        return self._models[n]
+
     def stage(self, stage: Stage, place: Place, device: str = "cpu", n_lanes: int = 1) -> Compute:
         """A stage, ready to compute; networks run on the device, ``n_lanes`` forward passes at once.
 
@@ -114,10 +120,7 @@ class Opened:
     def _predictor(self, one: Pass, device: str, n_lanes: int) -> Predictor:
         key = self._key(one, device)
         if key not in self.predictors:
-            model = self._models.get(one.model)
-            model = model if model is not None else reload(self.plan.models[one.model])
-            self._models[one.model] = model
-            self.predictors[key] = model.open(replace(one.setting, device=device, n_lanes=n_lanes))
+            self.predictors[key] = self.model(one.model).open(replace(one.setting, device=device, n_lanes=n_lanes))
         return self.predictors[key]
 
     def _key(self, one: Pass, device: str) -> tuple[Any, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 
 from voxweft.backends import reload
 from voxweft.engine.calibrate import as_input, block_of_chunks, central_patch, choose_setting, tiling_probe
+from voxweft.engine.choices import ChosenOptions
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
@@ -108,6 +109,8 @@ def plan_run(
     RequestError
         All that is wrong with the request; nothing was written.
     """
+    if options.effort == "auto" and not isinstance(options, ChosenOptions):
+        raise RequestError("--effort auto is of voxweft run and voxweft plan; here it would choose nothing")
     app, device = app or AppRequest(), devices_of(options.device)[0]
     refs = tuple(model_ref(model) for model in models)
     volumes = {VOLUME: volume, **app.inputs} | ({MASK: mask} if mask is not None else {})
