@@ -12,7 +12,7 @@ from voxweft.cli.show import say
 from voxweft.engine.fields import spell_duration
 from voxweft.errors import plain
 
-COLUMNS = ("choice", "time", "labels that flip", "mean difference", "Dice")
+COLUMNS = ("choice", "time", "labels that flip", "mean difference", "voxels", "Dice")
 MARKS = {"is_reference": "reference", "is_asked": "asked for", "is_chosen": "taken"}
 
 
@@ -20,7 +20,7 @@ def show_choices(told: Mapping[str, Any], *, views: bool) -> None:
     """What a plan tells of choices, on standard output; ``views``: whether there are views among them."""
     grid = Table(box=None, pad_edge=False)
     for n, name in enumerate(COLUMNS):
-        grid.add_column(name, justify="right" if n in (1, 2, 3) else "left", overflow="fold")
+        grid.add_column(name, justify="right" if n in (1, 2, 3, 4) else "left", overflow="fold")
     for row in told["rows"]:
         if row["flips"] is not None:
             grid.add_row(*map(plain, _cells(row)))
@@ -38,4 +38,4 @@ def _cells(row: Mapping[str, Any]) -> tuple[str, ...]:
     marks = [text for name, text in MARKS.items() if row[name]]
     name = f"{row['name']} ({', '.join(marks)})" if marks else row["name"]
     dice = ", ".join(f"{value:.4f}" for value in row["dice"])
-    return name, spell_duration(row["seconds"]), f"{row['flips']:.3%}", f"{row['mean']:.5f}", dice
+    return name, spell_duration(row["seconds"]), f"{row['flips']:.3%}", f"{row['mean']:.5f}", str(row["n_voxels"]), dice

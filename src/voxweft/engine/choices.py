@@ -16,6 +16,7 @@ from voxweft.engine.options import RunOptions
 from voxweft.engine.planning import patch_for
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Zyx
+from voxweft.geometry.tiling import TileGrid
 from voxweft.image.info import VolumeInfo
 from voxweft.model.card import ModelCard
 from voxweft.model.frozen import FrozenDict
@@ -52,7 +53,7 @@ class Row:
         Which.
     seconds
         Wall clock of the whole job; None where it was not measured.
-    flips, mean, dice
+    flips, mean, dice, n_voxels
         Against the reference, see :class:`~voxweft.ops.flips.Agreement`; None and empty where it was not measured.
     remark
         Why it was not measured, or "".
@@ -63,6 +64,7 @@ class Row:
     flips: float | None = None
     mean: float | None = None
     dice: tuple[float, ...] = ()
+    n_voxels: int = 0
     remark: str = ""
 
     def to_dict(self, chosen: Row | None = None) -> dict[str, Any]:
@@ -141,6 +143,10 @@ def choices_for(
     cheaper = {f"overlap {o:g}": {"overlap": o, **no_stride} for o in OVERLAPS if o < asked}
     dearer = {f"overlap {o:g}": {"overlap": o, **no_stride} for o in OVERLAPS if asked < o <= DEAREST}
     tilings: Ways = {f"overlap {asked:.3g}": here, **dearer, **cheaper, **_wider(card, info, patch, stride or asked)}
+    grids = {name: _places(info, card, replace(options, **one)) for name, one in tilings.items()}
+    first = {grid: name for name, grid in reversed(grids.items())}
+    tilings = {name: one for name, one in tilings.items() if first[grids[name]] == name}
+    dearer, cheaper = ({name: one for name, one in some.items() if name in tilings} for some in (dearer, cheaper))
     views = {options.tta if options.tta != "none" else "": here}
     lighter = {"no views": {"tta": "none"}} if options.tta != "none" else {}
     used = {f"{setting.runtime} {setting.precision}": here}
@@ -174,6 +180,13 @@ def _joined(tilings: Ways, views: Ways, runtimes: Ways, *, is_reference: bool = 
         for b in views
         for c in runtimes
     ]
+
+
+def _places(info: VolumeInfo, card: ModelCard, options: RunOptions) -> Any:
+    """What tells two grids of patches apart: their size, number and step on each axis."""
+    patch, fit = patch_for(info, card, options)[0], options.fit
+    grid = TileGrid.of(info.shape_zyx, patch, options.overlap, fit, options.pad, parse_size(options.patch_stride))  # type: ignore[arg-type]
+    return tuple((axis.size, axis.count, axis.start(min(1, axis.count - 1))) for axis in grid.axes)
 
 
 def _wider(card: ModelCard, info: VolumeInfo, patch: Zyx, spread: Zyx | float) -> Ways:

@@ -24,32 +24,40 @@ def spread_points(box: Box, n: int) -> Iterator[Zyx]:
 
 
 def sample_boxes(grid: TileGrid, region: Box, n: int) -> Iterator[Box]:
-    """Boxes of about half a patch, at most ``n``, none twice; each voxel of the region is as likely as any other.
+    """Boxes of about half a patch, at most ``n``, none twice, at points spread over a region.
 
-    patches   |=======|
-                  |=======|
-                      |=======|       so that faces come in their true share, and few patches are needed
-    boxes     |   |   |   |   |       for a box: two an axis, one at a face
+        patches   |=======|
+                     |=======|
+                        |=======|         faces come in their true share, and few patches are needed for a box:
+        boxes     |  |-|  |               two an axis where patches overlap by half, one at a face
 
+    A few voxels at an end of a box are left out where a third patch reaches into it.
     """
-    edges = [
-        _edges(axis, o, (a, b)) for axis, o, a, b in zip(grid.axes, grid.origin, region.start, region.stop, strict=True)
+    axes = [
+        _spans(axis, o, (a, b)) for axis, o, a, b in zip(grid.axes, grid.origin, region.start, region.stop, strict=True)
     ]
     seen = set[Box]()
     for point in spread_points(region, n):
-        spans = [(e[i - 1], e[i]) for e, p in zip(edges, point, strict=True) for i in [bisect_right(e, p)]]
-        (z, z1), (y, y1), (x, x1) = spans
+        (z, z1), (y, y1), (x, x1) = (
+            next(span for span in one if p < span[1]) for one, p in zip(axes, point, strict=True)
+        )
         box = Box((z, y, x), (z1, y1, x1))
         if box not in seen:
             seen.add(box)
             yield box
 
 
-def _edges(axis: AxisTiles, origin: int, span: tuple[int, int]) -> list[int]:
-    """Where boxes meet: at starts of patches, about half a patch apart, and in the middle of the last."""
-    half, (lo, hi) = axis.size / 2, span
+def _spans(axis: AxisTiles, origin: int, whole: tuple[int, int]) -> list[tuple[int, int]]:
+    """The boxes of an axis, in order."""
+    half, (lo, hi) = axis.size / 2, whole
+    starts = [start + origin for start in axis.starts]
     edges = [lo]
-    for start in (*axis.starts, round(axis.start(axis.count - 1) + half)):
-        if start + origin - edges[-1] >= 0.75 * half and hi - start - origin >= 0.5 * half:
-            edges.append(start + origin)
-    return [*edges, hi]
+    for start in (*starts, round(starts[-1] + half)):
+        if start - edges[-1] >= 0.75 * half and hi - start >= 0.5 * half:
+            edges.append(start)
+    ends = [start + axis.size for start in starts]
+    spans = list[tuple[int, int]]()
+    for a, b in zip(edges, [*edges[1:], hi], strict=True):
+        inside = [end for end in ends[bisect_right(ends, a) :][:2] if end <= min(a + half / 4, b - 1)]
+        spans.append((max([a, *inside]), b))
+    return spans

@@ -45,6 +45,7 @@ from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.stores import in_memory, open_volume
 
 SAMPLE_S, SAMPLE_SHARE = 30.0, 0.02  # what sampling may take: seconds, or this share of the job if that is more
+CALIBRATION_S = 3.0  # of them for seconds of a patch when all cores are busy
 LOOK_SHARE = 0.1  # of it, for finding regions that hold anything
 N_REGIONS, N_PATCHES = 64, 32  # that are looked at
 MOST_BYTES = 1 << 30  # of answers that are held
@@ -130,7 +131,7 @@ def choose(
     asked = ChosenOptions.of(options, {})
     opened = plan_run(volume, models, asked, mask=mask, n_workers=n_workers, emit=emit)
     begun = time.perf_counter()
-    cost = measure_cost(opened, asked)
+    cost = measure_cost(opened, asked, CALIBRATION_S)
     found = _Sampling(opened, asked, cost, n_workers).compare(begun, emit)
     row = next(row for row in found.rows if row.choice.is_asked)
     notes, measured = [], opened.plan.measured
@@ -155,7 +156,7 @@ def _in_words(row: Row, found: Comparison) -> str:
     if row.flips is None:
         return f"{took}; nothing could be compared in the time for it"
     against = next(one.choice.name for one in found.rows if one.choice.is_reference)
-    return f"{took}, {row.flips:.3%} of labels other than with {against}, in {found.n_voxels} voxels"
+    return f"{took}, {row.flips:.3%} of labels other than with {against}, in {row.n_voxels} voxels"
 
 
 @dataclass(slots=True)
@@ -166,8 +167,9 @@ class _Trial:
     options: RunOptions
     settings: tuple[ForwardSetting, ...]
     stage: Sweep
-    patch_s: list[float] = field(default_factory=list)
-    answers: list[NDArray[np.float32]] = field(default_factory=list)
+    patch_s: dict[Box, float] = field(default_factory=dict)
+    answers: dict[Box, NDArray[np.float32]] = field(default_factory=dict)
+    spent_s: float = 0.0
     remark: str = ""
 
 
@@ -199,19 +201,19 @@ class _Sampling:
         share_run = self._share_run(stage, look_s)
         end, longest = begun + limit, 0.0
         for n, box in enumerate(boxes):
-            before = time.perf_counter()
-            if n and (before + longest > end or _held_bytes(trials) > MOST_BYTES):
+            before = sum(one.spent_s for one in trials)
+            if n and (time.perf_counter() + longest > end or _held_bytes(trials) > MOST_BYTES):
                 break
             self._run(box, trials, float("inf") if n else end)
             if reference.remark:
                 break
-            longest = max(longest, time.perf_counter() - before)
+            longest = max(longest, sum(one.spent_s for one in trials) - before)
         rows |= {one.choice.name: self._row(one, (asked, reference), (share, share_run)) for one in trials}
         return Comparison(
             tuple(rows.values()),
             {one.choice.name: one.settings for one in trials},
             len(reference.answers),
-            sum(p[0].size for p in reference.answers),
+            sum(box.n_voxels for box in reference.answers),
             time.perf_counter() - begun,
         )
 
@@ -280,8 +282,12 @@ class _Sampling:
         return n_run / n
 
     def _run(self, box: Box, trials: Sequence[_Trial], end: float) -> None:
-        """Run a region with every choice; those for which there is no time, or that fail, are left out from now on."""
-        live = [one for one in trials if not one.remark]
+        """Run a region with every choice, but for those that have had more time than the reference.
+
+        Those for which there is no time in the first region, or that fail, are left out from now on.
+        """
+        most_s = max(one.spent_s for one in trials if one.choice.is_reference or one.choice.is_asked)
+        live = [one for one in trials if not one.remark and one.spent_s <= most_s]
         seen = _Held(self._volume, _around([one.stage.reach(box) for one in live]))
         for one in live:
             if time.perf_counter() + one.stage.n_tiles(box) * self._cost.patch_s > end:
@@ -302,13 +308,16 @@ class _Sampling:
             place.create(plan, None)
             lanes = (self._device, lanes_for(self._device))
             trial = self._opened.with_plan(plan, volumes)
+            trial.stage(plan.sweep, place, *lanes)  # networks that are not open yet
+            begun = time.perf_counter()
             totals = Totals(**compute_part(trial, plan.sweep, part, place, lanes).totals)
         except (VoxweftError, RuntimeError) as error:  # RuntimeError: out of memory, or an operator is missing
             one.remark = first_line(error)
             return
         busy_s = sum(totals.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
-        one.patch_s.append(busy_s / max(1, totals.n_patches))
-        one.answers.append(probabilities(place.sink_of(plan.sweep.outputs[0]).read(box), self._finish))
+        one.patch_s[box] = busy_s / max(1, totals.n_patches)
+        one.answers[box] = probabilities(place.sink_of(plan.sweep.outputs[0]).read(box), self._finish)
+        one.spent_s += time.perf_counter() - begun
 
     def _row(self, one: _Trial, against: tuple[_Trial, _Trial], shares: tuple[float, float]) -> Row:
         """``against``: the request and the reference; ``shares``: of voxels that hold anything, of patches that run."""
@@ -317,7 +326,7 @@ class _Sampling:
             return Row(one.choice, remark=one.remark or "no time was left for it")
         share, share_run = shares
         agreement = compared(
-            zip(reference.answers, one.answers, strict=True),
+            ((reference.answers[box], answer) for box, answer in one.answers.items()),
             exclusive=self._finish.mode != "binary"
             and self._finish.activation != "sigmoid"
             and not self._finish.targets,
@@ -326,14 +335,14 @@ class _Sampling:
         n_patches, n_voxels = self._extent(one.stage)
         patch_s = self._cost.patch_s / self._cost.share_run * share_run * self._ratio(one, asked)
         seconds = self._cost.start_s + n_patches * patch_s + n_voxels * self._cost.voxel_s
-        return Row(one.choice, seconds, agreement.flips * share, agreement.mean * share, agreement.dice)
+        flips, mean = agreement.flips * share, agreement.mean * share
+        return Row(one.choice, seconds, flips, mean, agreement.dice, agreement.n_voxels)
 
     def _ratio(self, one: _Trial, asked: _Trial) -> float:
         """Seconds of a patch / those of the request: the median of all regions."""
         if one.settings == asked.settings and one.options.tta == asked.options.tta:
             return 1.0
-        pairs = zip(one.patch_s, asked.patch_s, strict=True)
-        return statistics.median_low(mine / theirs for mine, theirs in pairs)
+        return statistics.median_low(mine / asked.patch_s[box] for box, mine in one.patch_s.items())
 
 
 class _Held:
@@ -390,4 +399,4 @@ def _around(boxes: Sequence[Box]) -> Box:
 
 
 def _held_bytes(trials: Sequence[_Trial]) -> int:
-    return sum(answer.nbytes for one in trials for answer in one.answers)
+    return sum(answer.nbytes for one in trials for answer in one.answers.values())

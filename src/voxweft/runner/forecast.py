@@ -182,11 +182,11 @@ class Cost:
     base_bytes: int = 0
 
 
-def measure_cost(opened: Opened, options: RunOptions) -> Cost:
-    """Run crops from the middle for real, into memory: a small one to warm up, then one that takes a few seconds."""
+def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRATION_S) -> Cost:
+    """Run crops from the middle for real, into memory: a small one to warm up, then one of about so many seconds."""
     start_s, base_bytes = time.time() - psutil.Process().create_time(), peak_memory_bytes()
     first = _run_crop(opened, options, n_patches=8)
-    wanted = max(8, round(CALIBRATION_S / max(first.patch_s, 1e-4)))
+    wanted = max(8, round(wanted_s / max(first.patch_s, 1e-4)))
     cost = _run_crop(opened, options, n_patches=min(wanted, MAX_PATCHES))
     return replace(cost, start_s=start_s, base_bytes=base_bytes)
 
