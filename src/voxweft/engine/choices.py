@@ -203,7 +203,7 @@ def _wider(card: ModelCard, info: VolumeInfo, patch: Zyx, spread: Zyx | float) -
     if tuple(wide) == patch:
         return {}
     size = ",".join(map(str, wide))
-    stride = ",".join(str(round(w - p + s)) for w, p, s in zip(wide, patch, steps, strict=True))
+    stride = ",".join(str(max(1, round(w - p + s))) for w, p, s in zip(wide, patch, steps, strict=True))
     return {f"window {size} with the same margin": {"patch_size": size, "patch_stride": stride}}
 
 
