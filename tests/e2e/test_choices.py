@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +54,7 @@ def test_the_table_has_the_dearest_what_is_asked_for_and_cheaper_ones(voxweft: V
     assert reference["flips"] == reference["mean"] == 0 and set(reference["dice"]) == {1.0}
     (asked,) = (row for row in rows.values() if row["is_asked"])
     assert asked["is_chosen"]  # nothing is cheaper unless it is asked for
-    assert told["n_regions"] > 1 and told["n_voxels"] > 1000
+    assert told["n_regions"] and told["n_voxels"]
     assert told["elapsed_s"] < 30
 
 
@@ -102,7 +103,8 @@ def test_regions_hold_what_a_whole_run_gives_there(image: NDArray[Any], bbox: st
     options = RunOptions(bbox=bbox, runtime="torch")
     volume = open_volume(image[:40, :48, :48])
     opened = plan_run(volume, [load_model(BLUR)], options)
-    sampling = Sampling(opened, options, measure_cost(opened, options, 0.1), 1)
+    cost = replace(measure_cost(opened, options, 0.1), start_s=30.0)  # of a job for which some regions are worth it
+    sampling = Sampling(opened, options, cost, 1)
     trials = sampling.compare(time.perf_counter(), silent) and sampling.trials
     sink = open_sink("memory://")
     run(volume, sink, BLUR, RunOptions(runtime="torch", output="logits"))

@@ -124,7 +124,7 @@ def choices_for(
     Examples
     --------
     >>> card = ModelCard("m.pt2", "torch.export", "", patch_zyx=(64, 64, 64))
-    >>> here, info = ForwardSetting("jit", "cpu", "fp32", 1, (64, 64, 64)), VolumeInfo("v", "", (99, 99, 99), "uint8")
+    >>> here, info = ForwardSetting("jit", "cpu", "fp32", 1, (64, 64, 64)), VolumeInfo("v", "", (500,) * 3, "uint8")
     >>> for one in choices_for(RunOptions(), card, info, here, precisions=["bf16"]):
     ...     print(one.name, dict(one.options))
     overlap 0.5, torch fp32 {'runtime': 'torch', 'precision': 'fp32'}

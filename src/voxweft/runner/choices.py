@@ -16,6 +16,7 @@ from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import Plan
 from voxweft.image.protocols import Records, Volume
 from voxweft.model.protocols import Model
+from voxweft.runner.devices import devices_of
 from voxweft.runner.forecast import Cost, Forecast, forecast_of, measure_cost
 from voxweft.runner.opening import Opened
 from voxweft.runner.planning import AppRequest, plan_run
@@ -88,7 +89,9 @@ def choose(
         notes=(*opened.plan.notes, *notes),
         measured={**measured, "choices": found.to_dict(row)},
     )
-    return opened.with_plan(plan), cost, row
+    opened = opened.with_plan(plan)
+    opened.keep_only(devices_of(options.device)[0])
+    return opened, cost, row
 
 
 def _in_words(row: Row, found: Comparison) -> str:

@@ -76,6 +76,12 @@ class Opened:
         for one in self.plan.sweep.passes:
             self.predictors[self._key(one, device)] = predictors[one.model]
 
+    def keep_only(self, device: str) -> None:
+        """Let go of the networks that the plan does not need."""
+        keys = {self._key(one, device) for one in self.plan.sweep.passes}
+        for key in [key for key in self.predictors if key not in keys]:
+            del self.predictors[key]
+
     def volume(self, name: str) -> Volume:
         """An input."""
         if name not in self._volumes:

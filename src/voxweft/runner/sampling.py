@@ -41,7 +41,7 @@ from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
 from voxweft.stores import in_memory
 
-SAMPLE_S, SAMPLE_SHARE = 30.0, 0.02  # what sampling may take: seconds, or this share of the job if that is more
+SAMPLE_S, SAMPLE_SHARE = 30.0, 0.02  # what sampling may take: seconds, no more than the job, or this share of it
 LOOK_SHARE = 0.1  # of it, for finding regions that hold anything
 N_REGIONS, N_PATCHES = 64, 32  # that are looked at
 MOST_REGIONS = 24  # that are run
@@ -109,6 +109,8 @@ class Sampling:
         self._budget = budget_for(options, self._device, n_workers)
         self.trials: list[Trial] = []
         self._finish = stage.finish.own if stage.finish.channels else stage.finish
+        finish = self._finish
+        self._exclusive = finish.mode != "binary" and finish.activation != "sigmoid" and not finish.targets
         if self._finish.output in VALUES or self._finish.activation in FIELDS:
             raise RequestError(f"{opened.plan.models[0].card.path} gives no classes, whose labels could be compared")
 
@@ -119,17 +121,18 @@ class Sampling:
         asked, reference = (next(t for t in trials if getattr(t.choice, k)) for k in ("is_asked", "is_reference"))
         stage, cost = asked.stage, self._cost
         n_patches, n_voxels = self._extent(stage)
-        limit = max(SAMPLE_S, SAMPLE_SHARE * (cost.start_s + n_patches * cost.patch_s + n_voxels * cost.voxel_s))
+        job_s = cost.start_s + n_patches * cost.patch_s + n_voxels * cost.voxel_s
+        limit, enough = max(SAMPLE_S, SAMPLE_SHARE * job_s), max(min(SAMPLE_S, job_s), SAMPLE_SHARE * job_s)
         emit(Event("note", f"{len(trials)} choices are compared in sample regions, in up to {spell_duration(limit)}"))
-        look_s = time.perf_counter() + LOOK_SHARE * limit
+        look_s = time.perf_counter() + LOOK_SHARE * enough
         boxes, share = self._regions(reference.stage, look_s)
         share_run = self._share_run(stage, look_s)
-        end, longest = begun + limit, 0.0
+        longest = 0.0
         for n, box in enumerate(boxes[:MOST_REGIONS]):
             before = sum(one.spent_s for one in trials)
-            if n and (time.perf_counter() + longest > end or _held_bytes(trials) > MOST_BYTES):
+            if n and (time.perf_counter() + longest > begun + enough or _held_bytes(trials) > MOST_BYTES):
                 break
-            self._run(box, trials, float("inf") if n else end)
+            self._run(box, trials, float("inf") if n else begun + limit)
             if reference.remark:
                 break
             longest = max(longest, sum(one.spent_s for one in trials) - before)
@@ -165,10 +168,12 @@ class Sampling:
     def _setting(self, choice: Choice, model: int, options: RunOptions) -> ForwardSetting:
         one, card = self._settings[model], self._opened.plan.models[model].card
         runtime, precision = (choice.options.get(name, getattr(one, name)) for name in ("runtime", "precision"))
+        patch = patch_for(self._volume.info, card, options)[0]
+        if runtime == "compile" and (precision, patch) != (one.precision, one.patch_zyx):
+            raise RequestError("it would have to be compiled anew, which takes minutes")
         if (runtime, precision) != (one.runtime, one.precision):
             one = replace(one, runtime=runtime, precision=precision, network="")
             one = replace(one, n_threads=1, channels_last=False) if choice.is_reference else one
-        patch = patch_for(self._volume.info, card, options)[0]
         if patch == one.patch_zyx:
             return one
         n_bytes = NETWORK_BYTES * int(np.prod(patch)) * one.batch_size * lanes_for(self._device)
@@ -246,20 +251,18 @@ class Sampling:
 
     def _row(self, one: Trial, against: tuple[Trial, Trial], shares: tuple[float, float]) -> Row:
         """``against``: the request and the reference; ``shares``: of voxels that hold anything, of patches that run."""
-        asked, reference = against
-        if one.remark or not one.answers or not asked.answers:
-            return Row(one.choice, remark=one.remark or "no time was left for it")
-        share, share_run = shares
+        (asked, reference), (share, share_run) = against, shares
+        n_patches, n_voxels = self._extent(one.stage)
+        patch_s = self._cost.patch_s / max(self._cost.share_run, share_run) * share_run * self._ratio(one, asked)
+        seconds = self._cost.start_s + n_patches * patch_s + n_voxels * self._cost.voxel_s
+        if one.remark or not one.answers:
+            remark = one.remark or "no time was left for it"
+            return Row(one.choice, seconds if one is asked else None, remark=remark)
         agreement = compared(
             ((reference.answers[box], answer) for box, answer in one.answers.items()),
-            exclusive=self._finish.mode != "binary"
-            and self._finish.activation != "sigmoid"
-            and not self._finish.targets,
+            exclusive=self._exclusive,
             threshold=self._finish.threshold,
         )
-        n_patches, n_voxels = self._extent(one.stage)
-        patch_s = self._cost.patch_s / self._cost.share_run * share_run * self._ratio(one, asked)
-        seconds = self._cost.start_s + n_patches * patch_s + n_voxels * self._cost.voxel_s
         flips, mean = agreement.flips * share, agreement.mean * share
         return Row(one.choice, seconds, flips, mean, agreement.dice, agreement.n_voxels)
 
@@ -267,7 +270,8 @@ class Sampling:
         """Seconds of a patch / those of the request: the median of all regions."""
         if one.settings == asked.settings and one.options.tta == asked.options.tta:
             return 1.0
-        return statistics.median_low(mine / asked.patch_s[box] for box, mine in one.patch_s.items())
+        ratios = [mine / asked.patch_s[box] for box, mine in one.patch_s.items() if asked.patch_s[box]]
+        return statistics.median_low(ratios) if ratios else 1.0
 
 
 class _Held:
