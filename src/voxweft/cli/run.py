@@ -87,7 +87,7 @@ def plan(
     verbose: Verbose = False,
     options: Any = None,
 ) -> None:
-    """Say what a run will cost: patches, bytes, memory, time; with --choices what cheaper settings would change."""
+    """Say what a run will cost: patches, bytes, memory, time."""
     from dataclasses import asdict
 
     from voxweft.cli.choices import show_choices

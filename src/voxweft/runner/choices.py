@@ -78,7 +78,7 @@ def choose(
     notes, measured = [], opened.plan.measured
     if options.effort == "auto":
         row = cheapest(found.rows, parse_duration(options.budget), options.tolerance)
-        notes = [_in_words(row, found)]
+        notes = [_in_words(row, found, options.tolerance)]
     if not row.choice.is_asked:
         schemes = opened.plan.sweep.passes[0].normalization if len(models) == 1 else ()
         app = AppRequest(normalization=schemes, settings=found.settings[row.choice.name], networks=opened.predictors)
@@ -94,9 +94,10 @@ def choose(
     return opened, cost, row
 
 
-def _in_words(row: Row, found: Comparison) -> str:
+def _in_words(row: Row, found: Comparison, tolerance: float) -> str:
     took = f"--effort auto took {row.choice.name}: {spell_duration(row.seconds or 0.0)}"
     if row.flips is None:
         return f"{took}; nothing could be compared in the time for it"
     against = next(one.choice.name for one in found.rows if one.choice.is_reference)
-    return f"{took}, {row.flips:.3%} of labels other than with {against}, in {row.n_voxels} voxels"
+    more = f", more than the tolerance of {tolerance:.3%}" if row.flips > tolerance else ""
+    return f"{took}, {row.flips:.3%} of labels other than with {against} (in {row.n_voxels} voxels){more}"
