@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,13 +18,18 @@ from numpy.typing import NDArray
 from conftest import Voxweft
 from voxweft import Box, RunOptions, load_model, open_sink, open_volume, run
 from voxweft.apps.run import run_many
+from voxweft.engine.choices import Row
 from voxweft.engine.events import silent
 from voxweft.errors import RequestError
+from voxweft.runner import choices
 from voxweft.runner.choices import choose
 from voxweft.runner.forecast import measure_cost
+from voxweft.runner.opening import Opened
 from voxweft.runner.planning import plan_run
+from voxweft.runner.records import read_plan
 from voxweft.runner.sampling import Sampling, probabilities
 
+job: Any = importlib.import_module("voxweft.apps.run")
 BLUR = "fake://blur?patch=16,16,16"
 SMALL = "8:24,:24,20:44"
 
@@ -80,6 +87,34 @@ def test_effort_auto_is_in_the_plan_and_the_report_and_a_rerun_follows_it(
     whole = Box.of((40, 48, 48))
     first, second = (open_volume(str(tmp_path / name)).read(whole) for name in ("o.zarr", "again.zarr"))
     np.testing.assert_array_equal(first, second)
+
+
+def _taking(name: str) -> Callable[..., Row]:
+    return lambda rows, *_: next(row for row in rows if row.choice.name.startswith(name))
+
+
+def test_a_larger_window_is_followed_and_the_first_of_several_parts_decides(
+    tmp_path: Path, image: NDArray[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, target = str(tmp_path / "in.zarr"), str(tmp_path / "o.zarr")
+    zarr.create_array(source, data=image[:40, :48, :48], chunks=(16, 32, 32))
+    options = RunOptions(bbox=SMALL, effort="auto", runtime="torch")
+    plan_chosen = job.plan_chosen
+
+    def is_second(*words: Any, **more: Any) -> Opened:
+        opened = plan_chosen(*words, **more)
+        monkeypatch.setattr(job, "plan_chosen", plan_chosen)
+        monkeypatch.setattr(choices, "cheapest", _taking("window"))
+        run(source, target, BLUR, options)  # another part, meanwhile
+        monkeypatch.setattr(choices, "choose", None)  # from now on nothing is measured
+        return opened
+
+    monkeypatch.setattr(job, "plan_chosen", is_second)
+    monkeypatch.setattr(choices, "cheapest", _taking("overlap 0.25"))
+    assert run(source, target, BLUR, options).status == "complete"
+    plan = read_plan(target)
+    assert plan.sweep.grid.patch == (24, 24, 24)
+    assert run(source, target, BLUR, options).plan_digest == plan.digest
 
 
 def test_a_budget_that_nothing_keeps_is_refused_with_the_time(voxweft: Voxweft, volume: str, tmp_path: Path) -> None:
