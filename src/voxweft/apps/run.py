@@ -9,12 +9,14 @@ from typing import Any
 
 from voxweft.backends import load_model, reload
 from voxweft.engine.events import Emit, silent
+from voxweft.engine.ledger import Ledger
 from voxweft.engine.options import RunOptions
 from voxweft.engine.report import Report
-from voxweft.errors import RequestError, VoxweftError
+from voxweft.errors import PlanMismatchError, RequestError, VoxweftError
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.batch import BatchLedger, Outcome, for_each
+from voxweft.runner.choices import plan_chosen
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.objects import object_places
@@ -127,6 +129,8 @@ def run_many(
     ['complete', 'complete']
     """
     options, execution = options or RunOptions(), execution or Execution()
+    if options.effort == "auto":
+        raise RequestError("--effort auto chooses for one volume; run the volumes one by one, or leave it out")
     workers, loaded = Workers.of(execution, devices_of(options.device)), load_model(model, targets=options.targets)
     for _, output in items if execution.overwrite else ():
         remove_all(Place.of(open_sink(output)))
@@ -201,9 +205,17 @@ def _run(
     models = [
         load_model(one, targets=options.targets) for one in (model if isinstance(model, (list, tuple)) else [model])
     ]
-    n = workers.n_sharing
-    opened = plan_run(volume, models, options, app=app, mask=mask, records=records, n_workers=n, emit=emit)
-    return run_plan(opened, Place.of(sink), workers, execution, emit)
+    n, is_new = workers.n_sharing, records is None or not Ledger(records).plan()
+    if options.effort == "auto":
+        opened = plan_chosen(volume, models, options, mask=mask, records=records, n_workers=n, emit=emit)
+    else:
+        opened = plan_run(volume, models, options, app=app, mask=mask, records=records, n_workers=n, emit=emit)
+    try:
+        return run_plan(opened, Place.of(sink), workers, execution, emit)
+    except PlanMismatchError:
+        if records is None or not is_new or options.effort != "auto":
+            raise
+        return _run(what, options, execution, workers, emit, app)  # another part chose and was first: its plan counts
 
 
 def _require_free(place: Place, execution: Execution) -> None:

@@ -80,6 +80,9 @@ def run(
 def plan(
     source: Annotated[str, typer.Argument(metavar="INPUT", help="Volume.")],
     model: ModelPath,
+    choices: Annotated[
+        bool, typer.Option("--choices", help="Run sample regions with cheaper settings: time, labels that flip.")
+    ] = False,
     as_json: AsJson = False,
     verbose: Verbose = False,
     options: Any = None,
@@ -87,13 +90,18 @@ def plan(
     """Say what a run will cost: patches, bytes, memory, time."""
     from dataclasses import asdict
 
+    from voxweft.cli.choices import show_choices
+    from voxweft.runner.choices import forecast_choices
     from voxweft.runner.forecast import forecast
 
-    made, cost = forecast(source, model, options)
+    choices |= options.effort == "auto"
+    made, cost = (forecast_choices if choices else forecast)(source, model, options)
     if as_json:
         print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
         return
     show_forecast(made, cost)
+    if choices:
+        show_choices(made.measured["choices"], views=options.tta != "none")
 
 
 class RunDivision(Division):

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from voxweft.engine.fields import spell_duration
 from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.uncertain import UNCERTAINTY
@@ -110,7 +111,7 @@ def on_disk(made: Any, cost: Any, n_parts: int = 1) -> dict[str, str]:
     logits = cost.n_patches * n_classes * math.prod(stage.grid.patch) * 2
     rows = {"logits of the stages": f"{_bytes(logits)} of patches, {_bytes(voxels * n_classes * 2)} merged"}
     if n_parts > 1:
-        rows["each of the parts"] = f"{_bytes(logits // n_parts)}, {_duration(cost.seconds / n_parts)}"
+        rows["each of the parts"] = f"{_bytes(logits // n_parts)}, {spell_duration(cost.seconds / n_parts)}"
     return rows
 
 
@@ -131,7 +132,7 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
         "output": f"{_bytes(cost.bytes_written)} before compression",
         "memory": _bytes(cost.memory_bytes),
-        "time": _duration(cost.seconds),
+        "time": spell_duration(cost.seconds),
         "other choices": "\n".join(cost.choices),
     }
     if probe := made.measured.get("tiling"):
@@ -155,7 +156,7 @@ def show_status(found: Any) -> None:
     if found.voxels_per_s:
         facts.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
     if found.seconds_left is not None and found.n_running:
-        facts.append(f"{_duration(found.seconds_left)} left")
+        facts.append(f"{spell_duration(found.seconds_left)} left")
     say(", ".join(facts))
     counts = [f"{n} {state}" for state in STATES if (n := found.n_parts(state))]
     if len(found.parts) > 1:
@@ -181,10 +182,3 @@ def _bytes(n: int) -> str:
         if n >= size:
             return f"{n / size:.2f} {unit}"
     return f"{n / 1e3:.1f} kB"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.1f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"

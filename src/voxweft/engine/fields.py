@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar
@@ -132,6 +133,30 @@ def parse_bytes(text: str) -> int | None:
     except ValueError:
         return None
     return int(value * units.get(unit, 1)) if value > 0 else None
+
+
+def parse_duration(text: str) -> float | None:
+    """Seconds from "2h", "30min", "90s" or "1h 30min"; None where it is no time.
+
+    >>> parse_duration("1.5h"), parse_duration("1h 30min"), parse_duration("soon"), parse_duration("10")
+    (5400.0, 5400.0, None, None)
+    """
+    number = r"(?:(\d+(?:\.\d+)?)\s*{}\s*)?"
+    found = re.fullmatch("".join(number.format(unit) for unit in ("h", "min", "s")), text.strip().lower())
+    amounts = zip(found.groups() if found else (), (3600, 60, 1), strict=False)
+    return sum(float(n or 0) * seconds for n, seconds in amounts) or None
+
+
+def spell_duration(seconds: float) -> str:
+    """A time in words.
+
+    >>> spell_duration(90), spell_duration(3000), spell_duration(9000)
+    ('90.0 s', '50 min', '2 h 30 min')
+    """
+    if seconds < 120:
+        return f"{seconds:.1f} s"
+    hours, minutes = divmod(round(seconds / 60), 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
 
 
 def size_problems(name: str, text: str) -> list[str]:

@@ -6,6 +6,7 @@
     ResultOptions    what becomes of the logits
     StorageOptions   how the result is stored
     RuntimeOptions   how, and with what, the network is run
+    EffortOptions    whether something cheaper may be taken
 
 :class:`RunOptions` has all of them. A front end joins the groups that it needs, or takes a field under another name or
 with another default by :func:`~voxweft.engine.fields.like`.
@@ -17,7 +18,16 @@ import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from voxweft.engine.fields import Options, decisive, defaults_of, option, parse_bytes, size_problems, unknown
+from voxweft.engine.fields import (
+    Options,
+    decisive,
+    defaults_of,
+    option,
+    parse_bytes,
+    parse_duration,
+    size_problems,
+    unknown,
+)
 from voxweft.engine.separate import NORMALS
 from voxweft.engine.uncertain import MEASURES
 from voxweft.errors import RequestError
@@ -205,7 +215,28 @@ class RuntimeOptions(Options):
 
 
 @dataclass(frozen=True)
-class RunOptions(RuntimeOptions, StorageOptions, ResultOptions, RegionOptions, ModelOptions, TilingOptions):
+class EffortOptions(Options):
+    """Whether something cheaper than what is asked for may be taken."""
+
+    title: ClassVar[str] = "Effort"
+
+    effort: str = option("asked", "asked, or auto: the cheapest overlap, views, window, precision within --tolerance.")
+    budget: str = option("", "With --effort auto: the most exact that takes no longer, for example 2h, 30min or 90s.")
+
+    def problems(self) -> list[str]:
+        """What is wrong with them."""
+        problems = unknown(self, effort=("asked", "auto"))
+        if self.budget and parse_duration(self.budget) is None:
+            problems.append(f"--budget {self.budget!r} is no time; write for example 2h, 30min or 90s")
+        if self.budget and self.effort == "asked":
+            problems.append(f"--budget {self.budget} needs --effort auto: nothing becomes cheaper unless that is asked")
+        return problems
+
+
+@dataclass(frozen=True)
+class RunOptions(
+    EffortOptions, RuntimeOptions, StorageOptions, ResultOptions, RegionOptions, ModelOptions, TilingOptions
+):
     """Options that every run shares, those of all groups.
 
     Raises

@@ -108,36 +108,42 @@ def forecast(
     mask = open_volume(options.mask) if options.mask and mask is None else mask
     models = [load_model(model, targets=options.targets)]
     opened = plan_run(volume, models, options, app=AppRequest("run", normalization), mask=mask, emit=emit)
-    plan, base_bytes = opened.plan, peak_memory_bytes()
-    start_s = time.time() - psutil.Process().create_time()
-    cost = _measure(opened, volume, options)
-    stage, card = plan.sweep, plan.models[0].card
-    itemsize = np.dtype(volume.info.dtype).itemsize * volume.info.n_channels
-    if stage.sparse and mask is not None:
-        n_patches, n_computed, decoded, n_voxels, buffer_bytes = _of_mask(stage, mask)
-    else:
-        columns = [stage.swept(run) for run in stage.runs(range(stage.columns.n_units))]
-        decoded = sum(stage.n_decoded(stage.reach(box)) for box in columns)
-        n_voxels = sum(box.n_voxels for box in columns)
-        division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
-        lanes = lanes_for(stage.passes[0].setting.device)
-        buffer_bytes = buffers_for(stage.info, stage.passes, stage.finishes, division, lanes, stage.regrid).total_bytes
-        n_patches, n_computed = stage.n_tiles(stage.region), stage.n_patches_computed
-    stored = None if stage.sparse else volume.info.stored_bytes
-    return plan, Forecast(
+    return opened.plan, forecast_of(opened, options, measure_cost(opened, options), overlaps)
+
+
+def forecast_of(opened: Opened, options: RunOptions, cost: Cost, overlaps: Mapping[str, float] = OVERLAPS) -> Forecast:
+    """What a plan will cost, from what its patches and voxels do."""
+    plan, stage, card = opened.plan, opened.plan.sweep, opened.plan.models[0].card
+    itemsize = np.dtype(stage.info.dtype).itemsize * stage.info.n_channels
+    n_patches, n_computed, decoded, n_voxels, buffer_bytes = extent_of(opened, stage)
+    stored = None if stage.sparse else stage.info.stored_bytes
+    return Forecast(
         n_patches=n_patches,
         n_patches_computed=n_computed,
         waste=round(n_computed / max(1, n_patches), 3),
         n_forwards=round(n_computed * stage.n_forwards * card.n_folds),
         n_columns=stage.columns.n_columns,
         n_slabs=stage.columns.n_slabs,
-        bytes_read=round(stored * decoded / stage.n_decoded(Box.of(volume.info.shape_zyx))) if stored else None,
+        bytes_read=round(stored * decoded / stage.n_decoded(Box.of(stage.info.shape_zyx))) if stored else None,
         bytes_decoded=decoded * itemsize,
         bytes_written=0 if stage.stores else round(sum(_bytes_of(o.spec) for o in stage.outputs if o.spec) * n_voxels),
-        memory_bytes=base_bytes + buffer_bytes,
-        seconds=round(start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
+        memory_bytes=cost.base_bytes + buffer_bytes,
+        seconds=round(cost.start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
         choices=_choices(plan, options, overlaps),
     )
+
+
+def extent_of(opened: Opened, stage: Sweep) -> tuple[int, int, int, int, int]:
+    """Of a sweep: patches, those that are computed, voxels decoded and written, bytes of the buffers."""
+    if stage.sparse:
+        return _of_mask(stage, opened.volume(stage.mask))
+    columns = [stage.swept(run) for run in stage.runs(range(stage.columns.n_units))]
+    decoded = sum(stage.n_decoded(stage.reach(box)) for box in columns)
+    division = (stage.columns.column_yx, stage.spec.shard_zyx, stage.plane_block)
+    lanes = lanes_for(stage.passes[0].setting.device)
+    buffers = buffers_for(stage.info, stage.passes, stage.finishes, division, lanes, stage.regrid)
+    n_voxels = sum(box.n_voxels for box in columns)
+    return stage.n_tiles(stage.region), stage.n_patches_computed, decoded, n_voxels, buffers.total_bytes
 
 
 def _of_mask(stage: Sweep, mask: Volume) -> tuple[int, int, int, int, int]:
@@ -156,22 +162,37 @@ def _bytes_of(spec: OutputSpec) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cost:
-    """Seconds that a patch costs (gather, network, weave), and that a voxel of the output costs (all the rest)."""
+class Cost:
+    """What a job costs on this machine.
+
+    Attributes
+    ----------
+    patch_s, voxel_s
+        Seconds of a patch (gather, network, weave), and of a voxel of the output (all the rest).
+    share_run
+        Of the patches; the others are skipped, and cost nothing.
+    start_s, base_bytes
+        Seconds from the start of the process to the end of planning; its memory by then.
+    """
 
     patch_s: float
     voxel_s: float
+    share_run: float
+    start_s: float = 0.0
+    base_bytes: int = 0
 
 
-def _measure(opened: Opened, volume: Volume, options: RunOptions) -> _Cost:
-    """Run crops from the middle for real, into memory: a small one to warm up, then one that takes a few seconds."""
-    first = _run_crop(opened, volume, options, n_patches=8)
-    wanted = max(8, round(CALIBRATION_S / max(first.patch_s, 1e-4)))
-    return _run_crop(opened, volume, options, n_patches=min(wanted, MAX_PATCHES))
+def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRATION_S) -> Cost:
+    """Run crops from the middle for real, into memory: a small one to warm up, then one of about so many seconds."""
+    start_s, base_bytes = time.time() - psutil.Process().create_time(), peak_memory_bytes()
+    first = _run_crop(opened, options, n_patches=8)
+    wanted = max(8, round(wanted_s / max(first.patch_s, 1e-4)))
+    cost = _run_crop(opened, options, n_patches=min(wanted, MAX_PATCHES))
+    return replace(cost, start_s=start_s, base_bytes=base_bytes)
 
 
-def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: int) -> _Cost:
-    stage = opened.plan.sweep
+def _run_crop(opened: Opened, options: RunOptions, n_patches: int) -> Cost:
+    stage, volume = opened.plan.sweep, opened.volume(VOLUME)
     side = max(1, round(n_patches ** (1 / max(1, sum(axis.count > 1 for axis in stage.grid.axes)))))
     extent = (math.ceil((side - 1) * t.step) + t.size for t in stage.grid.axes)
     whole = stage.info.shape_zyx
@@ -196,7 +217,8 @@ def _run_crop(opened: Opened, volume: Volume, options: RunOptions, n_patches: in
     elapsed_s = time.perf_counter() - started
     busy_s = sum(totals.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
     n_tiles = totals.n_patches + totals.n_skipped
-    return _Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, totals.n_voxels))
+    share_run = totals.n_patches / max(1, n_tiles)
+    return Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, totals.n_voxels), share_run)
 
 
 def _with_levels(plan: Plan, smallest: int) -> Plan:

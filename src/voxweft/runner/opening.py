@@ -82,6 +82,12 @@ class Opened:
         for one in self.plan.sweep.passes:
             self.predictors[self._key(one, device)] = predictors[one.model]
 
+    def keep_only(self, device: str) -> None:
+        """Let go of the networks that the plan does not need."""
+        keys = {self._key(one, device) for one in self.plan.sweep.passes}
+        for key in [key for key in self.predictors if key not in keys]:
+            del self.predictors[key]
+
     def volume(self, name: str) -> Volume:
         """An input."""
         if name not in self._volumes:
@@ -90,6 +96,12 @@ class Opened:
                 raise RequestError(f"the plan has no volume {name!r}")
             self._volumes[name] = open_ref(ref.ref)
         return self._volumes[name]
+
+    def model(self, n: int) -> Model:
+        """A model of the plan."""
+        if self._models.get(n) is None:
+            self._models[n] = reload(self.plan.models[n])
+        return self._models[n]
 
     def stage(self, stage: Stage, place: Place, device: str = "cpu", n_lanes: int = 1) -> Compute:
         """A stage, ready to compute; networks run on the device, ``n_lanes`` forward passes at once.
@@ -122,9 +134,7 @@ class Opened:
         key = self._key(one, device)
         if key not in self.predictors:
             require_precisions(self.plan, device)
-            model: Any = self._models.get(one.model)
-            model = model if model is not None else reload(self.plan.models[one.model])
-            self._models[one.model] = model
+            model: Any = self.model(one.model)
             setting, made = replace(one.setting, device=device, n_lanes=n_lanes), one.setting.network
             network = self._network(made, place) if made else None
             self.predictors[key] = model.open(setting) if network is None else model.open_network(setting, network)

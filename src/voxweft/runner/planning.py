@@ -12,6 +12,7 @@ import numpy as np
 
 from voxweft.backends import folds_of, reload
 from voxweft.engine.calibrate import Question, choose_setting
+from voxweft.engine.choices import ChosenOptions
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
@@ -111,6 +112,8 @@ def plan_run(
     RequestError
         All that is wrong with the request; nothing was written.
     """
+    if options.effort == "auto" and not isinstance(options, ChosenOptions):
+        raise RequestError("--effort auto is of voxweft run and voxweft plan; here it would choose nothing")
     app, device = app or AppRequest(), devices_of(options.device)[0]
     models, options = _apart(models, options)
     refs = tuple(model_ref(model) for model in models)

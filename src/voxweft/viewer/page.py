@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.engine.fields import spell_duration
 from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.stage import Sweep
@@ -334,7 +335,8 @@ def _plan_facts(subject: Subject) -> dict[str, Any]:
         return {"stages": ", ".join(one.name for one in subject.plan.stages), "output": stored}
     one, measured = stage.passes[0], subject.plan.measured
     trials = "; ".join(trial_in_words(trial) for trial in measured.get("runtimes", ()))
-    probe = measured.get("tiling")
+    probe, choices = measured.get("tiling"), measured.get("choices", {})
+    compared = [row for row in choices.get("rows", ()) if row["flips"] is not None]
     return {
         "grid": f"{' x '.join(str(a.count) for a in stage.grid.axes)} patches of {_zyx(stage.grid.patch)}",
         "window": f"{stage.window}, sigma = patch / {stage.sigma_scale:g}",
@@ -344,6 +346,11 @@ def _plan_facts(subject: Subject) -> dict[str, Any]:
         "runtime": f"{one.setting.runtime} on {one.setting.device}, {one.setting.precision}, "
         f"batch {one.setting.batch_size}",
         "candidates": trials,
+        "choices": "; ".join(
+            f"{row['name']}{' (taken)' if row['is_chosen'] else ''}: {spell_duration(row['seconds'])}, "
+            f"{row['flips']:.3%} of labels flip"
+            for row in compared
+        ),
         "tiling probe": f"a window shifted by a quarter changes probabilities by {probe['mean']:.3f} on average, "
         f"{probe['max']:.2f} at most"
         if probe
