@@ -48,14 +48,22 @@ def gaussian() -> np.ndarray:
     return one[:, None, None] * one[:, None] * one
 
 
-def load(model: str, runtime: str, n_lanes: int) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
+def load(
+    model: str, runtime: str, n_lanes: int, precision: str = "fp32", source: str = ""
+) -> tuple[Any, Callable[[torch.Tensor], torch.Tensor]]:
     """The network as a plain module (for the peers) and through voxweft's runtime (for the floor)."""
     import voxweft
     from voxweft.model import ForwardSetting
 
     found = voxweft.load_model(model)
     module = found.model._modules[0]
-    return module, found.open(ForwardSetting(runtime, "cpu", "fp32", 1, (PATCH,) * 3, n_lanes))
+    setting = ForwardSetting(runtime, "cpu", precision, 1, (PATCH,) * 3, n_lanes)
+    if precision == "int8":
+        voxels = torch.from_numpy(read(source, normalize=True))[None, None]
+        places = tiles(tuple(voxels.shape[2:]))[:: len(tiles(tuple(voxels.shape[2:]))) // 15]
+        patches = [voxels[:, :, z : z + PATCH, y : y + PATCH, x : x + PATCH].contiguous() for z, y, x in places]
+        return module, found.open_network(setting, found.quantized(setting, patches))
+    return module, found.open(setting)
 
 
 def read(path: str, normalize: bool) -> np.ndarray:
@@ -102,9 +110,21 @@ def floor(job: SimpleNamespace) -> None:
 def voxweft(job: SimpleNamespace) -> None:
     import voxweft
 
-    options = voxweft.RunOptions(runtime=job.runtime, pyramid=False, normalization="auto" if job.normalize else "none")
+    options = voxweft.RunOptions(
+        runtime=job.runtime,
+        precision=job.precision,
+        tolerance=job.tolerance,
+        pyramid=False,
+        normalization="auto" if job.normalize else "none",
+    )
     report = voxweft.run(job.input, job.output, job.loaded, options)
-    job.extra = {"stages": report.totals["seconds"]}
+    job.extra = {"stages": report.totals["seconds"], "runs_in": _setting(job.output)}
+
+
+def _setting(output: str) -> str:
+    """What the plan runs in."""
+    plan = Path(f"{output}.voxweft/plan.json").read_text()
+    return "/".join(json.loads(plan)["stages"][0]["passes"][0]["setting"][name] for name in ("runtime", "precision"))
 
 
 def monai(job: SimpleNamespace) -> None:
@@ -191,6 +211,8 @@ def main() -> None:
     parser.add_argument("--output")
     parser.add_argument("--model")
     parser.add_argument("--runtime", default="torch")
+    parser.add_argument("--precision", default="auto")
+    parser.add_argument("--tolerance", type=float, default=0.001)
     parser.add_argument("--cores", type=int, default=0)
     args = parser.parse_args()
     if args.cores:
@@ -211,7 +233,8 @@ def main() -> None:
             {"monai": "monai.inferers", "nnunet": "nnunetv2.inference.predict_from_raw_data"}.get(args.name, "json")
         )
     if args.name != "voxweft":
-        job.module, job.predictor = load(args.model, args.runtime, cores)
+        precision = "fp32" if args.precision == "auto" else args.precision
+        job.module, job.predictor = load(args.model, args.runtime, cores, precision, args.input)
     from voxweft.engine.report import peak_memory_bytes
 
     wall, cpu = time.perf_counter(), time.process_time()

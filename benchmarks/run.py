@@ -17,6 +17,7 @@ import random
 import statistics
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from results import keep
 from voxweft.launch.processes import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
+HELD_OUT = slice(186, 250)  # planes that the network was not trained on
 OURS, PEERS = ("floor", "voxweft"), ("monai", "nnunet", "three_stage")
 NULL = "fake://null?patch=64,64,64"
 
@@ -52,9 +54,12 @@ def engine(python: str, name: str, job: dict[str, Any], work: Path, tuned: bool)
 
 
 def interleaved(
-    jobs: dict[str, tuple[str, str, dict[str, Any]]], rounds: int, work: Path
+    jobs: dict[str, tuple[str, str, dict[str, Any]]],
+    rounds: int,
+    work: Path,
+    look: Callable[[str], None] = lambda _row: None,
 ) -> dict[str, dict[str, float]]:
-    """Medians by row of ``{row: (python, engine, flags)}``."""
+    """Medians by row of ``{row: (python, engine, flags)}``; ``look(row)`` is called after each run."""
     seen: dict[str, list[dict[str, Any]]] = {row: [] for row in jobs}
     chance = random.Random(0)
     for number in range(rounds):
@@ -64,6 +69,7 @@ def interleaved(
             python, name, flags = jobs[row]
             seen[row].append(engine(python, name, flags, work, tuned=name not in PEERS))
             print(f"round {number}: {row}: {seen[row][-1]}", flush=True)
+            look(row)
     return {
         row: {k: statistics.median(r[k] for r in runs) for k in runs[0] if isinstance(runs[0][k], (int, float))}
         for row, runs in seen.items()
@@ -75,6 +81,7 @@ def prepare(shared: Path, work: Path) -> None:
     raw = tifffile.imread(shared / "data/em_fibsem_medulla/raw.tif")
     for name, volume in {
         "crop160": raw[40:200, 40:200, 40:200],
+        "whole250": raw,
         "tiled512": np.tile(raw, (3, 3, 3))[:512, :512, :512],
     }.items():
         made = zarr.create_array(
@@ -107,7 +114,7 @@ def null_network(peers: str, rounds: int, work: Path) -> str:
 
 def real_network(peers: str, rounds: int, work: Path, model: Path) -> str:
     """Wall seconds with all cores, and the ratio to the floor of the same runtime."""
-    job = {"input": work / "crop160.zarr", "model": model}
+    job = {"input": work / "crop160.zarr", "model": model, "precision": "fp32"}
     rows = {
         f"{name}, {runtime}": (sys.executable, name, job | {"runtime": runtime})
         for name in OURS
@@ -127,6 +134,67 @@ def real_network(peers: str, rounds: int, work: Path, model: Path) -> str:
             f"{row['peak_bytes'] / 1e9:.2f} |"
         )
     return "\n".join(lines)
+
+
+PRECISIONS = {
+    "floor, torch fp32": ("floor", {"runtime": "torch", "precision": "fp32"}),
+    "floor, openvino fp32": ("floor", {"runtime": "openvino", "precision": "fp32"}),
+    "floor, openvino bf16": ("floor", {"runtime": "openvino", "precision": "bf16"}),
+    "floor, openvino int8": ("floor", {"runtime": "openvino", "precision": "int8"}),
+    "voxweft, auto": ("voxweft", {"runtime": "auto"}),
+    "voxweft, fp32 exact": ("voxweft", {"runtime": "auto", "tolerance": 0}),
+    "voxweft, int8": ("voxweft", {"runtime": "auto", "precision": "int8", "tolerance": 1}),
+    "monai": ("monai", {}),
+    "nnunet": ("nnunet", {}),
+}
+
+
+def precisions(peers: str, rounds: int, work: Path, model: Path, shared: Path) -> str:
+    """A long job in every precision: wall seconds on all cores, ratio to plain torch, Dice on the held-out planes."""
+    job = {"input": work / "whole250.zarr", "model": model}
+    rows = {
+        name: (peers if engine_name in PEERS else sys.executable, engine_name, job | flags)
+        for name, (engine_name, flags) in PRECISIONS.items()
+        if engine_name not in PEERS or peers
+    }
+    truth = membranes(tifffile.imread(shared / "data/em_fibsem_medulla/labels.tif"))[HELD_OUT]
+    dice: dict[str, float] = {}
+
+    def look(row: str) -> None:
+        if not row.startswith("floor"):
+            node = zarr.open(str(work / f"{rows[row][1]}.zarr"), mode="r")
+            found = (node["0"] if isinstance(node, zarr.Group) else node)[HELD_OUT] > 127
+            dice[row] = 2 * (found & truth).sum() / (found.sum() + truth.sum())
+
+    found = interleaved(rows, rounds, work, look)
+    base, auto = found["floor, torch fp32"]["wall_s"], found["voxweft, auto"]["wall_s"]
+    lines = ["| engine | wall s | CPU s | wall / torch fp32 floor | wall / voxweft auto | peak memory, GB | Dice |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name, row in found.items():
+        lines.append(
+            f"| {name} | {row['wall_s']:.2f} | {row['cpu_s']:.2f} | {row['wall_s'] / base:.3f} | "
+            f"{row['wall_s'] / auto:.2f} | {row['peak_bytes'] / 1e9:.2f} | "
+            + (f"{dice[name]:.4f} |" if name in dice else "|")
+        )
+    return "\n".join(lines)
+
+
+def membranes(labels: np.ndarray) -> np.ndarray:
+    """Both voxels of every face between two labels, dilated once by the 6-neighbour cross."""
+    border = np.zeros(labels.shape, bool)
+    pairs = [
+        tuple(tuple(slice(*s) if a == axis else slice(None) for a in range(3)) for s in ((None, -1), (1, None)))
+        for axis in range(3)
+    ]
+    for lower, upper in pairs:
+        differs = labels[lower] != labels[upper]
+        border[lower] |= differs
+        border[upper] |= differs
+    grown = border.copy()
+    for lower, upper in pairs:
+        grown[lower] |= border[upper]
+        grown[upper] |= border[lower]
+    return grown
 
 
 def exactness(work: Path, model: Path) -> str:
@@ -188,6 +256,7 @@ def main() -> None:
     parser.add_argument("--shared", type=Path, default=HERE.parent.parent / "shared")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--work", type=Path, default=Path("bench-work"))
+    parser.add_argument("--tables", default="", help="some of: null network, real network, precisions, exactness")
     parser.add_argument("--against", type=Path, help="a checkout of an earlier release")
     args = parser.parse_args()
     args.work.mkdir(parents=True, exist_ok=True)
@@ -196,9 +265,14 @@ def main() -> None:
     if args.against:
         keep("against an earlier release", both_releases(args.against, args.rounds, args.work, model))
         return
-    keep("null network", null_network(args.peers, max(3, args.rounds - 2), args.work))
-    keep("real network", real_network(args.peers, args.rounds, args.work, model))
-    keep("exactness", exactness(args.work, model))
+    tables = {
+        "null network": lambda: null_network(args.peers, max(3, args.rounds - 2), args.work),
+        "real network": lambda: real_network(args.peers, args.rounds, args.work, model),
+        "exactness": lambda: exactness(args.work, model),
+        "precisions": lambda: precisions(args.peers, args.rounds, args.work, model, args.shared),
+    }
+    for name in args.tables.split(",") if args.tables else tables:
+        keep(name, tables[name]())
 
 
 if __name__ == "__main__":
