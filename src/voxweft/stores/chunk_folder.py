@@ -86,7 +86,7 @@ class ChunkFolder:
 
         try:
             data = (self.folder / self.array.metadata.encode_chunk_key(place)).read_bytes()
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         size = math.prod(self.array.chunks) * self.array.dtype.itemsize
         if self.codec:
