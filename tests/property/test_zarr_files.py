@@ -22,7 +22,7 @@ from voxweft.image.info import OutputSpec
 from voxweft.stores.ome_zarr import OmeZarrSink
 
 SHAPE = (20, 33, 41)
-few = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+few = settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def holes(seed: int, shape: tuple[int, ...], dtype: str) -> NDArray[Any]:
