@@ -58,12 +58,13 @@ class Weights:
         iz, iy, ix = tile.index
         wz, wy, wx = self._weights[one]
         plane, column, product = wy[iy][:, None] * wx[ix], wz[iz][:, None, None], self._products[one]
-        for channel in range(len(logits) - self._differences):
+        channels = logits.unbind()
+        for channel in channels[self._differences :]:
             if self._differences:
-                torch.sub(logits[channel + 1], logits[0], out=product)
+                torch.sub(channel, channels[0], out=product)
                 product.mul_(plane)
             else:
-                torch.mul(logits[channel], plane, out=product)
+                torch.mul(channel, plane, out=product)
             yield product.mul_(column)
 
 
@@ -126,7 +127,8 @@ class Weaver:
         """Add what is weighted already [*patch], of one channel, as far as it lies in the area."""
         inside, target = self._overlap(tile)
         total = self._channels(one)[channel]
-        total[(slice(0, tile.box.shape[0]), *target)].add_(product[(slice(None), *inside)])
+        product = product if inside == (slice(0, product.shape[1]), slice(0, product.shape[2])) else product[:, *inside]
+        total[: len(product), *target].add_(product)
 
     def skip(self, one: int, tile: Tile) -> None:
         """Note that a patch of the current layer did not run."""

@@ -182,9 +182,9 @@ class TileGrid:
 
     def tile(self, index: Zyx) -> Tile:
         """The patch at an index; its box is in voxels of the volume and may leave a volume that was padded."""
-        start = tuple(axis.start(i) + o for axis, i, o in zip(self.axes, index, self.origin, strict=True))
-        z, y, x = start
-        return Tile(index, Box((z, y, x), (z + self.patch[0], y + self.patch[1], x + self.patch[2])))
+        z, y, x = (axis.start(i) + o for axis, i, o in zip(self.axes, index, self.origin, strict=True))
+        depth, height, width = self.patch
+        return Tile(index, Box((z, y, x), (z + depth, y + height, x + width)))
 
     def touching(self, box: Box) -> tuple[range, range, range]:
         """Per axis, the indices of the patches that meet a box of the volume."""

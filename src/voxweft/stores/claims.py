@@ -6,7 +6,11 @@ A few bytes can stand for gigabytes; a chunk that claims far more than its array
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
+from numpy.typing import NDArray
+
+HEAD, MOST_TIMES = 32, 16  # bytes of a chunk; more than its array's dtype and filters explain
 ZSTD, GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 
 
@@ -28,6 +32,13 @@ def claimed_bytes(codec: str, data: bytes) -> int:
     """
     reader = READERS.get(codec)
     return reader(data) if reader and len(data) > 8 else 0
+
+
+def require_sane(codec: str, data: bytes | NDArray[Any], wanted: int) -> None:
+    """Refuse a chunk that claims to unpack to far more than the ``wanted`` bytes that a chunk of its array has."""
+    claimed = claimed_bytes(codec, bytes(data[:HEAD]) + bytes(data[-4:]))
+    if claimed > MOST_TIMES * wanted + (1 << 16):
+        raise ValueError(f"it claims to unpack to {claimed} bytes, and a chunk has {wanted}")
 
 
 def _zstd(data: bytes) -> int:

@@ -18,6 +18,7 @@ from voxweft.image.stored import StoredBoxes
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
+from voxweft.stores.shards import Shards
 from voxweft.stores.url import local_path, records_at, remove, unreadable, zarr_store
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class OmeZarrSink:
 
     def _put(self, target: Any, box: Box, array: NDArray[Any]) -> int:
         """Write shard by shard: what is being compressed is then one shard, not the whole box. How many are stored."""
-        n_files = 0
+        n_files, shards, everything = 0, Shards.of(target), Box.of(target.shape[-3:])
         try:
             for cell in box.cells((target.shards or target.chunks)[-3:]):
                 shard = cell & box
@@ -197,7 +198,10 @@ class OmeZarrSink:
                     place = shard.slices if target.ndim == 3 else (channel, *shard.slices)
                     self.guard()
                     try:
-                        target[place] = plane
+                        if shards and shard == cell & everything:
+                            shards.write(place, plane)
+                        else:
+                            target[place] = plane
                     except (ValueError, RuntimeError):  # zarr looks into the old shard first, and that one is damaged
                         _erase(target, place)
                         target[place] = plane

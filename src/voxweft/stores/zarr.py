@@ -18,6 +18,7 @@ from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
 from voxweft.remote import is_remote
 from voxweft.stores.attributes import direction_of, stamp_of
+from voxweft.stores.chunk_folder import ChunkFolder
 from voxweft.stores.mended import MendedStore
 from voxweft.stores.multiscales import Image, image_of
 from voxweft.stores.url import local_path, read_error, unreadable, zarr_store
@@ -72,6 +73,7 @@ class ZarrVolume:
             raise VolumeError(f"{self._url} is a single array; --level {level} needs a multi-scale group")
         self._array: zarr.Array[Any] = arrays[level]
         self._path = path if local else None
+        self._plain = ChunkFolder.of(self._array, local_path(self._url) / path) if local and not cache else None
         self._axes = Axes.of(_names(self._array, image), self._array.shape, self._url, select)
         self.info = self._describe(image, path, arrays, level)
 
@@ -117,7 +119,8 @@ class ZarrVolume:
         return any((folder / array.metadata.encode_chunk_key(i)).exists() for i in itertools.product(*places))
 
     def _read(self, box: Box) -> NDArray[Any]:
-        return self._axes.arranged(np.asarray(self._array[self._axes.index(box)]))
+        wanted = self._axes.index(box)
+        return self._axes.arranged(self._plain.read(wanted) if self._plain else np.asarray(self._array[wanted]))
 
     def _culprit(self, box: Box) -> str:
         """The first chunk of a box that cannot be read, by its index and voxels."""
