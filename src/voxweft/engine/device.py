@@ -14,6 +14,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -148,6 +149,18 @@ class Pinned:
 def transfers_to(device: str) -> Transfers:
     """Those of a device, shared by all that this process does there."""
     return Direct(device) if device == "cpu" else Pinned(device)
+
+
+@functools.cache
+def fused_weaving(device: str) -> Callable[..., None] | None:
+    """:func:`voxweft.engine.kernels.add_weighted` where it can run and gives the bits of the plain sums; else None."""
+    import torch
+
+    if not device.startswith("cuda") or not torch.cuda.is_available() or find_spec("triton") is None:
+        return None
+    from voxweft.engine.kernels import add_weighted, gives_the_plain_bits
+
+    return add_weighted if gives_the_plain_bits(device) else None
 
 
 class Stored:

@@ -67,7 +67,7 @@ class OnDevice(SameGrid):
             for y in range(0, height, rows):
                 out[:, :, y : y + rows] = finished(finish, blended[:, :, y : y + rows])
             made.append(ways.down(out))
-        wrong = ways.down(~blended.sum().isfinite().reshape(1))
+        wrong = ways.down(blended.sum().isfinite().logical_not().reshape(1))
         outside = [self._mask.outside(lo + k, self._box) for k in range(n)]
         holes = [
             [e for e in (None if uncovered is None else uncovered[k], outside[k]) if e is not None] for k in range(n)

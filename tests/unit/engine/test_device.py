@@ -125,7 +125,7 @@ def test_a_sweep_with_all_views_in_a_batch_writes_the_same(image: Any) -> None:
 
 
 def test_a_reader_tells_of_empty_patches(image: Any) -> None:
-    image = np.stack([image, image * 0])
+    image = np.stack([image, image * 0]).astype(np.int16)
     volume, whole = voxweft.open_volume(image), Box.of(image.shape[1:])
     boxes = [Box((10, 0, 0), (26, 16, 16)), Box((10, 0, 0), (26, 16, 25)), Box((4, 0, 0), (20, 16, 16))]
     with PlaneReader(volume, whole, 8, "cpu", own=whole) as reader:
