@@ -48,21 +48,24 @@ def add_weighted(
         return
     wz, wy, wx = weights
     n = depth * height * width
-    _kernel()[(-(-n // BLOCK), n_channels)](
-        total,
-        logits,
-        wz,
-        wy,
-        wx,
-        *total.stride()[:3],
-        *logits.stride()[:3],
-        n,
-        height,
-        width,
-        DIFFERENCES=differences,
-        BLOCK=BLOCK,
-        enable_fp_fusion=False,
-    )
+    import torch
+
+    with torch.cuda.device_of(total):  # type: ignore[no-untyped-call]  # Triton launches on the current one
+        _kernel()[(-(-n // BLOCK), n_channels)](
+            total,
+            logits,
+            wz,
+            wy,
+            wx,
+            *total.stride()[:3],
+            *logits.stride()[:3],
+            n,
+            height,
+            width,
+            DIFFERENCES=differences,
+            BLOCK=BLOCK,
+            enable_fp_fusion=False,
+        )
 
 
 @functools.cache
