@@ -60,7 +60,7 @@ def load(url: str, *, inference_scale: int = 1, fine_boundaries: bool = False) -
     return TorchModel(
         card,
         [module.eval().requires_grad_(False)],
-        ("torch",) if name == "kill" or delay_ms else ("torch", "jit", "openvino", "compile"),
+        ("torch",) if name == "kill" or delay_ms else ("torch", "jit", "openvino", "graph", "compile"),
     )
 
 

@@ -1,24 +1,26 @@
-"""Ways to run a torch module: as it is, traced and frozen, compiled, or converted to OpenVINO in memory."""
+"""A torch module as a model, run by torch or converted to OpenVINO in memory."""
 
 from __future__ import annotations
 
-import shutil
-import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any
 
 import torch
 
-from voxweft.backends import openvino
+from voxweft.backends import openvino, torch_runtime
 from voxweft.backends.heads import OneTensor
+from voxweft.backends.selftest import check_convolution
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import ForwardSetting, Predictor
 from voxweft.processor import lacks
 
-PRECISIONS = {"fp16": torch.float16, "bf16": torch.bfloat16}
+OPENERS = {
+    "torch": torch_runtime.plain,
+    "jit": torch_runtime.frozen,
+    "compile": torch_runtime.compiled,
+    "graph": torch_runtime.graph,
+}
 
 
 class TorchModel:
@@ -39,7 +41,7 @@ class TorchModel:
         self,
         card: ModelCard,
         modules: Sequence[torch.nn.Module],
-        runtimes: tuple[str, ...] = ("torch", "jit", "openvino", "compile"),
+        runtimes: tuple[str, ...] = ("torch", "jit", "openvino", "graph", "compile"),
     ) -> None:
         self.card = card
         self._modules = list(modules)
@@ -51,6 +53,7 @@ class TorchModel:
             "torch": True,
             "jit": device == "cpu",
             "openvino": device == "cpu" and openvino.is_here(),
+            "graph": device != "cpu",
             "compile": device != "cpu",  # on CPUs it compiles for minutes and gains nothing on 3-D convolutions
         }
         return tuple(r for r in self._runtimes if here[r])
@@ -64,13 +67,19 @@ class TorchModel:
 
     def open(self, setting: ForwardSetting) -> Predictor:
         """Make the modules ready and check them on zeros."""
-        openers = {"torch": _plain, "jit": _frozen, "compile": _compiled}
-        if setting.runtime not in (*openers, "openvino") or setting.runtime not in self._runtimes:
+        if setting.runtime not in self._runtimes:
             raise ModelError(f"a {self.card.format} model cannot run on {setting.runtime!r}; use {self._runtimes}")
         if setting.runtime == "openvino":
             return self._joined([openvino.compiled(n, setting) for n in self._converted(setting)], setting)
-        modules = [OneTensor(m, self.card) for m in self._modules]
-        return self._joined([openers[setting.runtime](m, setting, self.card) for m in modules], setting)
+        if setting.device != "cpu":
+            torch_runtime.reproducible()
+            check_convolution(setting.device, setting.precision)
+        try:
+            return self._in_torch(setting)
+        except ModelError:
+            if setting.precision not in torch_runtime.HALF:
+                raise
+        return self._in_torch(setting, cast=False)  # some networks make float32 tensors of their own
 
     def quantized(self, setting: ForwardSetting, samples: Sequence[torch.Tensor]) -> bytes:
         """The modules in int8; see :class:`~voxweft.model.protocols.Quantizable`."""
@@ -80,6 +89,10 @@ class TorchModel:
     def open_network(self, setting: ForwardSetting, network: bytes) -> Predictor:
         """Make ready what :meth:`quantized` gave."""
         return self._joined([openvino.compiled(n, setting) for n in openvino.members(network)], setting)
+
+    def _in_torch(self, setting: ForwardSetting, *, cast: bool = True) -> Predictor:
+        modules = [OneTensor(m, self.card) for m in self._modules]
+        return self._joined([OPENERS[setting.runtime](m, setting, self.card, cast=cast) for m in modules], setting)
 
     def _joined(self, predictors: Sequence[Predictor], setting: ForwardSetting) -> Predictor:
         predictor = predictors[0] if len(predictors) == 1 else _Mean(predictors)
@@ -120,51 +133,6 @@ def check_shape(predictor: Predictor, setting: ForwardSetting, card: ModelCard) 
             raise ModelError(f"the network refuses an input of {size}: {lines[0][:200]}") from error
     if found != wanted:
         raise ModelError(f"the network gives {found} for an input of {size}; {wanted} was expected")
-
-
-def _plain(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
-    return _Torch(module, setting)
-
-
-class _Torch:
-    def __init__(self, module: Any, setting: ForwardSetting) -> None:
-        torch.backends.cudnn.benchmark = False  # the algorithm, and with it the bits, must not depend on timing
-        torch.backends.cudnn.deterministic = True
-        self._module = module.to(setting.device) if hasattr(module, "to") else module
-        self._kind = setting.device.partition(":")[0]
-        self._dtype = PRECISIONS.get(setting.precision)
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        with torch.inference_mode(), torch.autocast(self._kind, dtype=self._dtype, enabled=self._dtype is not None):
-            return self._module(batch).float()  # type: ignore[no-any-return]
-
-
-def _compiled(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
-    if setting.device == "cpu" and not shutil.which("g++"):
-        raise ModelError("--runtime compile needs a C++ compiler on the CPU; install g++ or use --runtime torch")
-    torch.compiler.reset()
-    compiled: Any = torch.compile(module.module.to(setting.device), dynamic=False, mode=setting.compile_mode)
-    return _OneThread(_Torch(OneTensor(compiled, card), setting))
-
-
-class _OneThread:
-    """Calls a network from one thread only, as CUDA graphs need it; a copy of what it gives belongs to the caller."""
-
-    def __init__(self, predictor: Predictor) -> None:
-        self._predictor = predictor
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="voxweft-compiled")
-
-    def __call__(self, batch: torch.Tensor) -> torch.Tensor:
-        return self._thread.submit(lambda: self._predictor(batch).clone()).result()
-
-
-def _frozen(module: OneTensor, setting: ForwardSetting, card: ModelCard) -> Predictor:
-    """Traced and frozen, so that activations stay in oneDNN's own layouts: about 1.4 times plain torch on a CPU."""
-    example = torch.zeros((setting.batch_size, card.n_inputs, *setting.patch_zyx))
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # torch announces the end of TorchScript
-        traced = torch.jit.trace(module.eval(), example, check_trace=False)  # type: ignore[no-untyped-call]
-        return _Torch(torch.jit.optimize_for_inference(torch.jit.freeze(traced)), setting)
 
 
 class _Mean:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from voxweft.engine.weave import Weaver
 from voxweft.errors import RunError
 from voxweft.geometry.box import Box
 from voxweft.geometry.regrid import AxisMap, Regrid
+from voxweft.ops.activate_device import finish_of
 
 if TYPE_CHECKING:
     import torch
@@ -28,6 +29,9 @@ class Finishing(Protocol):
 
     def to(self, end: int) -> None:
         """All swept planes below ``end`` are final, in voxels of the swept grid."""
+
+    def end(self) -> None:
+        """No more will come."""
 
 
 def finishing(
@@ -64,6 +68,9 @@ class SameGrid:
         if lo < end:
             self.planes(lo, end)
             self._writer.advance(end)
+
+    def end(self) -> None:
+        """Nothing is left."""
 
     def planes(self, lo: int, end: int) -> None:
         """The planes ``lo <= z < end``, which are final."""
@@ -129,6 +136,9 @@ class OtherGrid:
         self._labels = {z: labels for z, labels in self._labels.items() if z >= first}
         self._writer.advance(self._z)
 
+    def end(self) -> None:
+        """Nothing is left."""
+
     def _plane(self, z: int) -> None:
         """One output plane, strip by strip."""
         first, weights = (a[z - self._regrid.axes[0].offset] for a in self._regrid.axes[0].taps)
@@ -143,7 +153,7 @@ class OtherGrid:
             a, b = self._rows.span(y, stop)
             strip = _between(planes[0][:, a:b], planes[1][:, a:b] if planes[1:] else None, float(weights[-1]))
             if mixed is None:
-                made = [finish(self._enlarged(strip, y, stop, (0, width))[:, None]) for finish in self._stage.finishes]
+                made = [finish_of(f, self._enlarged(strip, y, stop, (0, width))[:, None]) for f in self._stage.finishes]
             else:
                 made = [self._labelled(strip, planes, (y, stop), mixed, pair[0])]
             self._writer.put(z, y, made, self._box)
@@ -164,7 +174,7 @@ class OtherGrid:
                 values = self._enlarged(strip[chosen], y, stop, (lo, hi))
                 labels[0, 0, :, lo:hi] = _largest(values, chosen)
             else:
-                labels[..., lo:hi] = finish(self._enlarged(strip, y, stop, (lo, hi))[:, None])
+                labels[..., lo:hi] = finish_of(finish, self._enlarged(strip, y, stop, (lo, hi))[:, None])
         return np.asarray(labels)
 
     def _enlarged(self, strip: torch.Tensor, y: int, stop: int, columns: tuple[int, int]) -> torch.Tensor:
@@ -175,7 +185,7 @@ class OtherGrid:
         """Of every swept voxel [Y, X]: whether it and those after it along each axis have more than one label."""
         for k in pair:
             if k not in self._labels:
-                self._labels[k] = self._stage.finish(self._kept[k][:, None])[0, 0]
+                self._labels[k] = finish_of(self._stage.finish, self._kept[k][:, None])[0, 0]
         first = self._labels[pair[0]]
         mixed = np.zeros(first.shape, np.bool_)
         for k in pair:
@@ -249,7 +259,12 @@ def require_finite(blended: torch.Tensor, lo: int, hi: int) -> None:
         Naming the planes.
     """
     if not bool(blended.sum().isfinite()):
-        raise RunError(
-            f"the network returned NaN or Inf for planes z {lo} to {hi - 1}",
-            "Look at the input there, or use --precision fp32.",
-        )
+        refuse(lo, hi)
+
+
+def refuse(lo: int, hi: int) -> NoReturn:
+    """Say that logits of planes are not finite."""
+    raise RunError(
+        f"the network returned NaN or Inf for planes z {lo} to {hi - 1}",
+        "Look at the input there, or use --precision fp32.",
+    )

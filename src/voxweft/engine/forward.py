@@ -7,7 +7,7 @@ cores, and the bits of a pass do not depend on how many cores there are.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from voxweft.engine.budget import VIEWS_BYTES
 from voxweft.engine.known import KnownPlanes
 from voxweft.engine.opened import OpenedSweep
+from voxweft.engine.passes import Pass
 from voxweft.engine.reader import PlaneReader, Reader
 from voxweft.engine.totals import Totals
 from voxweft.errors import RunError
@@ -83,7 +84,7 @@ class ForwardQueue:
         self._whole = Box.of(stage.info.shape_zyx)
         self._free = [
             deque(
-                torch.zeros((p.setting.batch_size, stage.n_channels_of(p), *p.grid.patch), device=opened.device)
+                torch.zeros((patches_at_once(p), stage.n_channels_of(p), *p.grid.patch), device=opened.device)
                 for _ in range(SLOTS_PER_LANE * opened.n_lanes)
             )
             for p in stage.passes
@@ -91,6 +92,7 @@ class ForwardQueue:
         self._one = 0  # the pass whose batch is being gathered
         self._entries: list[Tile | Callable[[], None]] = []
         self._n_tiles = 0
+        self._empty: dict[tuple[int, Tile], bool] = {}
         self._pending: deque[tuple[int, list[Tile | Callable[[], None]], torch.Tensor, Logits]] = deque()
         self._lanes = ThreadPoolExecutor(opened.n_lanes, thread_name_prefix="voxweft-forward")
 
@@ -107,6 +109,13 @@ class ForwardQueue:
         """Hold the planes ``lo <= z < hi`` of the input."""
         self._reader.need(lo, hi)
 
+    def expect(self, one: int, tiles: Sequence[Tile]) -> None:
+        """Look at patches of a layer before they are added: an accelerator is asked once which are empty."""
+        if self._stage.skip_empty and self._opened.device != "cpu":
+            boxes = [tile.box & self._whole for tile in tiles]
+            found = self._reader.constant(boxes, self._stage.passes[one].channels)
+            self._empty = {(one, tile): empty for tile, empty in zip(tiles, found, strict=True)}
+
     def add(self, one: int, tile: Tile) -> None:
         """Gather and normalise a patch of pass ``one``; start a forward pass when the batch is full."""
         if one != self._one:
@@ -117,22 +126,29 @@ class ForwardQueue:
             self._collect()
         with self._totals.timed("gather"):
             valid = tile.box & self._whole
+            empty = self._empty.get((one, tile)) if self._stage.skip_empty else False
+            if empty:
+                self._leave_out(one, tile)
+                return
             slot = self._free[one][0][self._n_tiles]
             if valid != tile.box:
                 slot.zero_()
             patch = slot[(slice(None), *valid.shift(tile.box.start, -1).slices)]
             self._reader.copy(valid, patch, pass_.channels)
-            if self._stage.skip_empty and _constant(patch):
-                self.then(partial(self._target.skip, one, tile))
-                self._totals.n_skipped += 1
+            if empty is None and _constant(patch):
+                self._leave_out(one, tile)
                 return
             normalize(patch, pass_.normalization)
             if pass_.pad_with == "edge" and valid != tile.box:
                 _fill_from_edges(slot, valid.shift(tile.box.start, -1))
         self._entries.append(tile)
         self._n_tiles += 1
-        if self._n_tiles == pass_.setting.batch_size:
+        if self._n_tiles == patches_at_once(pass_):
             self._submit()
+
+    def _leave_out(self, one: int, tile: Tile) -> None:
+        self.then(partial(self._target.skip, one, tile))
+        self._totals.n_skipped += 1
 
     def then(self, action: Callable[[], None]) -> None:
         """Do something as soon as all patches before it were handed over; patches after it may run meanwhile."""
@@ -160,9 +176,11 @@ class ForwardQueue:
         slot, pass_ = self._free[self._one].popleft(), self._stage.passes[self._one]
         predictor = self._opened.predictors[self._one]
         n_bytes = 4 * self._stage.finish.n_classes * slot[:, :1].numel() * SLOTS_PER_LANE * self._opened.n_lanes
-        apart = self._opened.device == "cpu" and n_bytes * len(pass_.views) <= VIEWS_BYTES
+        together = len(slot) < pass_.setting.batch_size
+        apart = self._opened.device == "cpu" and not together and n_bytes * len(pass_.views) <= VIEWS_BYTES
         groups = [(view,) for view in pass_.views] if apart else [pass_.views]
-        futures = [self._lanes.submit(sum_of_views, predictor, slot, group, pass_.vectors) for group in groups]
+        run = sum_of_joint_views if together else sum_of_views
+        futures = [self._lanes.submit(run, predictor, slot, group, pass_.vectors) for group in groups]
         self._pending.append((self._one, self._entries, slot, Logits(futures, len(pass_.views))))
         self._entries, self._n_tiles = [], 0
 
@@ -213,6 +231,37 @@ def sum_of_views(
         total = views[0].inverse.of_vectors(predictor(views[0](batch).contiguous()), vectors).clone()
         for view in views[1:]:
             total += view.inverse.of_vectors(predictor(view(batch).contiguous()), vectors)
+        return total
+
+
+def patches_at_once(one: Pass) -> int:
+    """Patches of a batch: the setting's batch size, or less where all views of a patch fit into one batch.
+
+    >>> from voxweft.geometry.tiling import TileGrid
+    >>> from voxweft.model.protocols import ForwardSetting
+    >>> from voxweft.ops.augment import views
+    >>> grid = TileGrid.of((8, 8, 8), (8, 8, 8), 0.5, "spread")
+    >>> one = Pass(0, grid, ForwardSetting("torch", "cpu", "fp32", 16, (8, 8, 8)), (), views("mirroring"))
+    >>> patches_at_once(one)
+    2
+    """
+    n_views, batch = len(one.views), one.setting.batch_size
+    patch = one.grid.patch
+    keep_shape = all(patch[a] == patch[b] for view in one.views for a, b in [view.swap or (0, 0)])
+    return batch // n_views if keep_shape and batch % n_views == 0 else batch
+
+
+def sum_of_joint_views(
+    predictor: Predictor, batch: torch.Tensor, views: tuple[View, ...], vectors: tuple[int, ...] = ()
+) -> torch.Tensor:
+    """As :func:`sum_of_views`, with all views in one batch [n_views x B, C, Z, Y, X], view after view."""
+    import torch
+
+    with torch.inference_mode():
+        seen = predictor(torch.cat([view(batch) for view in views])).chunk(len(views))
+        total = views[0].inverse.of_vectors(seen[0], vectors).clone()
+        for view, logits in zip(views[1:], seen[1:], strict=True):
+            total += view.inverse.of_vectors(logits, vectors)
         return total
 
 

@@ -68,6 +68,7 @@ def keep_patches(opened: OpenedSweep, units: range, commit: Commit, goes_on: Goe
                         queue.need(planes.start[0], planes.stop[0])
                         mask.need(planes.start[0], planes.stop[0])
                     writer.expect(layer, start)
+                    queue.expect(0, [tile for tile in layer if not mask.misses(tile.box & whole)])
                     for tile in layer:
                         if mask.misses(tile.box & whole):
                             writer.skip(0, tile)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.engine.device import Stored, transfers_to
 from voxweft.geometry.box import Box
 from voxweft.image.protocols import Volume
 
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
     import torch
 
 ROWS_BYTES = 1 << 26  # that are decoded at once
-ON_DEVICE = ("uint8", "int8", "int16", "int32", "float16", "float32")
 
 
 def plane_blocks(box: Box, n_planes: int) -> Iterator[Box]:
@@ -47,8 +48,51 @@ class Reader(Protocol):
     def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
         """Copy held voxels into float32 ``out`` [C, Z, Y, X]; of some channels, in this order, or of all."""
 
+    def constant(self, boxes: Sequence[Box], channels: tuple[int, ...] | None = None) -> list[bool]:
+        """Of held boxes: whether each of these channels holds one value only; asked of the device once for all."""
 
-class PlaneReader:
+
+class Held(ABC):
+    """Voxels on a device, in pieces; what every reader does with them.
+
+    Parameters
+    ----------
+    device
+        Where they lie.
+    """
+
+    def __init__(self, device: str) -> None:
+        self._device = device
+
+    @abstractmethod
+    def _pieces(self, box: Box) -> Iterator[tuple[Box, Box, Stored]]:
+        """What a box is made of: the part that lies in a piece, the box of the piece, the piece."""
+
+    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
+        """Copy the voxels of a box that is held into float32 ``out`` [C, Z, Y, X]; of some channels, or of all."""
+        for part, whole, stored in self._pieces(box):
+            target, source = part.shift(box.start, -1).slices, part.shift(whole.start, -1).slices
+            out[(slice(None), *target)].copy_(stored.values(stored.part(source, channels)))
+
+    def constant(self, boxes: Sequence[Box], channels: tuple[int, ...] | None = None) -> list[bool]:
+        """Of boxes that are held: whether each of these channels holds one value only."""
+        import torch
+
+        def compared() -> torch.Tensor:
+            ends = []
+            for box in boxes:
+                pieces = [
+                    (s.part(part.shift(whole.start, -1).slices, channels)) for part, whole, s in self._pieces(box)
+                ]
+                lowest = torch.stack([piece.amin((1, 2, 3)) for piece in pieces]).amin(0)
+                highest = torch.stack([piece.amax((1, 2, 3)) for piece in pieces]).amax(0)
+                ends.append((lowest.float() == highest.float()).all())
+            return torch.stack(ends)
+
+        return [bool(n) for n in transfers_to(self._device).numbers(compared)] if boxes else []
+
+
+class PlaneReader(Held):
     """Planes of one column, read in blocks, in order, by a thread, and dropped when the last patch has used them.
 
         planes   0        32        64        96
@@ -64,7 +108,7 @@ class PlaneReader:
     n_planes
         Planes a block; a whole number of chunks, so that each is decoded once.
     device
-        Where the voxels are to lie; float64, uint16 and wider integers become float32 on an accelerator.
+        Where the voxels are to lie; float64 and wide integers become float32 on an accelerator.
     own
         The voxels whose non-finite values this reader counts (the column's own, without the halo).
     saw
@@ -80,12 +124,13 @@ class PlaneReader:
         own: Box,
         saw: Callable[[Box, NDArray[Any]], None] | None = None,
     ) -> None:
-        self._volume, self._box, self._device, self._own, self._saw = volume, box, device, own, saw
+        super().__init__(device)
+        self._volume, self._box, self._own, self._saw = volume, box, own, saw
         self.channels = volume.info.n_channels
         self._spans = deque((block.start[0], block.stop[0]) for block in plane_blocks(box, n_planes))
-        self._held: deque[tuple[int, int, torch.Tensor]] = deque()
+        self._held: deque[tuple[int, int, Stored]] = deque()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="voxweft-read")
-        self._ahead: Future[torch.Tensor] | None = None
+        self._ahead: Future[Stored] | None = None
         self.n_nonfinite = 0
         self.bytes_read = 0
 
@@ -107,24 +152,18 @@ class PlaneReader:
             if self._spans:
                 self._ahead = self._submit()
 
-    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
-        """Copy the held voxels of ``box`` (inside the reader's box) into float32 ``out`` [C, Z, Y, X].
+    def _pieces(self, box: Box) -> Iterator[tuple[Box, Box, Stored]]:
+        (_, y0, x0), (_, y1, x1) = self._box.start, self._box.stop
+        for a, b, stored in self._held:
+            if max(a, box.start[0]) < min(b, box.stop[0]):
+                whole = Box((a, y0, x0), (b, y1, x1))
+                yield whole & box, whole, stored
 
-        ``channels``: which of them, in this order; None: all.
-        """
-        (z0, y0, x0), (z1, y1, x1) = box.start, box.stop
-        _, by, bx = self._box.start
-        for a, b, block in self._held:
-            lo, hi = max(a, z0), min(b, z1)
-            if lo < hi:
-                held = block[:, lo - a : hi - a, y0 - by : y1 - by, x0 - bx : x1 - bx]
-                out[:, lo - z0 : hi - z0].copy_(held if channels is None else held[list(channels)])
-
-    def _submit(self) -> Future[torch.Tensor]:
+    def _submit(self) -> Future[Stored]:
         a, b = self._spans[0]
         return self._thread.submit(self._read, a, b)
 
-    def _read(self, lo: int, hi: int) -> torch.Tensor:
+    def _read(self, lo: int, hi: int) -> Stored:
         (_, y0, x0), (_, y1, x1) = self._box.start, self._box.stop
         box = Box((lo, y0, x0), (hi, y1, x1))
         array, n_wrong = finite(self._rows(box), box, self._own)
@@ -132,7 +171,7 @@ class PlaneReader:
         self.n_nonfinite += n_wrong
         if self._saw:
             self._saw(box, array)
-        return as_tensor(array, self._device)
+        return Stored(array, self._device)
 
     def _rows(self, box: Box) -> NDArray[Any]:
         """The voxels of a box; of a large one a few rows of chunks at once, since each is decoded beside its place."""
@@ -161,14 +200,3 @@ def finite(array: NDArray[Any], box: Box, own: Box) -> tuple[NDArray[Any], int]:
     counted = (box & own).shift(box.start, -1)
     n_wrong = int((~good[(slice(None), *counted.slices)]).sum())
     return np.where(good, array, array.dtype.type(0)), n_wrong
-
-
-def as_tensor(array: NDArray[Any], device: str) -> torch.Tensor:
-    """Voxels where the network runs; what a tensor there cannot be is made float32."""
-    import torch
-
-    if array.dtype.name not in ON_DEVICE and (device != "cpu" or array.dtype.name not in ("uint16", "float64")):
-        array = array.astype(np.float32)
-    if not array.dtype.isnative or not array.flags.writeable or any(s < 0 for s in array.strides):
-        array = np.array(array, dtype=array.dtype.newbyteorder("="))
-    return torch.from_numpy(array).to(device)

@@ -26,9 +26,11 @@ from numpy.typing import NDArray
 from voxweft.engine.budget import Survey
 from voxweft.engine.cells import Cell, CellMask
 from voxweft.engine.commit import Commit
+from voxweft.engine.device import Stored
 from voxweft.engine.finishing import SameGrid
+from voxweft.engine.finishing_device import OnDevice
 from voxweft.engine.layers import PatchLayer, layer_heads
-from voxweft.engine.reader import as_tensor, finite
+from voxweft.engine.reader import Held, finite
 from voxweft.engine.slabs import SlabWriter
 from voxweft.engine.stage import Sweep
 from voxweft.engine.weave import Weaver, Weights
@@ -112,7 +114,7 @@ class CellWeaver:
     """
 
     def __init__(self, sweep: Sweep, mask: CellMask, device: str) -> None:
-        self._sweep, self._mask, self._device = sweep, mask, device
+        self._sweep, self._mask, self.device = sweep, mask, device
         self._weights = Weights(sweep, device)
         self._layers: dict[tuple[int, int], set[tuple[int, int]]] = {}  # pass and z index of live layers: what ran
         self._now = (0, 0)
@@ -149,7 +151,7 @@ class CellWeaver:
     def _weaver(self, cell: Cell, tile: Tile) -> Weaver:
         self._last[cell] = max(self._last.get(cell, 0), tile.box.stop[0])
         if cell not in self.cells:
-            weaver = self.cells[cell] = Weaver(self._sweep, self._mask.area(cell), self._device, self._weights)
+            weaver = self.cells[cell] = Weaver(self._sweep, self._mask.area(cell), self.device, self._weights)
             for key in self._layers:  # the earlier ones ran elsewhere only
                 weaver.begin_layer(*key)
                 if key != self._now:
@@ -183,6 +185,10 @@ class CellFinishing:
     def __init__(self, stage: Sweep, box: Box, weaver: CellWeaver, mask: CellMask, writer: CellWriter) -> None:
         self._stage, self._weaver, self._mask, self._writer = stage, weaver, mask, writer
         self._cursor = box.start[0]
+        self._kind = SameGrid if weaver.device == "cpu" else OnDevice
+
+    def end(self) -> None:
+        """Nothing is left."""
 
     def to(self, end: int) -> None:
         """Cell by cell, and slab by slab."""
@@ -190,10 +196,13 @@ class CellFinishing:
         depth = self._mask.cell_zyx[0]
         while self._cursor < end:
             stop = min(end, (self._cursor // depth + 1) * depth)
+            made = []
             for cell, weaver in sorted(self._weaver.cells.items()):
-                finish = SameGrid(self._stage, self._mask.area(cell), weaver, self._mask, self._writer)
+                made.append(self._kind(self._stage, self._mask.area(cell), weaver, self._mask, self._writer))
                 for lo, hi in self._mask.spans(cell, self._cursor, stop):
-                    finish.planes(lo, hi)
+                    made[-1].planes(lo, hi)
+            for finish in made:
+                finish.end()
             self._writer.advance(stop)
             self._cursor = stop
 
@@ -230,7 +239,7 @@ class CellWriter(SlabWriter):
         return self._thread.submit(self._commit.sparse, unit, pieces, record=record)
 
 
-class ChunkReader:
+class ChunkReader(Held):
     """Chunks of a volume, each read once, by threads, and dropped when the last patch has used it.
 
     Parameters
@@ -244,10 +253,11 @@ class ChunkReader:
     """
 
     def __init__(self, volume: Volume, own: Box, device: str) -> None:
-        self._volume, self._own, self._device = volume, own, device
+        super().__init__(device)
+        self._volume, self._own = volume, own
         self._stores: Callable[[Box], bool] = getattr(volume, "stores", lambda _: True)
         self._size: Zyx = tuple(n * -(-SMALL // n) for n in volume.info.chunk_zyx)  # type: ignore[assignment]
-        self._chunks: dict[Zyx, Future[torch.Tensor]] = {}
+        self._chunks: dict[Zyx, Future[Stored]] = {}
         self._threads = ThreadPoolExecutor(READERS, thread_name_prefix="voxweft-read")
         self.n_nonfinite = 0
         self.bytes_read = 0
@@ -267,25 +277,20 @@ class ChunkReader:
         for index in [index for index in self._chunks if (index[0] + 1) * self._size[0] <= lo]:
             del self._chunks[index]
 
-    def copy(self, box: Box, out: torch.Tensor, channels: tuple[int, ...] | None = None) -> None:
-        """Copy the voxels of a box that was wanted into float32 ``out`` [C, Z, Y, X]; of some channels, or of all."""
+    def _pieces(self, box: Box) -> Iterator[tuple[Box, Box, Stored]]:
         for index in box.indices(self._size):
             chunk = self._chunk(index)
-            part = chunk & box
-            values = self._chunks[index].result()
-            target, source = part.shift(box.start, -1), part.shift(chunk.start, -1)
-            held = values[(slice(None), *source.slices)]
-            out[(slice(None), *target.slices)].copy_(held if channels is None else held[list(channels)])
+            yield chunk & box, chunk, self._chunks[index].result()
 
     def _chunk(self, index: Zyx) -> Box:
         start = tuple(i * n for i, n in zip(index, self._size, strict=True))
         stop = tuple(a + n for a, n in zip(start, self._size, strict=True))
         return Box(start, stop) & Box.of(self._volume.info.shape_zyx)  # type: ignore[arg-type]
 
-    def _read(self, index: Zyx) -> torch.Tensor:
+    def _read(self, index: Zyx) -> Stored:
         box = self._chunk(index)
         array, n_wrong = finite(self._volume.read(box), box, self._own)
         if self._stores(box):  # what is not stored is read from nowhere
             self.bytes_read += array.nbytes
         self.n_nonfinite += n_wrong
-        return as_tensor(array, self._device)
+        return Stored(array, self._device)

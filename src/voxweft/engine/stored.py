@@ -112,6 +112,9 @@ class StoredQueue:
     def need(self, lo: int, hi: int) -> None:
         """Nothing to hold: patches are read one by one."""
 
+    def expect(self, one: int, tiles: Sequence[Tile]) -> None:
+        """Nothing to look at: empty patches are not there."""
+
     def add(self, one: int, tile: Tile) -> None:
         """Begin to read a patch; weave the oldest one in when enough are on their way."""
         self._pending.append((one, tile, self._threads.submit(self._patches.read, tile)))

@@ -9,6 +9,7 @@ from functools import partial
 from voxweft.engine.cells import CellMask
 from voxweft.engine.commit import Commit, GoesOn
 from voxweft.engine.finishing import Finishing, finishing
+from voxweft.engine.finishing_device import OnDevice
 from voxweft.engine.forward import ForwardQueue, cores_each, planes_of
 from voxweft.engine.known import KnownPlanes
 from voxweft.engine.layers import PatchLayer, patch_layers
@@ -53,7 +54,8 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         cores_each(opened.device, opened.n_threads),
         _source(opened, weaver, totals, (reach, box), known) as patches,
     ):
-        finish = finishing(stage, made, weaver, mask, writer, known)
+        there = opened.device != "cpu" and stage.regrid is None
+        finish = (OnDevice if there else finishing)(stage, made, weaver, mask, writer, known)
         _weave(patch_layers(stage, box), Loom(stage, box, patches, weaver, mask, writer, finish), totals, goes_on)
 
 
@@ -105,8 +107,10 @@ def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: Go
             patches.need(first, last)
             mask.need(min(cursor, first), last)
         patches.then(partial(weaver.begin_layer, layer.one, layer.z_index))
-        for tile in layer.tiles:
-            if mask.misses(tile.box & loom.box):
+        missed = [mask.misses(tile.box & loom.box) for tile in layer.tiles]
+        patches.expect(layer.one, [tile for tile, out in zip(layer.tiles, missed, strict=True) if not out])
+        for tile, out in zip(layer.tiles, missed, strict=True):
+            if out:
                 patches.then(partial(weaver.skip, layer.one, tile))
                 totals.n_skipped += 1
             else:
@@ -123,6 +127,8 @@ def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: Go
         if n - n_finished >= AHEAD:
             patches.flush()
     patches.flush()
+    with totals.timed("finish"):
+        loom.finish.end()
 
 
 def _source(

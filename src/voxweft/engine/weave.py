@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.engine.device import fused_weaving
 from voxweft.engine.stage import Pass, Sweep
 from voxweft.geometry.box import Box
 from voxweft.geometry.tiling import Tile, TileGrid
@@ -47,9 +48,14 @@ class Weights:
     def __init__(self, sweep: Sweep, device: str) -> None:
         import torch
 
-        self.profiles, self._differences = profiles_of(sweep), sweep.finish.differences
+        self.profiles, self.differences = profiles_of(sweep), sweep.finish.differences
         self._products = [torch.empty(one.grid.patch, device=device) for one in sweep.passes]
         self._weights = [tuple(torch.from_numpy(a).to(device) for a in (p.z, p.y, p.x)) for p in self.profiles]
+
+    def of(self, one: int, tile: Tile) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """The weights of a patch along z, y and x."""
+        wz, wy, wx = (along[n] for along, n in zip(self._weights[one], tile.index, strict=True))
+        return wz, wy, wx
 
     def products(self, one: int, tile: Tile, logits: torch.Tensor) -> Iterator[torch.Tensor]:
         """Of each channel that is accumulated the weighted logits [*patch]; good until the next one is asked for."""
@@ -59,8 +65,8 @@ class Weights:
         wz, wy, wx = self._weights[one]
         plane, column, product = wy[iy][:, None] * wx[ix], wz[iz][:, None, None], self._products[one]
         channels = logits.unbind()
-        for channel in channels[self._differences :]:
-            if self._differences:
+        for channel in channels[self.differences :]:
+            if self.differences:
                 torch.sub(channel, channels[0], out=product)
                 product.mul_(plane)
             else:
@@ -104,6 +110,7 @@ class Weaver:
         self._n_groups = len(sweep.finish.pass_weights) or 1
         self._one_is_enough = sweep.finish.average == "maximum"
         self._base = 0
+        self._fused = fused_weaving(device)
 
     def begin_layer(self, one: int, z_index: int) -> None:
         """Make room for a patch layer of pass ``one``: its first plane becomes plane 0 of the sums."""
@@ -120,6 +127,13 @@ class Weaver:
 
     def add(self, one: int, tile: Tile, logits: torch.Tensor) -> None:
         """Add the weighted logits [n_classes, *patch] of a patch of the current layer."""
+        if self._fused and logits.stride(-1) == 1:
+            (rows, columns), target = self._overlap(tile)
+            wz, wy, wx = self._weights.of(one, tile)
+            total = self._channels(one)[(slice(None), slice(0, tile.box.shape[0]), *target)]
+            weights = (wz, wy[rows], wx[columns])
+            self._fused(total, logits[:, :, rows, columns], weights, differences=self._weights.differences)
+            return
         for channel, product in enumerate(self._weights.products(one, tile, logits)):
             self.put(one, channel, tile, product)
 

@@ -242,7 +242,9 @@ class Finish:
         return self.threshold if self.activation == "none" else math.log(self.threshold / (1 - self.threshold))
 
     def __call__(self, blended: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911 - one for each row of the table
-        """The output [n_channels, Z, Y, X] of accumulated logits float32 [n_accumulated, Z, Y, X].
+        """The output [n_channels, Z, Y, X] of accumulated logits float32 [n_accumulated, Z, Y, X] on the CPU.
+
+        See :mod:`voxweft.ops.activate_device` for those on an accelerator.
 
         Each voxel depends on nothing but its own logits, to the bit. NaN comes out as NaN (logits) or is refused by the
         caller, who checks before.
@@ -250,9 +252,7 @@ class Finish:
         if self.channels:
             return self.own(self._sliced(blended))
         if self.pass_weights or self.output in VALUES:
-            return self._of_passes(blended.cpu()) if self.pass_weights else _values(blended.cpu().numpy(), self.output)
-        if blended.device.type != "cpu":
-            return self(blended.cpu()) if self.targets else self._on_device(blended)
+            return self._of_passes(blended) if self.pass_weights else _values(blended.numpy(), self.output)
         logits = blended.numpy()
         if self.output in KEPT:
             return to_half(logits) if self.output == "merged" else logits.copy()
@@ -329,7 +329,7 @@ class Finish:
         return _softmax(x if self.differences else x[1:] - x[:1])
 
     def _probability(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
-        return _sigmoid(x) if self.activation != "none" else x
+        return _sigmoid(x) if self.activation != "none" else x.copy()  # what follows works in place
 
     def _entropy(self, x: NDArray[np.float32]) -> NDArray[Any]:
         """Entropy [1, ...] of what was accumulated, 0 (certain) to 1; of classes that may overlap the mean of all."""
@@ -343,43 +343,6 @@ class Finish:
             entropy = _entropy_of_two(x)
             entropy = entropy if len(entropy) == 1 else entropy.mean(axis=0, keepdims=True)
         return entropy if self.output == "entropy" else _rounded(entropy, 255)
-
-    def _on_device(self, x: torch.Tensor) -> NDArray[Any]:  # noqa: PLR0911
-        """The same on an accelerator; only the finished bytes come back."""
-        import torch
-
-        if self.output in KEPT:
-            return to_half(x.cpu().numpy()) if self.output == "merged" else x.cpu().numpy()
-        if self.output in FLOAT or (self.output == "entropy8" and self.activation == "none"):
-            return self(x.cpu())
-        if self.output == "entropy8":
-            if self.activation == "softmax":
-                log_p = torch.cat([torch.zeros_like(x[:1]), x if self.differences else x[1:] - x[:1]]).log_softmax(0)
-            else:
-                log_p = torch.nn.functional.logsigmoid(torch.stack([x, -x]))
-            entropy = -(log_p.exp() * log_p).sum(0).reshape(-1, *x.shape[1:]).mean(0, keepdim=True)
-            return entropy.mul(255 / math.log(len(log_p))).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-        if self.whole and self.activation == "softmax" and self.mode == "binary":
-            x = x[1:] - x[:1]
-        if self.output == "probability_and_label":
-            parts = [replace(self, output=o)._on_device(x) for o in ("probability", "labels")]
-            return np.concatenate([part.astype(self.dtype) for part in parts])
-        if self.mode == "binary" and not self.output.startswith("probability"):
-            return _mask((x[-1:] > self.logit_threshold).cpu().numpy(), 255 if self.output == "mask" else 1)
-        if self.output.startswith("probability"):
-            x = x[-1:] if self.mode == "binary" else x
-            if self.activation == "softmax" and self.mode == "multiclass":
-                p = torch.softmax(torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x, dim=0)
-            else:
-                p = x if self.activation == "none" else torch.sigmoid(x)
-            top, wide = (65535, torch.int32) if self.output == "probability16" else (255, torch.uint8)
-            return (p.clamp(0, 1) * top).to(wide).cpu().numpy().astype(self.dtype)
-        if self.overlapping:
-            over = (x > self.logit_threshold).cpu().numpy()
-            return _mask(over, 255) if self.output == "mask" else self._last_over(over)
-        full = torch.cat([torch.zeros_like(x[:1]), x]) if self.differences else x
-        labels = full.argmax(dim=0, keepdim=True).cpu().numpy()
-        return _mask(labels != 0, 255) if self.output == "mask" else labels.astype(self.dtype)
 
 
 def _weighted(arrays: Sequence[NDArray[np.float32]] | NDArray[np.float32], weights: Sequence[np.float32]) -> Any:

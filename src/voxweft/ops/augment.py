@@ -50,6 +50,8 @@ class View:
 
         They turn with the image: components change places where axes do, and change sign where an axis is reversed.
         """
+        import torch
+
         x = self(x)
         if not first:
             return x
@@ -60,7 +62,7 @@ class View:
                 channel = start - 1 - axis
                 source[channel] = start - 1 - turned.get(axis, axis)
                 sign[channel] = -1.0 if axis in self.flips else 1.0
-        return x[:, source] * x.new_tensor(sign).reshape(1, -1, 1, 1, 1)
+        return torch.stack([x[:, n] if s > 0 else -x[:, n] for n, s in zip(source, sign, strict=True)], dim=1)
 
 
 TURNS = (  # in the order of octopi; a missing wedge along z forbids to exchange z for another axis

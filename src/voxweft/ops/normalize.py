@@ -51,8 +51,11 @@ def _normalize_channel(x: torch.Tensor, scheme: Normalization) -> None:
             shift, spread = scheme.mean, scheme.std
         case "global_minmax":
             shift, spread = scheme.lower, _difference(scheme)
+        case _ if x.device.type != "cpu":
+            normalize_there(x, scheme)
+            return
         case "percentile_minmax":
-            lower, upper = (float(v) for v in np.percentile(x.cpu().numpy(), (1.0, 99.0)))
+            lower, upper = (float(v) for v in np.percentile(x.numpy(), (1.0, 99.0)))
             x.clamp_(lower, upper)
             shift, spread = lower, upper - lower
         case "robust_mad":
@@ -65,6 +68,43 @@ def _normalize_channel(x: torch.Tensor, scheme: Normalization) -> None:
     x.sub_(shift or 0.0).mul_(1.0 / max(spread or 0.0, FLOOR))
 
 
+def normalize_there(x: torch.Tensor, scheme: Normalization) -> None:
+    """The schemes of a patch by itself, on an accelerator: statistics stay there, so that nobody waits for them."""
+    import torch
+
+    wide = x.double()
+    match scheme.scheme:
+        case "percentile_minmax":
+            shift, upper = _percentiles(x, (1.0, 99.0))
+            x.clamp_(shift.float(), upper.float())
+            spread = upper - shift
+        case "robust_mad":
+            lower, upper = _percentiles(x, scheme.percentiles)
+            x.clamp_(lower.float(), upper.float())
+            shift = _percentiles(x, (50.0,))[0]
+            spread = MAD_TO_STD * _percentiles((x - shift.float()).abs(), (50.0,))[0]
+            for other in (wide.std(correction=0), (upper - lower) / 2, torch.ones_like(spread)):
+                spread = torch.where(spread >= FLOOR_OF_MAD, spread, other)
+        case "instance_minmax":
+            shift, upper = x.min().double(), x.max().double()
+            spread = upper - shift
+        case _:
+            shift, spread = wide.mean(), wide.std(correction=0)
+    x.sub_(shift).mul_(1.0 / spread.clamp(min=FLOOR))
+
+
+def _percentiles(x: torch.Tensor, wanted: Sequence[float]) -> list[torch.Tensor]:
+    """Percentiles by linear interpolation, float64, on the device of ``x``."""
+    values = x.flatten().sort().values
+    found = []
+    for percent in wanted:
+        place = percent / 100 * (len(values) - 1)
+        first = int(place)
+        low, high = values[first].double(), values[min(first + 1, len(values) - 1)].double()
+        found.append(low + (high - low) * (place - first))
+    return found
+
+
 def _difference(scheme: Normalization) -> float:
     return (scheme.upper or 0.0) - (scheme.lower or 0.0)
 
@@ -75,7 +115,7 @@ def _robust(x: torch.Tensor, percentiles: tuple[float, float]) -> tuple[float, f
     Where half of the voxels are alike, the standard deviation before clipping counts, or else half the distance of the
     percentiles, or else 1 (villa, ``image_proc/intensity/normalization.py``).
     """
-    values = x.cpu().numpy().reshape(-1)
+    values = x.numpy().reshape(-1)
     deviation = float(values.std(dtype=np.float64))
     lower, upper = (float(v) for v in np.percentile(values, percentiles))
     x.clamp_(lower, upper)
@@ -87,11 +127,8 @@ def _robust(x: torch.Tensor, percentiles: tuple[float, float]) -> tuple[float, f
 
 def _moments(x: torch.Tensor) -> tuple[float, float]:
     """Mean and population standard deviation in float64."""
-    if x.device.type == "cpu":  # numpy sums in one fixed order; torch's order depends on the number of threads
-        values = x.numpy()
-        return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
-    wide = x.double()
-    return float(wide.mean()), float(wide.std(correction=0))
+    values = x.numpy()  # numpy sums in one fixed order; torch's order depends on the number of threads
+    return float(values.mean(dtype=np.float64)), float(values.std(dtype=np.float64))
 
 
 def moments(block: NDArray[Any]) -> dict[str, NDArray[Any]]:

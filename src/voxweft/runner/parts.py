@@ -267,7 +267,11 @@ def run_part(task: PartTask) -> PartRecord:
             return made
 
         stage = plan.stage(task.part.stage)
-        return compute_part(opened, stage, task.part, place, (device, lanes), goes_on=goes_on)
+        try:
+            return compute_part(opened, stage, task.part, place, (device, lanes), goes_on=goes_on)
+        except RuntimeError:  # perhaps for want of memory
+            _networks.clear()
+            raise
 
 
 def compute_part(

@@ -18,6 +18,7 @@ from voxweft.engine.stage import Stage, Sweep, consecutive
 from voxweft.engine.totals import Totals
 from voxweft.errors import IncompleteError, RequestError, RunError, VolumeError, VoxweftError, first_line
 from voxweft.runner.execution import Execution
+from voxweft.runner.memory import explained, with_less
 from voxweft.runner.opening import NETWORKS, Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
 from voxweft.runner.place import IN_MEMORY, Place
@@ -48,11 +49,8 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     if execution.overwrite:
         remove_all(place)
         place.remove(opened.plan)
-    opened, ledger, first = store_or_follow(opened, place, workers.devices[0], emit)
-    plan, place = opened.plan, replace(place, generation=ledger.generation)
-    place.create(plan, provenance(plan, execution.command) if first else None)
-    stages = [stage for stage in plan.stages if place.wants(stage)]
-    outcome = Outcome() if execution.prepare else _compute(opened, place, stages, workers, execution, emit)
+    opened, place, ledger, outcome = _begun(opened, place, workers, execution, emit)
+    plan, stages = opened.plan, _wanted(opened.plan, place)
     lost: list[str] = []
     if not outcome.failures and _is_complete(stages, ledger):
         about = provenance(plan, execution.command)
@@ -86,6 +84,29 @@ def remove_all(place: Place) -> None:
             replace(place, _beside={}).remove(Plan.from_json(earlier))
     if place.sink:
         place.sink.remove()
+
+
+def _begun(
+    opened: Opened, place: Place, workers: Workers, execution: Execution, emit: Emit
+) -> tuple[Opened, Place, Ledger, Outcome]:
+    """The plan that is stored, computed; stored anew with less of everything as long as the device lacks memory."""
+    while True:
+        opened, ledger, first = store_or_follow(opened, place, workers.devices[0], emit)
+        place = replace(place, generation=ledger.generation)
+        place.create(opened.plan, provenance(opened.plan, execution.command) if first else None)
+        if execution.prepare:
+            return opened, place, ledger, Outcome()
+        outcome = _compute(opened, place, _wanted(opened.plan, place), workers, execution, emit)
+        less = with_less(opened, outcome, ledger) if execution.part_id < 0 else None
+        if less is None:
+            return opened, place, ledger, explained(outcome)
+        emit(Event("warning", less[1]))
+        place.remove(opened.plan)
+        opened, place = less[0], replace(place, _beside={})
+
+
+def _wanted(plan: Plan, place: Place) -> list[Stage]:
+    return [stage for stage in plan.stages if place.wants(stage)]
 
 
 def run_job(
