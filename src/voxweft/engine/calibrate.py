@@ -208,8 +208,7 @@ class _Contest:
         wanted = {"auto": REDUCED, "fp32": ("tf32",)}.get(options.precision, ())
         for precision in self._offered_precisions():
             if precision in wanted and (precision != "int8" or options.tolerance > INT8_FROM):
-                able = ABLE.get(precision, ()) if self._kind == "cpu" else ()
-                if not able or set(able) & set(self._runtimes):
+                if self._kind != "cpu" or "openvino" in self._runtimes:  # torch gains nothing by it on CPUs
                     yield precision
 
     # what it costs
