@@ -206,10 +206,11 @@ class _Contest:
         if options.tolerance <= 0 or (card.heads and all(head.activation in FIELDS for head in card.heads)):
             return
         wanted = {"auto": REDUCED, "fp32": ("tf32",)}.get(options.precision, ())
+        if self._kind == "cpu" and "openvino" not in self._runtimes:  # torch gains nothing by it on CPUs
+            return
         for precision in self._offered_precisions():
             if precision in wanted and (precision != "int8" or options.tolerance > INT8_FROM):
-                if self._kind != "cpu" or "openvino" in self._runtimes:  # torch gains nothing by it on CPUs
-                    yield precision
+                yield precision
 
     # what it costs
 
