@@ -143,8 +143,29 @@ class _Contest:
         self._plain = first if self._asked != "int8" else self._bench.quantized(first)
         self._exact = self._best = self._plain
         self._trials: dict[ForwardSetting, Trial] = {}
+        self._refused: set[ForwardSetting] = set()
 
     def decide(self) -> Choice:
+        """The best candidate that can be opened."""
+        while True:
+            self._best = self._exact = self._plain
+            self._find()
+            try:
+                predictor = self._bench.open(self._best)
+                break
+            except (VoxweftError, RuntimeError) as error:
+                if self._best == self._plain:
+                    raise
+                self._note(self._best, remark=first_line(error))
+                self._refused.add(self._best)
+        if self._asked not in EXACT:
+            self._tell_of_best()
+        self._note(self._best)
+        return Choice(
+            self._best, predictor, self._bench.network(self._best), [asdict(trial) for trial in self._trials.values()]
+        )
+
+    def _find(self) -> None:
         """Exact candidates first; then reduced precisions; then how the best one shares the cores."""
         known = {r: self._bench.speed(replace(self._plain, runtime=r)) for r in self._runtimes[1:]}
         for runtime in sorted(known, key=lambda r: known[r] or math.inf):
@@ -157,13 +178,6 @@ class _Contest:
             self._try(replace(self._best, channels_last=True))
         for batch in self._batches[1:]:
             self._try(replace(self._best, batch_size=batch))
-        if self._asked not in EXACT:
-            self._tell_of_best()
-        predictor = self._bench.open(self._best)
-        self._note(self._best)
-        return Choice(
-            self._best, predictor, self._bench.network(self._best), [asdict(trial) for trial in self._trials.values()]
-        )
 
     # what is allowed
 
@@ -235,7 +249,7 @@ class _Contest:
 
     def _try(self, setting: ForwardSetting) -> None:
         """Take a candidate, if it is faster than the best and agrees."""
-        if setting == self._best or self._q.n_patches < 2:
+        if setting == self._best or setting in self._refused or self._q.n_patches < 2:
             return
         best_s, known = self._best_s(), self._bench.speed(setting)
         if known is None and best_s < self._worth_s(setting):
@@ -270,7 +284,6 @@ class _Contest:
         remark = _too_far(found) if exact else _too_many(found, setting.precision, self._q.options.tolerance)
         self._note(setting, agreement=found, remark=remark)
         if not remark:
-            self._bench.open(setting)
             self._best, self._exact = setting, setting if exact else self._exact
 
     def _tell_of_best(self) -> None:
