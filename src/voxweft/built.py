@@ -68,11 +68,13 @@ def kept(name: str) -> bytes | None:
     return None
 
 
-def keep(name: str, data: bytes) -> None:
-    """Keep bytes where that is possible."""
+def keep(name: str, data: bytes, *, renew: bool = False) -> None:
+    """Keep bytes where that is possible; with ``renew`` in the place of what was kept under the name."""
     store = _store()
     if store and len(data) <= LARGEST_BYTES:
-        with suppress(OSError, VoxweftError, Timeout):
+        with suppress(OSError, NotImplementedError, VoxweftError, Timeout):
+            if renew:
+                store.remove(name)
             store.put(name, hashlib.sha256(data).digest() + data)
 
 
@@ -96,7 +98,10 @@ def _version(package: str) -> str:
 
 def _store() -> DiskCache | None:
     """The cache; None where its folder cannot be used."""
-    return _opened(cache_folder() / "engines")
+    try:
+        return _opened(cache_folder() / "engines")
+    except RuntimeError:  # a user without a home
+        return None
 
 
 @functools.lru_cache(maxsize=4)
@@ -111,12 +116,12 @@ def _opened(folder: Path) -> DiskCache | None:
 @contextmanager
 def _turn(name: str) -> Iterator[None]:
     """Whose turn it is to make something: a lock that ends with the process that holds it."""
-    lock = FileLock(cache_folder() / "engines" / f"{hashlib.sha256(name.encode()).hexdigest()[:2]}.lock")
-    try:
-        if _store():
-            lock.acquire(timeout=WAIT_S)
-    except (OSError, NotImplementedError, Timeout):
-        pass  # it is made here, too
+    if not _store():
+        yield
+        return
+    lock = FileLock(cache_folder() / "engines" / f"{hashlib.sha256(name.encode()).hexdigest()}.lock")
+    with suppress(OSError, NotImplementedError, Timeout):  # then it is made here, too
+        lock.acquire(timeout=WAIT_S)
     try:
         yield
     finally:

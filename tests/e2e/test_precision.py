@@ -116,6 +116,7 @@ def test_a_network_of_the_plan_that_is_lost(work: Path, tmp_path: Path, state: s
     network.unlink() if state == "is gone" else network.write_bytes(b"?" + network.read_bytes())
     with pytest.raises(RequestError, match=state):
         repeat(str(tmp_path / "o.zarr.voxweft" / "plan.json"), str(tmp_path / "new.zarr"))
+    assert not list(tmp_path.glob("new*"))
 
 
 def test_bad_requests(voxweft: Voxweft, work: Path, tmp_path: Path) -> None:

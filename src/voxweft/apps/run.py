@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +21,7 @@ from voxweft.runner.choices import plan_chosen
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
 from voxweft.runner.objects import object_places
-from voxweft.runner.opening import Opened
+from voxweft.runner.opening import Opened, require_precisions
 from voxweft.runner.parts import absolute_model
 from voxweft.runner.place import Place, pictures_beside
 from voxweft.runner.planning import AppRequest, device_of, plan_run, require_same_inputs
@@ -77,8 +78,8 @@ def run(
     ('complete', (1, 40, 40, 40))
     """
     options, execution = options or RunOptions(), execution or Execution()
-    with Workers.of(execution, devices_of(options.device)).started() as workers:
-        return _run((source, output, model), options, execution, workers, emit)
+    workers = Workers.of(execution, devices_of(options.device))
+    return _run((source, output, model), options, execution, workers, emit)
 
 
 def run_many(
@@ -206,16 +207,17 @@ def _run(
         load_model(one, targets=options.targets) for one in (model if isinstance(model, (list, tuple)) else [model])
     ]
     n, is_new = workers.n_sharing, records is None or not Ledger(records).plan()
-    if options.effort == "auto":
-        opened = plan_chosen(volume, models, options, mask=mask, records=records, n_workers=n, emit=emit)
-    else:
-        opened = plan_run(volume, models, options, app=app, mask=mask, records=records, n_workers=n, emit=emit)
-    try:
-        return run_plan(opened, Place.of(sink), workers, execution, emit)
-    except PlanMismatchError:
-        if records is None or not is_new or options.effort != "auto":
-            raise
-        return _run(what, options, execution, workers, emit, app)  # another part chose and was first: its plan counts
+    with workers.started() if is_new else nullcontext(workers) as at_work:
+        if options.effort == "auto":
+            opened = plan_chosen(volume, models, options, mask=mask, records=records, n_workers=n, emit=emit)
+        else:
+            opened = plan_run(volume, models, options, app=app, mask=mask, records=records, n_workers=n, emit=emit)
+        try:
+            return run_plan(opened, Place.of(sink), at_work, execution, emit)
+        except PlanMismatchError:
+            if records is None or not is_new or options.effort != "auto":
+                raise
+    return _run(what, options, execution, workers, emit, app)  # another part chose and was first: its plan counts
 
 
 def _require_free(place: Place, execution: Execution) -> None:
@@ -247,7 +249,8 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     if place.sink:
         check_output(place.sink, execution)
         _require_free(place, execution)
-    opened = Opened(plan)
+    opened, device = Opened(plan), devices_of(device_of(plan))
     opened.networks |= networks_of(plan_source, plan)
+    require_precisions(plan, device[0])
     require_same_inputs(opened, plan_source)
-    return run_plan(opened, place, Workers.of(execution, devices_of(device_of(plan))), execution, emit)
+    return run_plan(opened, place, Workers.of(execution, device), execution, emit)

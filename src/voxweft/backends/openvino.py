@@ -118,7 +118,7 @@ def quantized(network: bytes, samples: Sequence[Any]) -> bytes:
                 advanced_parameters=ranges,
             )
         return _packed(model)
-    except (RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # its errors share no other base class
         raise ModelError(f"this network cannot be quantised: {first_line(error)}") from error
 
 

@@ -13,6 +13,7 @@ from voxweft.backends.selftest import check_convolution
 from voxweft.errors import ModelError
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import ForwardSetting, Predictor
+from voxweft.model.ref import decisive
 from voxweft.processor import lacks
 
 OPENERS = {
@@ -104,7 +105,7 @@ class TorchModel:
         size = (setting.batch_size, self.card.n_inputs, *setting.patch_zyx)
         found = []
         for n, module in enumerate(OneTensor(m, self.card) for m in self._modules):
-            digest = f"{self.card.digest} {n} {module} {self.card.heads}" if self.card.digest else ""
+            digest = f"{n} {module} {decisive(self.card)}" if self.card.digest else ""
             found.append(openvino.converted(partial(openvino.program_of, module, size), size, digest))
         return found
 

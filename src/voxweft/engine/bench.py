@@ -18,6 +18,7 @@ from voxweft.engine.totals import n_cores
 from voxweft.model.card import ModelCard
 from voxweft.model.head import FIELDS, channel_ranges
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
+from voxweft.model.ref import decisive
 from voxweft.ops.flips import Agreement, compared
 from voxweft.processor import processor
 
@@ -102,9 +103,9 @@ class Bench:
                 best_s = min(best_s, (time.perf_counter() - start) / setting.batch_size)
                 if best_s * n_patches / setting.n_lanes < LONG_S * max(1, n):
                     break
-        best_s = self._speeds[setting] = min(best_s, self._speeds.get(setting, math.inf))
+        self._speeds[setting] = best_s
         if self._lasts:
-            keep(self._name("speed", setting), json.dumps(best_s).encode())
+            keep(self._name("speed", setting), json.dumps(best_s).encode(), renew=True)
         return best_s
 
     def agreement(self, setting: ForwardSetting, reference: ForwardSetting, patches: Sequence[Any]) -> Agreement:
@@ -156,7 +157,7 @@ class Bench:
     def _name(self, kind: str, setting: ForwardSetting, **more: Any) -> str:
         card, device = self.model.card, setting.device.partition(":")[0]
         facts = asdict(replace(setting, device=device, network=""))
-        told = {"card": f"{card.digest} {card.heads}", "cores": n_cores(), "processor": _processor(setting.device)}
+        told = {"card": decisive(card), "cores": n_cores(), "processor": _processor(setting.device)}
         return named(kind, *PACKAGES, setting=facts, **told, **more)
 
 

@@ -32,6 +32,7 @@ WORTH_S = {"torch": 10.0, "jit": 2.0, "openvino": 20.0, "onnx": 8.0, "graph": 20
 WORTH_OTHERWISE_S = {"int8": 90.0, "bf16": 4.0, "tf32": 4.0, "fp16": 4.0}  # of a precision
 OPENING_S = {"jit": 0.5, "openvino": 0.5, "onnx": 0.5, "graph": 2.0, "compile": 60.0}
 """What it costs to open a runtime once more; plain torch costs nothing."""
+MANY_PATCHES = 160  # of a job: what was asked for by name is judged, to tell of it
 LONG_S = 20.0  # of a job: exact candidates are judged on all samples, too
 FRESH_S = 120.0  # of a job: speeds are measured anew
 GAIN = 0.97  # of the time of the best; less is noise
@@ -51,8 +52,8 @@ class Question:
         Which network, on what, as asked for, where.
     n_patches
         Forward passes of the whole job, views counted.
-    n_views
-        Of each patch.
+    n_views, n_workers
+        Of each patch; processes that share the cores of this machine.
     alone
         Whether one network works on one volume: only then a pass may have several cores, and int8 may be taken.
     """
@@ -63,6 +64,7 @@ class Question:
     device: str
     n_patches: int
     n_views: int = 1
+    n_workers: int = 1
     alone: bool = True
 
 
@@ -94,12 +96,25 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What was decided: the setting, ready; the network that was made for it, or b""; all trials, as JSON values."""
+    """What was decided.
+
+    Attributes
+    ----------
+    setting, predictor
+        How it is run; made ready.
+    network
+        What was made for it, or b"".
+    trials
+        All candidates, as JSON values.
+    told
+        The agreement of a reduced precision with fp32, as JSON values, where it was judged.
+    """
 
     setting: ForwardSetting
     predictor: Predictor
     network: bytes
     trials: list[dict[str, Any]]
+    told: dict[str, Any] | None = None
 
 
 def choose_setting(question: Question) -> Choice:
@@ -135,6 +150,8 @@ class _Contest:
             )
         self._asked = self._asked_precision()
         self._runtimes = self._able(self._asked)
+        if self._kind == "cpu" and self._asked not in EXACT and "openvino" in self._runtimes:
+            self._runtimes = ("openvino",)  # torch gains nothing by it on CPUs
         self._batches = self._allowed_batches()
         lanes, patch = lanes_for(question.device), question.samples.patch_zyx
         first = ForwardSetting(
@@ -159,11 +176,11 @@ class _Contest:
                 self._note(self._best, remark=first_line(error))
                 self._refused.add(self._best)
         if self._asked not in EXACT:
-            self._tell_of_best()
+            self._note(self._best, agreement=self._judged_best())
         self._note(self._best)
-        return Choice(
-            self._best, predictor, self._bench.network(self._best), [asdict(trial) for trial in self._trials.values()]
-        )
+        trials, found = [asdict(trial) for trial in self._trials.values()], self._trials[self._best].agreement
+        told = asdict(found) if found and self._best.precision != "fp32" else None
+        return Choice(self._best, predictor, self._bench.network(self._best), trials, told)
 
     def _find(self) -> None:
         """Exact candidates first; then reduced precisions; then how the best one shares the cores."""
@@ -171,8 +188,9 @@ class _Contest:
         for runtime in sorted(known, key=lambda r: known[r] or math.inf):
             self._try(replace(self._plain, runtime=runtime))
         for precision in self._allowed_precisions():
-            self._try(replace(self._exact, runtime=self._able(precision)[-1], precision=precision))
-        for n in sorted({min(4, n_cores()), n_cores()} - {1}) if self._kind == "cpu" and self._q.alone else ():
+            runtime = "openvino" if self._kind == "cpu" else self._exact.runtime
+            self._try(replace(self._exact, runtime=runtime, precision=precision))
+        for n in sorted({min(4, n_cores()), n_cores()} - {1}) if self._kind == "cpu" and self._shares_nothing else ():
             self._try(replace(self._best, n_threads=n, n_lanes=max(1, n_cores() // n)))
         if self._kind != "cpu":
             self._try(replace(self._best, channels_last=True))
@@ -180,6 +198,10 @@ class _Contest:
             self._try(replace(self._best, batch_size=batch))
 
     # what is allowed
+
+    @property
+    def _shares_nothing(self) -> bool:
+        return self._q.alone and self._q.n_workers == 1
 
     def _asked_precision(self) -> str:
         """That of the plainest candidate."""
@@ -210,14 +232,15 @@ class _Contest:
         """Batch sizes, the plainest first; on an accelerator all views of a patch fit in one."""
         fixed = self._q.model.card.batch_size or self._q.options.batch_size
         if fixed or self._kind == "cpu":
-            return (fixed or 1,)
+            return (self._q.model.card.batch_size,) if self._q.model.card.batch_size else self._q.options.batches("cpu")
         views = self._q.n_views
         return tuple(dict.fromkeys((1, *(n * views for n in BATCHES if n == 1 or n * views <= BATCHES[-1]))))
 
     def _allowed_precisions(self) -> Iterator[str]:
-        """Reduced ones that may be taken without being asked for, of a network whose answers are classes."""
+        """Reduced ones that may be taken without being asked for, where labels tell all that they change."""
         options, card = self._q.options, self._q.model.card
-        if options.tolerance <= 0 or (card.heads and all(head.activation in FIELDS for head in card.heads)):
+        by_labels = not any(head.activation in FIELDS for head in card.heads)
+        if options.tolerance <= 0 or not by_labels or options.output in ("logits", "patches"):
             return
         wanted = {"auto": REDUCED, "fp32": ("tf32",)}.get(options.precision, ())
         if self._kind == "cpu" and "openvino" not in self._runtimes:  # torch gains nothing by it on CPUs
@@ -238,7 +261,8 @@ class _Contest:
         return self._job_s(self._best, patch_s)
 
     def _worth_s(self, setting: ForwardSetting) -> float:
-        return WORTH_OTHERWISE_S.get(setting.precision) or WORTH_S[setting.runtime]
+        runtime_s = WORTH_S.get(setting.runtime, LONG_S) if setting.runtime != self._best.runtime else 0.0
+        return max(runtime_s, WORTH_OTHERWISE_S.get(setting.precision, WORTH_S["torch"]))
 
     def _note(self, setting: ForwardSetting, **found: Any) -> None:
         s = setting
@@ -252,6 +276,8 @@ class _Contest:
         if setting == self._best or setting in self._refused or self._q.n_patches < 2:
             return
         best_s, known = self._best_s(), self._bench.speed(setting)
+        if best_s > FRESH_S and setting not in self._trials:
+            known = None
         if known is None and best_s < self._worth_s(setting):
             return
         opening_s = OPENING_S.get(setting.runtime, 0.0) if setting.runtime != self._best.runtime else 0.0
@@ -261,6 +287,8 @@ class _Contest:
         try:
             if setting.precision == "int8" and not setting.network:
                 setting = self._bench.quantized(setting)
+            if setting in self._refused:
+                return
             self._judge(setting, best_s, opening_s)
         except (VoxweftError, RuntimeError) as error:  # out of memory, or an operator that a runtime lacks
             self._note(setting, remark=first_line(error))
@@ -286,22 +314,22 @@ class _Contest:
         if not remark:
             self._best, self._exact = setting, setting if exact else self._exact
 
-    def _tell_of_best(self) -> None:
-        """Judge what was asked for by name where that is little of the work; int8 always.
+    def _judged_best(self) -> Agreement | None:
+        """What was asked for by name against fp32, where judging is little of the work; of int8 always.
 
         Raises
         ------
         ModelError
             If int8 changes a class too much.
         """
-        if self._asked != "int8" and self._q.n_patches < LONG_S * JUDGED:
-            return
+        if self._asked != "int8" and self._q.n_patches < MANY_PATCHES:
+            return None
         exact = replace(self._plain, precision="fp32", runtime=self._offered[0], network="")
         found = self._bench.agreement(self._best, exact, self._q.samples.judged)
-        self._note(self._best, agreement=found)
         if self._asked == "int8" and self._q.options.tolerance < 1 and (refused := _too_many(found, "int8", 1.0)):
             advice = "Use --precision bf16 or auto, or --tolerance 1 to take it all the same."
             raise ModelError(f"--precision int8: {refused}.", advice)
+        return found
 
 
 def _too_far(found: Agreement) -> str:

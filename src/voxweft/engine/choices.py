@@ -25,6 +25,7 @@ from voxweft.model.protocols import ForwardSetting
 OVERLAPS = (0.5, 0.25, 0.125)
 DEAREST = 0.5  # overlap of the reference, at least
 UNASKED = RunOptions()
+ALIKE = 1.03  # seconds / those of the fastest, which noise explains
 WIDER = 1.5  # side of a larger window / side of the patch
 Ways = Mapping[str, Mapping[str, Any]]  # options by what they are called
 
@@ -132,9 +133,9 @@ def choices_for(
     overlap 0.25, jit fp32 {'overlap': 0.25}
     overlap 0.125, jit fp32 {'overlap': 0.125}
     window 96,96,96 with the same margin, jit fp32 {'patch_size': '96,96,96', 'patch_stride': '64,64,64'}
-    overlap 0.5, jit bf16 {'runtime': 'jit', 'precision': 'bf16'}
-    overlap 0.25, jit bf16 {'overlap': 0.25, 'runtime': 'jit', 'precision': 'bf16'}
-    overlap 0.125, jit bf16 {'overlap': 0.125, 'runtime': 'jit', 'precision': 'bf16'}
+    overlap 0.5, torch bf16 {'runtime': 'torch', 'precision': 'bf16'}
+    overlap 0.25, torch bf16 {'overlap': 0.25, 'runtime': 'torch', 'precision': 'bf16'}
+    overlap 0.125, torch bf16 {'overlap': 0.125, 'runtime': 'torch', 'precision': 'bf16'}
     """
     patch, stride = patch_for(info, card, options)[0], parse_size(options.patch_stride)
     asked = 1 - max(s / p for s, p in zip(stride, patch, strict=True)) if stride else options.overlap
@@ -150,8 +151,12 @@ def choices_for(
     views = {options.tta if options.tta != "none" else "": here}
     lighter = {"no views": {"tta": "none"}} if options.tta != "none" else {}
     used = {f"{setting.runtime} {setting.precision}": here}
+    able = "openvino" if "openvino" in runtimes else runtimes[0] if setting.runtime == "jit" else setting.runtime
     lower = {
-        f"{setting.runtime} {precision}": {"runtime": setting.runtime, "precision": precision}
+        f"{able if precision != 'fp32' else setting.runtime} {precision}": {
+            "runtime": able if precision != "fp32" else setting.runtime,
+            "precision": precision,
+        }
         for precision in dict.fromkeys(("fp32", *precisions))
         if precision != setting.precision and options.precision == "auto" and options.tolerance > 0
     }
@@ -208,7 +213,7 @@ def _wider(card: ModelCard, info: VolumeInfo, patch: Zyx, spread: Zyx | float) -
 
 
 def cheapest(rows: Sequence[Row], budget_s: float | None, tolerance: float) -> Row:
-    """The fastest that keeps the tolerance; where there is a budget, the most exact that takes no longer.
+    """The fastest that keeps the tolerance; where none of those fits the budget, the most exact one that does.
 
     Where nothing was compared, the request itself.
 
@@ -234,7 +239,7 @@ def cheapest(rows: Sequence[Row], budget_s: float | None, tolerance: float) -> R
         kept = [one for one in known if one[1] <= tolerance]
         if not kept:
             raise RequestError(f"--tolerance {tolerance:g}: none of {len(rows)} choices keeps it")
-        return min(kept, key=lambda one: one[:2])[2]
+        return _fastest(kept)
     fitting = [one for one in known if one[0] <= budget_s]
     if not fitting:
         seconds, _, row = min(known, key=lambda one: one[0])
@@ -243,4 +248,11 @@ def cheapest(rows: Sequence[Row], budget_s: float | None, tolerance: float) -> R
             f"({row.choice.name})",
             "Allow more time, or ask for less: --bbox, a coarser --level.",
         )
-    return min(fitting, key=lambda one: (one[1], one[0]))[2]
+    kept = [one for one in fitting if one[1] <= tolerance]
+    return _fastest(kept) if kept else min(fitting, key=lambda one: (one[1], one[0]))[2]
+
+
+def _fastest(rows: Sequence[tuple[float, float, Row]]) -> Row:
+    """The fastest; of those that take about as long the most exact."""
+    least = min(seconds for seconds, _, _ in rows)
+    return min((one for one in rows if one[0] <= ALIKE * least), key=lambda one: (one[1], one[0]))[2]

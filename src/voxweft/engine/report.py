@@ -6,7 +6,7 @@ import platform
 import resource
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -106,19 +106,24 @@ def trial_in_words(trial: Mapping[str, Any]) -> str:
     return said + (f" ({trial['remark']})" if trial["remark"] else "")
 
 
-def precision_note(trials: Sequence[Mapping[str, Any]], precision: str, tolerance: float) -> str:
-    """What a reduced precision that was chosen changes, in a line; "" of fp32, or where nobody looked."""
-    judged = [t["agreement"] for t in trials if t["precision"] == precision and t["agreement"] and not t["remark"]]
-    if precision == "fp32" or not judged:
+def precision_note(found: Mapping[str, Any] | None, precision: str, tolerance: float | None) -> str:
+    """What a reduced precision changes, in a line, as far as it was judged; "" of fp32.
+
+    ``found``: its agreement with fp32; ``tolerance``: what is allowed, None where it was asked for by name.
+    """
+    if precision == "fp32":
         return ""
+    if not found:
+        return f"the network runs in {precision}; what that changes was not looked at"
+    allowed = f", {_share(tolerance)} are allowed" if tolerance is not None else ""
     return (
-        f"the network runs in {precision}: {_share(judged[-1]['flips'])} of labels change against fp32 on samples of "
-        f"the volume, {_share(tolerance)} are allowed; --precision fp32 changes none"
+        f"the network runs in {precision}: {_share(found['flips'])} of labels change against fp32 on samples of the "
+        f"volume{allowed}; --tolerance 0 changes none"
     )
 
 
 def _share(share: float) -> str:
-    return f"{100 * share:.2g} %"
+    return f"{share:.3%}"
 
 
 def peak_memory_bytes() -> int:

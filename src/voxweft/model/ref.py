@@ -61,6 +61,12 @@ def model_ref(model: Model) -> ModelRef:
     return ref if isinstance(ref, ModelRef) else ModelRef(model.card)
 
 
+def decisive(card: ModelCard) -> str:
+    """All of a card that decides what the network computes, as one line; the weights are in its digest."""
+    told = _cards().dump_python(card, mode="json")
+    return json.dumps({name: value for name, value in told.items() if name not in NOT_COMPARED}, sort_keys=True)
+
+
 def card_differences(stored: ModelCard, found: ModelCard) -> list[str]:
     """What of a card decides the output and is not as it was: a line for each field, without that of the weights.
 

@@ -37,6 +37,7 @@ from voxweft.stores import in_memory, open_volume
 
 CALIBRATION_S = 6.0
 MAX_PATCHES = 1000
+START_S = 30.0  # that a command takes to begin, at most; an older process began long ago
 OVERLAPS = {f"--overlap {o}": o for o in (0.25, 0.5)}
 
 
@@ -184,7 +185,8 @@ class Cost:
 
 def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRATION_S) -> Cost:
     """Run crops from the middle for real, into memory: a small one to warm up, then one of about so many seconds."""
-    start_s, base_bytes = time.time() - psutil.Process().create_time(), peak_memory_bytes()
+    age_s = time.time() - psutil.Process().create_time()
+    start_s, base_bytes = min(age_s, START_S), peak_memory_bytes()
     first = _run_crop(opened, options, n_patches=8)
     wanted = max(8, round(wanted_s / max(first.patch_s, 1e-4)))
     cost = _run_crop(opened, options, n_patches=min(wanted, MAX_PATCHES))

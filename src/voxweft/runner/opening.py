@@ -143,12 +143,7 @@ class Opened:
     def _network(self, digest: str, place: Place) -> bytes:
         """A network that was made for the plan."""
         found = self.networks.get(digest) or place.records.get(NETWORKS + digest)
-        if found is None or hashlib.sha256(found).hexdigest() != digest:
-            state = "is gone" if found is None else "is damaged"
-            raise RequestError(
-                f"the int8 network that the plan of {place.url} runs {state}.", "Give --overwrite to begin anew."
-            )
-        return found
+        return whole_network(found, digest, f"{place.url}.voxweft")
 
     def _key(self, one: Pass, device: str) -> tuple[Any, ...]:
         ref = self.plan.models[one.model]
@@ -171,6 +166,20 @@ class Opened:
     def _outputs(self, name: str, place: Place) -> tuple[Readable, ...]:
         outputs = self.plan.stage(name).outputs
         return tuple(OpenedOutput(place.sink_of(o), o.level) for o in outputs if o.spec)
+
+
+def whole_network(network: bytes | None, digest: str, folder: str) -> bytes:
+    """A network that was made for a plan, as it was made.
+
+    Raises
+    ------
+    RequestError
+        If it is gone, or damaged.
+    """
+    if network is None or hashlib.sha256(network).hexdigest() != digest:
+        state = "is gone" if network is None else "is damaged"
+        raise RequestError(f"the int8 network of the plan {state}: {folder}/{NETWORKS}{digest[:12]}...; begin anew")
+    return network
 
 
 def require_precisions(plan: Plan, device: str) -> None:

@@ -130,7 +130,7 @@ def plan_run(
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
-        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike))
+        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers))
     found = replace(
         found,
         normalization=schemes,
@@ -194,9 +194,9 @@ def _measured(
     models: Sequence[Model],
     schemes: tuple[Schemes, ...],
     options: RunOptions,
-    job: tuple[int, int],
+    job: tuple[int, int, int],
 ) -> _Measured:
-    """Decide for each network in turn; ``job``: patches of the sweep, and volumes alike."""
+    """Decide for each network in turn; ``job``: patches of the sweep, volumes alike, and processes of this machine."""
     device, stage = devices_of(options.device)[0], draft.sweep
     n_patches, n_alike = round(job[0] * stage.n_forwards), job[1]
     source = draft.input(VOLUME)
@@ -209,8 +209,11 @@ def _measured(
         samples = Samples(seen, stage.source_box(stage.region), one.grid.patch, schemes[n], device, seen_as)
         alone = len(models) == 1 and not n_alike
         n_forwards = n_patches * max(1, n_alike) // len(models)
-        choices.append(choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), alone)))
-    notes = [precision_note(choice.trials, choice.setting.precision, options.tolerance) for choice in choices]
+        choices.append(
+            choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), job[2], alone))
+        )
+    allowed = None if options.precision == choices[0].setting.precision else options.tolerance
+    notes = [precision_note(choice.told, choice.setting.precision, allowed) for choice in choices]
     told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}
     if n_patches >= PROBE_FROM:
         first = stage.passes[0].channels

@@ -17,7 +17,7 @@ from voxweft.errors import RequestError, first_line
 from voxweft.image.protocols import Sink
 from voxweft.remote import remote_errors, without_secrets
 from voxweft.runner.execution import Execution
-from voxweft.runner.opening import NETWORKS
+from voxweft.runner.opening import NETWORKS, whole_network
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores import open_sink
 from voxweft.stores.attributes import attributes_of
@@ -73,14 +73,20 @@ def read_plan(source: str) -> Plan:
 
 
 def networks_of(source: str, plan: Plan) -> dict[str, bytes]:
-    """Networks that were made for a plan, by their digests, from where it was read; those that are there."""
-    source = source.rstrip("/")
-    wanted = {one.setting.network for stage in plan.stages if isinstance(stage, Sweep) for one in stage.passes} - {""}
-    if not wanted:
-        return {}
-    records = records_at(source.rpartition("/")[0] or ".") if source.endswith(".json") else open_sink(source).records
-    found = {digest: records.get(NETWORKS + digest) for digest in wanted}
-    return {digest: network for digest, network in found.items() if network}
+    """Networks that were made for a plan, by their digests, from where it was read.
+
+    Raises
+    ------
+    RequestError
+        If one is gone, or damaged.
+    """
+    source, found = source.rstrip("/"), dict[str, bytes]()
+    folder = (source.rpartition("/")[0] or ".") if source.endswith(".json") else f"{source}.voxweft"
+    for stage in plan.stages:
+        for one in stage.passes if isinstance(stage, Sweep) else ():
+            if (digest := one.setting.network) and digest not in found:
+                found[digest] = whole_network(records_at(folder).get(NETWORKS + digest), digest, folder)
+    return found
 
 
 def report_of(ledger: Ledger) -> Report:

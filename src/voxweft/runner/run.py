@@ -49,6 +49,8 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     if execution.overwrite:
         remove_all(place)
         place.remove(opened.plan)
+    else:
+        _require_beside(opened.plan, place)
     opened, place, ledger, outcome = _begun(opened, place, workers, execution, emit)
     plan, stages = opened.plan, _wanted(opened.plan, place)
     lost: list[str] = []
@@ -75,6 +77,16 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
             raise outcome.failures.popitem()[1]
         raise _failure(outcome.failures, len(outcome.records))
     return report
+
+
+def _require_beside(plan: Plan, place: Place) -> None:
+    """Refuse to begin where something else lies in the place of an output beside the result."""
+    if Ledger(place.records).plan() is not None:
+        return
+    for output in (o for stage in plan.stages for o in stage.outputs if o.spec and o.name and not o.level):
+        sink = place.sink_of(output)
+        if sink.exists():
+            raise RequestError(f"{sink.url} exists, where {output.name} would be written; move it, or give --overwrite")
 
 
 def remove_all(place: Place) -> None:

@@ -255,7 +255,8 @@ class Sampling:
         """``against``: the request and the reference; ``shares``: of voxels that hold anything, of patches that run."""
         (asked, reference), (share, share_run) = against, shares
         n_patches, n_voxels = self._extent(one.stage)
-        patch_s = self._cost.patch_s / max(self._cost.share_run, share_run) * share_run * self._ratio(one, asked)
+        most = max(self._cost.share_run, share_run)
+        patch_s = self._cost.patch_s / most * share_run * self._ratio(one, asked) if most else 0.0
         seconds = self._cost.start_s + n_patches * patch_s + n_voxels * self._cost.voxel_s
         if one.remark or not one.answers:
             remark = one.remark or "no time was left for it"

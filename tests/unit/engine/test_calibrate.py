@@ -17,7 +17,7 @@ from voxweft.engine.calibrate import Choice, Question, choose_setting
 from voxweft.engine.samples import CALIBRATING, JUDGED, Samples, spread
 from voxweft.errors import ModelError
 from voxweft.geometry.box import Box
-from voxweft.model import ForwardSetting, ModelCard, Normalization
+from voxweft.model import ForwardSetting, Head, ModelCard, Normalization
 from voxweft.stores.memory import MemoryVolume
 
 PATCH = (8, 8, 8)
@@ -135,3 +135,60 @@ def test_samples_lie_all_over_and_hold_something() -> None:
     assert len(judged) == JUDGED and len(others) == CALIBRATING
     assert all(patch.amin() < patch.amax() for patch in [*judged, *others])
     assert not any(torch.equal(a, b) for a in judged for b in others)
+
+
+def test_a_kept_network_that_cannot_be_opened_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = Model({}, FAST)
+    assert _ask(model, tolerance=0.5).setting.precision == "int8"
+
+    def broken(_setting: ForwardSetting, _network: bytes) -> Any:
+        raise RuntimeError("another version")
+
+    monkeypatch.setattr(model, "open_network", broken)
+    choice = _ask(model, tolerance=0.5, n_patches=10_000)
+    assert choice.setting.precision == "bf16"
+    assert any("another version" in trial["remark"] for trial in choice.trials)
+
+
+def test_a_bad_measurement_is_forgotten_in_a_long_job() -> None:
+    model = Model({}, FAST | {"openvino": 0.5, "bf16": 0.5})
+    assert _ask(model, n_patches=5_000).setting.runtime == "torch"
+    model.seconds = FAST
+    assert _ask(model, n_patches=5_000).setting.runtime == "torch"
+    assert _ask(model, n_patches=1_000_000).setting.precision == "bf16"
+
+
+def test_a_runtime_of_a_plug_in_and_a_network_with_normals() -> None:
+    class Mine(Model):
+        def runtimes(self, device: str) -> tuple[str, ...]:
+            return ("mine", "another")
+
+    assert _ask(Mine({}, FAST, ("fp32",))).setting.runtime == "mine"
+    heads = (Head("ink", 1, "sigmoid"), Head("n", 3, "normals"))
+    card = replace(CARD, heads=heads, n_classes=4)
+
+    class Fields(Model):
+        def open(self, setting: ForwardSetting) -> Any:
+            forward = super().open(setting)
+            return lambda batch: forward(batch).expand(-1, 4, -1, -1, -1)
+
+    assert _ask(Fields({}, FAST, card=card)).setting.precision == "fp32"
+    assert _ask(Model({}, FAST), output="logits").setting.precision == "fp32"
+
+
+def test_an_accelerator_tries_precisions_as_they_are_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Card(Model):
+        def runtimes(self, device: str) -> tuple[str, ...]:
+            return ("torch", "graph", "compile")
+
+        def precisions(self, device: str) -> tuple[str, ...]:
+            return ("fp32", "tf32", "fp16", "bf16")
+
+    model = Card({}, {"torch": 0.003, "graph": 0.003, "compile": 0.003, "tf32": 0.002, "fp16": 0.001, "bf16": 0.001})
+    monkeypatch.setattr("voxweft.engine.bench._processor", lambda _device: "a card")
+    monkeypatch.setattr("torch.cuda.synchronize", lambda: None)
+    monkeypatch.setattr("voxweft.engine.calibrate.lanes_for", lambda _device: 1)
+    samples = Samples(_volume(), Box.of((40, 40, 40)), PATCH, (Normalization("none"),), "cpu", "volume")
+    choice = choose_setting(Question(model, samples, RunOptions(), "cuda:0", 10_000))
+    assert choice.setting.precision in ("fp16", "bf16")
+    assert {s.runtime for s in model.opened} <= {"torch", "graph"}

@@ -259,6 +259,7 @@ def engine_options(job: Job, ink_options: InkOptions, picture_options: PictureOp
         runtime=_runtime(ink_options, large),
         compile_mode=ink_options.compile_mode,
         precision=ink_options.precision,
+        tolerance=ink_options.tolerance,
         device=ink_options.device,
         memory=ink_options.memory,
         divisor=float(ink_options.divisor or card.divisor or 0),

@@ -168,6 +168,7 @@ class InkOptions:
     )
     runtime: str = like(RunOptions, "runtime", help="auto (the fastest that agrees), torch, jit, openvino or compile.")
     precision: str = like(RunOptions, "precision")
+    tolerance: float = like(RunOptions, "tolerance")
     device: str = like(RunOptions, "device", env="INK_DEVICE")
     memory: str = like(RunOptions, "memory")
 
@@ -275,7 +276,15 @@ class SweepOptions(RunOptions):
         return tuple(dict.fromkeys(min(b, self.batch_size) for b in wanted))
 
 
-LATER = ("windows", "window_step", "combine", "clip", "mask", "depth_output")  # options that releases after 0.1 added
+LATER = (
+    "tolerance",
+    "windows",
+    "window_step",
+    "combine",
+    "clip",
+    "mask",
+    "depth_output",
+)  # options that releases after 0.1 added
 
 
 def asked_of(options: InkOptions) -> dict[str, Any]:

@@ -84,6 +84,7 @@ class NetworkOptions:
     device: str = like(RunOptions, "device")
     runtime: str = like(RunOptions, "runtime")
     precision: str = like(RunOptions, "precision")
+    tolerance: float = like(RunOptions, "tolerance")
     memory: str = like(RunOptions, "memory")
     hf_token: str = option("", "Hugging Face token, for a private hf:// model.", decides=False)
     compat: str = option("", f"{COMPAT}: the numbers of that release, its defects included.")

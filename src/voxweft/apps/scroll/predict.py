@@ -147,6 +147,7 @@ def stage_options(source_options: SourceOptions, network: NetworkOptions, **more
         level=source_options.level,
         runtime=network.runtime,
         precision=network.precision,
+        tolerance=network.tolerance,
         device=network.device,
         memory=network.memory,
         targets=network.targets,
