@@ -37,7 +37,7 @@ def test_the_fastest_that_keeps_the_tolerance(rows: list[Row], tolerance: float)
             cheapest(rows, None, tolerance)
     else:
         assert cheapest(rows, None, tolerance) in kept
-        assert cheapest(rows, None, tolerance).seconds == min(row.seconds or 0 for row in kept)
+        assert (cheapest(rows, None, tolerance).seconds or 0) <= 1.03 * min(row.seconds or 0 for row in kept)
 
 
 @given(ROWS, st.floats(1, 1e6))
@@ -49,6 +49,7 @@ def test_the_most_exact_that_keeps_the_budget(rows: list[Row], budget_s: float) 
     else:
         taken = cheapest(rows, budget_s, 0.0)
         assert taken in kept and taken.flips == min(row.flips or 0 for row in kept)
+        assert cheapest(rows, budget_s, 1.0) == cheapest(kept, None, 1.0)
 
 
 def test_where_nothing_was_compared_the_request_itself_is_taken() -> None:

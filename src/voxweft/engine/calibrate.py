@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -164,9 +165,12 @@ class _Contest:
 
     def decide(self) -> Choice:
         """The best candidate that can be opened."""
+        import torch
+
         while True:
             self._best = self._exact = self._plain
-            self._find()
+            with suppress(torch.OutOfMemoryError):  # of the plainest itself; the run halves it then
+                self._find()
             try:
                 predictor = self._bench.open(self._best)
                 break

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -218,7 +219,8 @@ def _measured(
     if n_patches >= PROBE_FROM:
         first = stage.passes[0].channels
         seen = volume if first is None else Channels(first).of(volume)
-        told["tiling"] = tiling_probe(choices[0].predictor, seen, choices[0].setting, models[0].card, schemes[0])
+        with suppress(RuntimeError):  # out of memory
+            told["tiling"] = tiling_probe(choices[0].predictor, seen, choices[0].setting, models[0].card, schemes[0])
     return _Measured(
         tuple(choice.setting for choice in choices),
         tuple(choice.predictor for choice in choices),
