@@ -132,6 +132,8 @@ def run_many(
     options, execution = options or RunOptions(), execution or Execution()
     if options.effort == "auto":
         raise RequestError("--effort auto chooses for one volume; run the volumes one by one, or leave it out")
+    if options.precision == "int8":
+        raise RequestError("--precision int8 is made for one volume; run the volumes one by one, or take bf16")
     workers, loaded = Workers.of(execution, devices_of(options.device)), load_model(model, targets=options.targets)
     for _, output in items if execution.overwrite else ():
         remove_all(Place.of(open_sink(output)))
