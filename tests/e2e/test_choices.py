@@ -74,7 +74,7 @@ def test_effort_auto_is_in_the_plan_and_the_report_and_a_rerun_follows_it(
     plan = json.loads((tmp_path / "o.zarr.voxweft" / "plan.json").read_text())
     (taken,) = (row for row in plan["measured"]["choices"]["rows"] if row["is_chosen"])
     fastest = min(row["seconds"] for row in plan["measured"]["choices"]["rows"] if row["flips"] is not None)
-    assert taken["seconds"] == fastest
+    assert taken["seconds"] <= 1.03 * fastest
     assert any("--effort auto took" in note for note in digest["notes"])
     assert taken["name"] in (tmp_path / "o.zarr.voxweft" / "report.html").read_text()
     (tmp_path / "o.zarr.voxweft" / "report.json").unlink()

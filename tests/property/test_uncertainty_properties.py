@@ -24,6 +24,7 @@ from voxweft.model.card import ModelCard
 from voxweft.model.head import Head
 from voxweft.model.ref import model_ref
 from voxweft.ops.activate import Finish
+from voxweft.ops.activate_device import as_stored, finished
 from voxweft.runner import planning
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
@@ -123,7 +124,7 @@ def test_a_voxel_has_the_same_bits_wherever_a_strip_begins(kind: Any, first: int
     logits = (logits.sigmoid() if activation == "none" else logits).float()
     whole, part = finish(logits), finish(logits[..., first : first + n])
     assert np.array_equal(part, whole[..., first : first + n])
-    assert np.abs(finish._on_device(logits).astype(int) - whole).max() <= 1
+    assert np.abs(as_stored(finish, finished(finish, logits).numpy()).astype(int) - whole).max() <= 1
 
 
 @pytest.mark.parametrize(
