@@ -13,7 +13,7 @@ from voxweft.engine.part import State
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Sweep
-from voxweft.errors import RequestError, first_line
+from voxweft.errors import RequestError, VolumeError, first_line
 from voxweft.image.protocols import Sink
 from voxweft.remote import remote_errors, without_secrets
 from voxweft.runner.execution import Execution
@@ -147,6 +147,19 @@ def provenance(plan: Plan, command: str = "") -> dict[str, Any]:
             "plan": json.loads(without_secrets(plan.to_json().decode())),
         }
     }
+
+
+def tells_another_plan(url: str, ledger: Ledger) -> bool:
+    """Whether the attributes of an output hold a plan, but not the one that is stored: they were damaged."""
+    if url == IN_MEMORY or (stored := ledger.plan()) is None:
+        return False
+    try:
+        said = attributes_of(url).get("voxweft")
+    except VolumeError:
+        return True
+    if not isinstance(said, dict) or "plan" not in said:
+        return False
+    return bool(said["plan"] != json.loads(without_secrets(stored.decode())))
 
 
 def require_apart(source: str, output: str) -> None:

@@ -23,7 +23,7 @@ from voxweft.runner.opening import NETWORKS, Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
 from voxweft.runner.place import IN_MEMORY, Place
 from voxweft.runner.planning import follow
-from voxweft.runner.records import check_output, provenance, require_apart
+from voxweft.runner.records import check_output, provenance, require_apart, tells_another_plan
 from voxweft.runner.verify import strike_lost
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink
@@ -105,7 +105,8 @@ def _begun(
     while True:
         opened, ledger, first = store_or_follow(opened, place, workers.devices[0], emit)
         place = replace(place, generation=ledger.generation)
-        place.create(opened.plan, provenance(opened.plan, execution.command) if first else None)
+        anew = first or (place.sink is not None and place.sink.exists() and tells_another_plan(place.url, ledger))
+        place.create(opened.plan, provenance(opened.plan, execution.command) if anew else None)
         if execution.prepare:
             return opened, place, ledger, Outcome()
         outcome = _compute(opened, place, _wanted(opened.plan, place), workers, execution, emit)

@@ -15,7 +15,7 @@ from voxweft.engine.stage import Output, Stage
 from voxweft.errors import IncompleteError, ReadError
 from voxweft.geometry.box import Box
 from voxweft.runner.place import Place
-from voxweft.runner.records import plan_of
+from voxweft.runner.records import plan_of, tells_another_plan
 from voxweft.stores import open_sink
 
 
@@ -49,7 +49,10 @@ def verify(output: Any, emit: Emit = silent) -> dict[str, Any]:
     place = Place.at(output, plan)
     place.open(plan)
     stages = [stage for stage in plan.stages if place.wants(stage)]
-    if problems := _problems(plan, ledger, stages, place, emit):
+    problems = _problems(plan, ledger, stages, place, emit)
+    if tells_another_plan(sink.url, ledger):
+        problems.append("the plan in its attributes is not the one that it was made by")
+    if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise IncompleteError(
             f"{sink.url}: {'; '.join(problems[:5])}{more}. Run the same command again to complete it."
