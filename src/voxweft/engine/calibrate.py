@@ -234,9 +234,9 @@ class _Contest:
 
     def _allowed_batches(self) -> tuple[int, ...]:
         """Batch sizes, the plainest first; on an accelerator all views of a patch fit in one."""
-        fixed = self._q.model.card.batch_size or self._q.options.batch_size
-        if fixed or self._kind == "cpu":
-            return (self._q.model.card.batch_size,) if self._q.model.card.batch_size else self._q.options.batches("cpu")
+        options, fixed = self._q.options, self._q.model.card.batch_size
+        if fixed or options.batch_size or self._kind == "cpu":
+            return (fixed,) if fixed else options.batches(self._kind)
         views = self._q.n_views
         return tuple(dict.fromkeys((1, *(n * views for n in BATCHES if n == 1 or n * views <= BATCHES[-1]))))
 

@@ -115,10 +115,10 @@ def precision_note(found: Mapping[str, Any] | None, precision: str, tolerance: f
         return ""
     if not found:
         return f"the network runs in {precision}; what that changes was not looked at"
-    allowed = f", {_share(tolerance)} are allowed" if tolerance is not None else ""
+    allowed = f", {_share(tolerance)} are allowed; --tolerance 0 changes none" if tolerance is not None else ""
     return (
         f"the network runs in {precision}: {_share(found['flips'])} of labels change against fp32 on samples of the "
-        f"volume{allowed}; --tolerance 0 changes none"
+        f"volume{allowed}"
     )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from voxweft.geometry.box import Box, Zyx
+from voxweft.geometry.sampling import spread_points
 from voxweft.image.protocols import Volume
 from voxweft.model.card import Normalization
 from voxweft.ops.normalize import normalize
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 JUDGED, CALIBRATING = 8, 16
 TRIES = 8  # boxes looked at for one that is not empty
-BASES = (2, 3, 5)  # of the Halton sequence
+FINE = 1 << 20  # places along an axis, and boxes, more than anybody asks for
 
 
 def central_patch(volume: Volume, patch: Zyx) -> tuple[Box, Any]:
@@ -47,9 +48,10 @@ def spread(region: Box, patch: Zyx) -> Iterator[Box]:
     [(3, 3, 3), (0, 0, 0), (6, 6, 6), (0, 3, 3)]
     """
     corners = [(0.5, 0.5, 0.5), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (0.0, 0.5, 0.5), (0.5, 1.0, 0.5), (0.5, 0.5, 0.0)]
-    evenly = (tuple(_radical_inverse(n, base) for base in BASES) for n in itertools.count(1))
-    for place in itertools.chain(corners, evenly):
+    for place in corners:
         yield _box_at(region, patch, place)
+    for n in spread_points(Box.of((FINE, FINE, FINE)), FINE):
+        yield _box_at(region, patch, tuple(k / FINE for k in n))
 
 
 def _box_at(region: Box, patch: Zyx, place: tuple[float, ...]) -> Box:
@@ -58,16 +60,6 @@ def _box_at(region: Box, patch: Zyx, place: tuple[float, ...]) -> Box:
     start = tuple(a + int(r * at) for a, r, at in zip(region.start, room, place, strict=True))
     stop = tuple(min(b, a + p) for b, a, p in zip(region.stop, start, patch, strict=True))
     return Box(start, stop)  # type: ignore[arg-type]
-
-
-def _radical_inverse(n: int, base: int) -> float:
-    """The digits of ``n`` behind the point: the Halton sequence."""
-    value, share = 0.0, 1.0
-    while n:
-        n, digit = divmod(n, base)
-        share /= base
-        value += digit * share
-    return value
 
 
 class Samples:

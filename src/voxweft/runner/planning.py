@@ -198,6 +198,8 @@ def _measured(
     job: tuple[int, int, int],
 ) -> _Measured:
     """Decide for each network in turn; ``job``: patches of the sweep, volumes alike, and processes of this machine."""
+    import torch
+
     device, stage = devices_of(options.device)[0], draft.sweep
     n_patches, n_alike = round(job[0] * stage.n_forwards), job[1]
     source = draft.input(VOLUME)
@@ -219,7 +221,7 @@ def _measured(
     if n_patches >= PROBE_FROM:
         first = stage.passes[0].channels
         seen = volume if first is None else Channels(first).of(volume)
-        with suppress(RuntimeError):  # out of memory
+        with suppress(torch.OutOfMemoryError):
             told["tiling"] = tiling_probe(choices[0].predictor, seen, choices[0].setting, models[0].card, schemes[0])
     return _Measured(
         tuple(choice.setting for choice in choices),

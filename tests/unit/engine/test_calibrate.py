@@ -60,7 +60,7 @@ class Model:
 
 def _volume() -> MemoryVolume:
     values = np.random.default_rng(0).normal(0, 3, (1, 40, 40, 40)).astype(np.float32)
-    values[:, :16, :16, :16] = 0
+    values[:, :16, :16, :16] = -3.0  # constant, and far from the threshold
     return MemoryVolume(values, chunk_zyx=(8, 8, 8))
 
 
