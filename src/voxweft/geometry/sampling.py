@@ -8,19 +8,29 @@ from collections.abc import Iterator
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.tiling import AxisTiles, TileGrid
 
-RATIO = 1.2207440846057596  # g with g^4 = g + 1: multiples of 1/g, 1/g^2, 1/g^3 fill a cube evenly
+BASES = (2, 3, 5)  # of the Halton sequence, along z, y and x
 
 
 def spread_points(box: Box, n: int) -> Iterator[Zyx]:
     """Voxels of a box, evenly spread: any first part of them covers it as well as so many can.
 
     >>> list(spread_points(Box((0, 0, 0), (1, 10, 100)), 3))
-    [(0, 1, 4), (0, 8, 59), (0, 5, 14)]
+    [(0, 3, 20), (0, 6, 40), (0, 1, 60)]
     """
     for i in range(1, n + 1):
-        sides = zip(box.start, box.shape, (1, 2, 3), strict=True)
-        z, y, x = (a + int((0.5 + i / RATIO**k) % 1 * side) for a, side, k in sides)
+        sides = zip(box.start, box.shape, BASES, strict=True)
+        z, y, x = (a + int(_radical_inverse(i, base) * side) for a, side, base in sides)
         yield z, y, x
+
+
+def _radical_inverse(n: int, base: int) -> float:
+    """The digits of ``n`` behind the point."""
+    value, share = 0.0, 1.0
+    while n:
+        n, digit = divmod(n, base)
+        share /= base
+        value += digit * share
+    return value
 
 
 def sample_boxes(grid: TileGrid, region: Box, n: int) -> Iterator[Box]:
