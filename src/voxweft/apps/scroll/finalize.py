@@ -228,7 +228,9 @@ def _finishes(
 
 
 def _attributes(attributes: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
-    return {**attributes, "processing_mode": classes.mode, "threshold_applied": classes.hard}
+    """What the logits say, but for how they were made: the result tells that of itself."""
+    told = {name: value for name, value in attributes.items() if name != "voxweft"}
+    return told | {"processing_mode": classes.mode, "threshold_applied": classes.hard}
 
 
 def _fingerprint(volume: SparseVolume) -> str:
