@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from voxweft.errors import RequestError
+from voxweft.image import colours
 from voxweft.stores.durable import replace
 from voxweft.viewer import pictures
 
@@ -81,7 +82,7 @@ def _cell(trial: Any) -> Image.Image:
     """One slice with its objects, and below it what was tried."""
     numbers = np.unique(trial.labels, return_inverse=True)[1].reshape(trial.labels.shape)
     labels = np.where(trial.labels > 0, np.maximum(numbers, 1), 0)
-    tint = pictures.object_colours(labels)
+    tint = colours.of_objects(labels)
     edges = _edges(labels)[..., None]
     alpha = np.where(edges, 1.0, 0.3 * (labels > 0)[..., None])
     rgb = (pictures.grey(trial.image).astype(np.float32) * (1 - alpha) + tint * alpha).astype(np.uint8)

@@ -14,6 +14,7 @@ from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.errors import IncompleteError, VoxweftError
 from voxweft.geometry.box import Box
+from voxweft.image import colours
 from voxweft.image.protocols import Sink, Volume
 from voxweft.image.ref import VolumeRef
 from voxweft.image.views import Crop
@@ -110,13 +111,13 @@ def _picture(sink: Sink, image: Volume | None, box: Box, axis: int, only: int = 
     """A plane with its objects in colours, or one of them."""
     labels = sink.read(box)[0].take(0, axis).astype(np.int64)
     labels = np.where(labels == only, labels, 0) if only else labels
-    tint = pictures.object_colours(labels)
+    tint = colours.of_objects(labels)
     if image is None:
-        return tint.astype(np.uint8)
+        return tint
     try:
         base = pictures.grey(image.read(box)[0].take(0, axis)).astype(np.float32)
     except VoxweftError:
-        return tint.astype(np.uint8)
+        return tint
     alpha = 0.45 * (labels > 0)[..., None]
     return np.asarray((base * (1 - alpha) + tint * alpha).astype(np.uint8))
 

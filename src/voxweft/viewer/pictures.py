@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from voxweft.image.colours import palette
 from voxweft.ops.activate import UNIT, VALUES, Finish
 
 TINT = np.array([255, 122, 26], np.float32)
@@ -57,7 +58,7 @@ def coloured(values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
     index = classes(values, finish)
     if index is None:
         return np.repeat((foreground(values, finish) * 255).astype(np.uint8)[..., None], 3, axis=2)
-    return palette(int(index.max()) + 1)[index].astype(np.uint8)
+    return palette(int(index.max()) + 1)[index]
 
 
 def _top(values: NDArray[np.generic]) -> int:
@@ -74,19 +75,6 @@ def overlay(image: NDArray[np.generic], values: NDArray[np.generic], finish: Fin
         tint = coloured(values, finish).astype(np.float32)
     alpha = 0.6 * foreground(values, finish)[..., None]
     return (base * (1 - alpha) + tint * alpha).astype(np.uint8)
-
-
-def palette(count: int) -> NDArray[np.float32]:
-    """Colours [count, 3] that differ between neighbours; class 0 is black."""
-    hue = np.arange(count) * 0.618034 % 1.0
-    colours = 255 * np.clip(np.abs((hue[:, None] * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0.15, 1)
-    colours[0] = 0
-    return np.asarray(colours, np.float32)
-
-
-def object_colours(labels: NDArray[np.integer]) -> NDArray[np.float32]:
-    """A colour for each object [..., 3], which comes again after 1023 of them; 0 is black."""
-    return np.asarray(palette(1024)[np.where(labels > 0, 1 + labels % 1023, 0)])
 
 
 def png(rgb: NDArray[np.uint8]) -> str:
