@@ -43,6 +43,7 @@ class Listener:
         )
         self._lock = threading.Lock()
         self._task: Any = None
+        self._said = set[str]()  # what was urgent, and is a note of the plan too
         self._noun = "slabs"
         self._counts = {"done": 0, "total": 0, "voxels": 0}
         self._begun = self._last = time.monotonic()
@@ -64,7 +65,10 @@ class Listener:
                 self._log.write(json.dumps(line, default=str) + "\n")
                 self._log.flush()
             match event.kind:
+                case "note" | "warning" if event.text in self._said:
+                    pass
                 case "note" | "warning":
+                    self._said.add(event.text)
                     self._console.print(
                         plain(f"{event.kind}: {event.text}"), highlight=False, markup=False, soft_wrap=True
                     )

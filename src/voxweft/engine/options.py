@@ -81,6 +81,7 @@ class ModelOptions(Options):
     tta_of: str = option(
         "patch", "What is augmented: patch (each by itself), or volume (as if all of it were mirrored)."
     )
+    resample: bool = option(False, "Run at the voxel size of the training; the result is on the volume's own grid.")
     weights: str = option("", "Weights of the models of an ensemble, for example 2,1; default: equal.")
     targets: str = option("", "Of a model with several targets the wanted ones, for example ink,surface; default: all.")
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 VERSION = 3
 NOT_STORED: dict[str, Any] = {"request": {"defaults"}, "models": {"__all__": {"card": {"contract"}}}}
-VOLUME, MASK = "volume", "mask"  # names of inputs
+VOLUME, MASK, IMAGE = "volume", "mask", "image"  # names of inputs; the image is on the grid of the outputs
 LATER = ("channels", "vectors", "separate", "sparse", "only_where", "stacked", "place", "channels_last", "network")
 """Fields that came after plans were first hashed; where they are empty or false they are no part of the digest."""
 LATER_ONE = ("n_threads",)
@@ -198,6 +198,11 @@ class Plan:
     def input(self, name: str) -> InputRef | None:
         """An input by its name; None where there is none."""
         return next((i for i in self.inputs if i.name == name), None)
+
+    @property
+    def image(self) -> InputRef | None:
+        """What the result lies over: the volume, or if another grid is swept the image as it was given."""
+        return self.input(IMAGE) or self.input(VOLUME)
 
     def after(self, name: str) -> Iterator[Stage]:
         """The stages that need a stage."""

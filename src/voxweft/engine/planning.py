@@ -185,7 +185,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     require_alike(cards)
     if any(card.is_panoptic for card in cards):
         raise ModelError(f"{cards[0].path} is a panoptic network, whose maps become objects; use voxweft panoptic")
-    passes, notes = [], list(source.notes)
+    passes, notes = [], [*spacing_notes(cards, source), *source.notes]
     for n, card in enumerate(cards):
         made, remarks = _passes_of(source, card, options, found, n)
         passes += made
@@ -294,7 +294,9 @@ def _finishes(card: ModelCard, options: RunOptions, target: Target, passes: Sequ
     if card.separate and options.output not in WHOLE:
         if not target.is_plain:
             named = ", ".join(f"{head.name} ({head.activation})" for head in card.heads)
-            raise RequestError(f"{card.path} has the targets {named}; voxweft run and voxweft pipeline can write them")
+            raise RequestError(
+                f"{card.path} has the targets {named}; voxweft run and pipeline write them, without --resample"
+            )
         return tuple(finish for _, finish in _of_heads(card, options))
     finish, apart = finish_for(card, options), any(name in OVER_PASSES for name in target.also)
     if options.uncertainty and apart:
@@ -380,8 +382,6 @@ def _passes_of(
         pad_with=options.pad_with,
         vectors=card.vectors,
     )
-    if card.contract is None and (note := spacing_note(card, source.geometry)):  # a contract knows of layers
-        notes.append(note)
     several = [one]
     if options.uncertainty == "variance":  # views are passes that are blended apart
         several = [replace(one, views=(view,), weight=one.weight / len(seen)) for view in seen]
@@ -418,6 +418,15 @@ def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, s
 def _smallest(shape: Zyx, n_levels: int) -> int:
     """Of how many voxels the longest side of the coarsest level may be, for so many levels; 0: as usual."""
     return -(-max(shape) // 2 ** (n_levels - 1)) if n_levels else SMALLEST
+
+
+def spacing_notes(cards: Sequence[ModelCard], source: VolumeInfo) -> list[str]:
+    """Where the voxels of the volume are not those of the training: the first thing that a user should know.
+
+    A contract knows of layers, whose distances are another matter.
+    """
+    notes = (spacing_note(card, source.geometry) for card in cards if card.contract is None)
+    return [*dict.fromkeys(note for note in notes if note)]
 
 
 def patch_for(source: VolumeInfo, card: ModelCard, options: RunOptions) -> tuple[Zyx, list[str]]:

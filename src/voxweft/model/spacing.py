@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import median
 from typing import Protocol
 
@@ -10,6 +11,9 @@ from voxweft.model.card import ModelCard
 TOLERATED = 1.2  # times as large, or as small
 NANOMETERS = {"angstrom": 0.1, "nanometer": 1.0, "micrometer": 1e3, "millimeter": 1e6, "centimeter": 1e7, "meter": 1e9}
 ADVICE = "expect a worse result, or take another --level or resample the volume"
+RESAMPLE = (
+    "expect a worse result; voxweft run --resample runs at the voxel size of the training, or take another --level"
+)
 
 
 class VoxelSize(Protocol):
@@ -24,13 +28,47 @@ class VoxelSize(Protocol):
         """Name of the unit, or "" where it is not known."""
 
 
-def spacing_note(card: ModelCard, geometry: VoxelSize) -> str:
-    """A sentence where a volume's voxels differ by over 20 % from those of the training along an axis, else "".
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """How long the sides of a volume's voxels are, in those of the training.
+
+    Attributes
+    ----------
+    times_zyx
+        Found / trained, along each axis.
+    absolute
+        Whether these are ratios of lengths; else a common factor may be no more than another unit.
+    """
+
+    times_zyx: tuple[float, float, float]
+    absolute: bool
+
+
+def compared(card: ModelCard, geometry: VoxelSize) -> Compared | None:
+    """The voxels of a volume against those of the training; None where one of both is not known.
 
     Sizes are compared as lengths where the units of both are known, and as plain numbers where the model's is not
     and the volume's is not either or is the millimeter: nnU-Net's plans have no unit, and most are in millimeters.
-    In all other cases a common factor may be no more than another unit; then only the proportions of the axes are
-    compared, to the axis in the middle. A volume of size 1 without a unit says nothing of its voxels.
+    In all other cases only the proportions of the axes are compared, to the axis in the middle. A volume of size 1
+    without a unit says nothing of its voxels.
+    """
+    trained, found = card.spacing_zyx, geometry.voxel_size_zyx
+    unsaid = not geometry.unit and found == (1.0, 1.0, 1.0)
+    if trained is None or unsaid or min(*trained, *found) <= 0:
+        return None
+    factors, absolute = [b / a for a, b in zip(trained, found, strict=True)], True
+    if geometry.unit in NANOMETERS and card.spacing_unit in NANOMETERS:
+        unit = NANOMETERS[geometry.unit] / NANOMETERS[card.spacing_unit]
+    elif card.spacing_unit or geometry.unit not in ("", "millimeter"):
+        unit, absolute = 1 / median(factors), False
+    else:
+        unit = 1.0
+    z, y, x = (factor * unit for factor in factors)
+    return Compared((z, y, x), absolute)
+
+
+def spacing_note(card: ModelCard, geometry: VoxelSize) -> str:
+    """A sentence where a volume's voxels differ by over 20 % from those of the training along an axis, else "".
 
     Examples
     --------
@@ -41,24 +79,17 @@ def spacing_note(card: ModelCard, geometry: VoxelSize) -> str:
     >>> spacing_note(card, Geometry((1.0, 1.0, 1.0), "micrometer")).partition(":")[0]
     'a voxel is 0.5 times as long in z (1) as at training (2)'
     """
-    trained, found = card.spacing_zyx, geometry.voxel_size_zyx
-    unsaid = not geometry.unit and found == (1.0, 1.0, 1.0)
-    if trained is None or unsaid or min(*trained, *found) <= 0:
+    sizes = compared(card, geometry)
+    if sizes is None or card.spacing_zyx is None:
         return ""
-    factors, absolute = [b / a for a, b in zip(trained, found, strict=True)], True
-    if geometry.unit in NANOMETERS and card.spacing_unit in NANOMETERS:
-        unit = NANOMETERS[geometry.unit] / NANOMETERS[card.spacing_unit]
-    elif card.spacing_unit or geometry.unit not in ("", "millimeter"):
-        unit, absolute = 1 / median(factors), False
-    else:
-        unit = 1.0
+    axes = zip("zyx", card.spacing_zyx, geometry.voxel_size_zyx, sizes.times_zyx, strict=True)
     differ = [
-        f"{f * unit:.3g} times as long in {axis} ({b:g}) as at training ({a:g})"
-        for axis, a, b, f in zip("zyx", trained, found, factors, strict=True)
-        if not 1 / TOLERATED <= f * unit <= TOLERATED
+        f"{times:.3g} times as long in {axis} ({found:.4g}) as at training ({trained:.4g})"
+        for axis, trained, found, times in axes
+        if not 1 / TOLERATED <= times <= TOLERATED
     ]
     if not differ:
         return ""
     units = f"{geometry.unit or 'no unit'} here, {card.spacing_unit or 'no unit'} at training"
-    start = "a voxel is " if absolute else "compared with its other sides, a voxel is "
-    return f"{start}{', '.join(differ)}: {ADVICE} (units: {units})"
+    start = "a voxel is " if sizes.absolute else "compared with its other sides, a voxel is "
+    return f"{start}{', '.join(differ)}: {RESAMPLE if sizes.absolute else ADVICE} (units: {units})"

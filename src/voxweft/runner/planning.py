@@ -14,12 +14,12 @@ import numpy as np
 from voxweft.backends import folds_of, reload
 from voxweft.engine.calibrate import Question, choose_setting
 from voxweft.engine.choices import ChosenOptions
-from voxweft.engine.events import Emit, silent
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
-from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan
-from voxweft.engine.planning import Findings, Schemes, Target, plan_sweep, schemes_for
+from voxweft.engine.plan import IMAGE, MASK, VOLUME, InputRef, PatchesRef, Plan
+from voxweft.engine.planning import Findings, Schemes, Target, plan_sweep, schemes_for, spacing_notes
 from voxweft.engine.probe import tiling_probe
 from voxweft.engine.report import precision_note
 from voxweft.engine.samples import Samples, block_of_chunks, central_patch
@@ -37,6 +37,7 @@ from voxweft.runner.devices import budget_for, devices_of
 from voxweft.runner.measure import measure_volume
 from voxweft.runner.opening import Opened, require_precisions
 from voxweft.runner.place import IN_MEMORY
+from voxweft.runner.respaced import respaced
 
 PROBE_FROM = 200  # forward passes; for fewer the probe would be more than a percent of the work
 SPOT, FEW_VALUES, FLAT, ENOUGH = 24, 16, 0.9, 1000  # what labels look like: flat areas, few values
@@ -118,6 +119,10 @@ def plan_run(
     app, device = app or AppRequest(), devices_of(options.device)[0]
     models, options = _apart(models, options)
     refs = tuple(model_ref(model) for model in models)
+    if options.resample:
+        volume, app = _respaced(volume, refs, options, app)
+    for note in spacing_notes([ref.card for ref in refs], volume.info):
+        emit(Event("warning", note))
     volumes = {VOLUME: volume, **app.inputs} | ({MASK: mask} if mask is not None else {})
     found = _looked_at(volumes, refs, options, app)
     draft = plan_sweep(volume.info, refs, options, found)
@@ -147,6 +152,17 @@ def plan_run(
     if measured.predictors:
         opened.reuse(measured.predictors, device)
     return opened
+
+
+def _respaced(
+    volume: Volume, refs: Sequence[ModelRef], options: RunOptions, app: AppRequest
+) -> tuple[Volume, AppRequest]:
+    """The volume at the voxel size of the training, and the request for outputs on its own grid."""
+    if app.target is not None or options.mask or options.effort == "auto":
+        what = "--mask" if options.mask else "--effort auto" if options.effort == "auto" else f"voxweft {app.name}"
+        raise RequestError(f"--resample does not go together with {what}: leave one of them out")
+    seen, target = respaced(volume, [ref.card for ref in refs])
+    return seen, replace(app, target=target, inputs={**app.inputs, IMAGE: volume}) if target.regrid else app
 
 
 def _apart(models: Sequence[Model], options: RunOptions) -> tuple[Sequence[Model], RunOptions]:

@@ -189,7 +189,8 @@ def _look(sink: Sink, subject: Subject) -> _Seen:
     window = _middle(subject.region)
     values, image, missing = sink.read(window), None, ""
     try:
-        voxels = Opened(subject.plan).volume(VOLUME).read(window)
+        shown = subject.plan.image
+        voxels = Opened(subject.plan).volume(shown.name if shown else VOLUME).read(window)
         if voxels.shape[1:] != window.shape or subject.sweep is None:
             raise RequestError("what it was made from is no image")
         image = voxels.mean(axis=0) if subject.spec.words.is_picture else voxels[0]

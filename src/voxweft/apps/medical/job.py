@@ -22,6 +22,7 @@ from voxweft.engine.fields import parse_size
 from voxweft.engine.labels import statistics_block
 from voxweft.engine.op import Op
 from voxweft.engine.options import RunOptions
+from voxweft.engine.plan import IMAGE
 from voxweft.engine.planning import Schemes, Target
 from voxweft.engine.report import Report
 from voxweft.engine.stage import Blocks, Gather, Output, Source, Stage, Sweep
@@ -40,7 +41,6 @@ from voxweft.runner.run import run_plan
 from voxweft.runner.workers import Workers
 from voxweft.stores import open_sink
 
-IMAGE = "image"
 ML = {"millimeter": 1e-3, "micrometer": 1e-12, "meter": 1e6}  # of a cubic unit
 
 

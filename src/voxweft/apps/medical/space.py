@@ -14,8 +14,7 @@ import numpy as np
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.planning import Schemes, Target
 from voxweft.errors import VolumeError
-from voxweft.geometry.box import Box, Zyx
-from voxweft.geometry.regrid import Regrid
+from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.order import inverse
 from voxweft.image.protocols import Volume
@@ -24,11 +23,10 @@ from voxweft.image.views import Crop, Permute, Stack
 from voxweft.model.card import ModelCard, Normalization, Resampling
 from voxweft.ops.normalize import Statistics
 from voxweft.runner.measure import moments_of, nonzero_box
+from voxweft.runner.respaced import grids, wanted_by
 from voxweft.stores import open_volume
 
-ANISOTROPIC = 3.0  # a side so many times as long as the shortest: its axis is resampled apart
 SAME_GRID = 1e-3  # of a voxel: how far the grids of two channels may be from each other
-MOST_VOXELS = 1 << 34  # after resampling: a voxel size that leads to more is a mistake
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,24 +82,12 @@ def prepare(volume: Volume, card: ModelCard, target: Target, emit: Emit = silent
     box = nonzero_box(turned, emit)
     cropped = turned if box.shape == turned.info.shape_zyx else Crop(box).of(turned)
     scaled, schemes, before, bounds = _scaled(cropped, card, emit)
-    old, new = cropped.info.geometry.voxel_size_zyx, _wanted(card.resampling, cropped.info.geometry.voxel_size_zyx)
-    shape: Zyx = tuple(  # type: ignore[assignment]
-        max(1, round(size / wanted * n)) for n, size, wanted in zip(box.shape, old, new, strict=True)
-    )
-    if np.prod(shape, dtype=float) > MOST_VOXELS:
-        raise VolumeError(
-            f"{volume.info.url}: voxels of {_in_words(old)} mm would become {shape} voxels of {_in_words(new)} mm; "
-            "its voxel size cannot be right"
-        )
-    rules = card.resampling or Resampling((None, None, None))
-    apart = _apart(rules.apart, old, new, box.shape)
-    seen = scaled
+    wanted = wanted_by(card.resampling, cropped.info.geometry.voxel_size_zyx)
+    there, back = grids(cropped.info, wanted, card.resampling or Resampling((None, None, None)), box.start)
+    shape, seen = there.shape_out, scaled
     if shape != box.shape:
-        there = Regrid.of(box.shape, shape, rules.order, apart=apart, order_apart=rules.order_apart)
         seen = Resample(there, before, bounds).of(scaled)
         schemes = _without_clipping(schemes)
-    apart = _apart(rules.apart, new, old, shape)
-    back = Regrid.of(shape, box.shape, rules.back, offset=box.start, apart=apart, order_apart=rules.back_apart)
     whole = turned.info
     target = replace(
         target,
@@ -153,23 +139,6 @@ def _without_clipping(schemes: Schemes) -> Schemes:
     return tuple(Normalization("global_zscore", s.mean, s.std) if s.scheme == "ct" else s for s in schemes)
 
 
-def _wanted(rules: Resampling | None, own: tuple[float, float, float]) -> tuple[float, float, float]:
-    spacing = rules.spacing_zyx if rules else (None, None, None)
-    z, y, x = (b if a is None else a for a, b in zip(spacing, own, strict=True))
-    return z, y, x
-
-
-def _apart(
-    asked: bool | None, old: tuple[float, float, float], new: tuple[float, float, float], shape: Zyx
-) -> int | None:
-    """The axis that is resampled apart: that of the longest voxel side where it is 3 times as long as the shortest."""
-    coarse = next((s for s in (old, new) if max(s) / min(s) > ANISOTROPIC), None) if asked is None else old
-    if not asked and (asked is not None or coarse is None):
-        return None
-    longest = [axis for axis, side in enumerate(coarse or old) if side == max(coarse or old)]
-    return longest[0] if len(longest) == 1 else None
-
-
 def _require_one_grid(first: VolumeInfo, other: VolumeInfo) -> None:
     a, b = first.geometry, other.geometry
     corners = [Box.of(first.shape_zyx).start, tuple(n - 1 for n in first.shape_zyx)]
@@ -183,7 +152,3 @@ def _require_one_grid(first: VolumeInfo, other: VolumeInfo) -> None:
             f"{other.url} lies on another grid than {first.url} ({other.shape_zyx} and {first.shape_zyx} voxels, up to "
             f"{off:.3g} voxels apart); channels of a case share one"
         )
-
-
-def _in_words(sizes: Sequence[float]) -> str:
-    return " x ".join(f"{s:g}" for s in sizes)
