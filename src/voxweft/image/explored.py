@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.protocols import Volume
-from voxweft.image.words import counted
-from voxweft.shown import Shown
+from voxweft.shown import Shown, counted
 
 Index = int | slice | EllipsisType
 
@@ -145,9 +144,7 @@ def _per_axis(index: Sequence[Any], shape: Sequence[int]) -> list[int | slice]:
         raise IndexError(f"{n_given} indices and {n_dots} ... for a volume of {len(shape)} axes")
     at = list(index).index(...) if n_dots else n_given
     rest = [slice(None)] * (len(shape) - n_given)
-    return [
-        one if isinstance(one, slice) else int(one) for one in (*index[:at], *rest, *index[at + n_dots :])
-    ]
+    return [one if isinstance(one, slice) else int(one) for one in (*index[:at], *rest, *index[at + n_dots :])]
 
 
 def _range(one: int | slice, n: int, axis: int) -> range:

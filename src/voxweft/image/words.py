@@ -30,21 +30,3 @@ class Words:
     def is_picture(self) -> bool:
         """Whether the result is one plane, shown as a whole: one axis has no name."""
         return "" in self.axes
-
-
-def counted(n: int, things: str, form: str = "{}") -> str:
-    """How many of what, in the singular for one.
-
-    >>> counted(1, "forward passes"), counted(3, "columns"), counted(1, "boxes"), counted(0, "copies")
-    ('1 forward pass', '3 columns', '1 box', '0 copies')
-    >>> counted(1200, "patches", "{:,}")
-    '1,200 patches'
-    """
-    return f"{form.format(n)} {singular(things) if n == 1 else things}"
-
-
-def singular(things: str) -> str:
-    """One of them."""
-    if things.endswith("ies"):
-        return things.removesuffix("ies") + "y"
-    return things.removesuffix("es" if things.endswith(("xes", "ches", "sses")) else "s")
