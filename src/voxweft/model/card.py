@@ -264,7 +264,8 @@ class ModelCard(Shown):
     def __repr__(self) -> str:
         patch = " x ".join(map(str, self.patch_zyx)) if self.patch_zyx else "any size"
         size = f"patch {patch}, {counted(self.n_inputs, 'channels')} to {counted(self.n_classes, 'classes')}"
-        return f"<model {self.path}: {self.format}, {size}, {counted(self.n_folds, 'folds')}>"
+        name = self.path if "://" in self.path else self.path.rstrip("/").rpartition("/")[2]
+        return f"<model {name}: {self.format}, {size}, {counted(self.n_folds, 'folds')}>"
 
     def _check_numbers(self) -> None:
         counts = {"n_inputs": self.n_inputs, "n_classes": self.n_classes, "n_folds": self.n_folds}

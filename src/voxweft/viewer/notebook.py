@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.backends import BUILT_IN
 from voxweft.backends.loaded import LoadedModel
 from voxweft.engine.fields import spell_duration
 from voxweft.engine.plan import Plan
 from voxweft.engine.report import Report
 from voxweft.geometry.box import Box
-from voxweft.image.colours import of_objects
+from voxweft.image.colours import of_objects, palette
 from voxweft.image.explored import Explored, facts_of
 from voxweft.model.card import ModelCard
 from voxweft.runner.forecast import Forecast
@@ -66,7 +67,9 @@ def _report(report: Report) -> str:
 
 @html_of.register
 def _plan(plan: Plan) -> str:
-    facts = {one.name: one.ref.url for one in plan.inputs} | {"model": "\n".join(ref.url for ref in plan.models)}
+    facts = {one.name: one.ref.url for one in plan.inputs} | {
+        "model": "\n".join(_name(ref.card) for ref in plan.models)
+    }
     facts |= {"asked for": "\n".join(f"{name} {value}" for name, value in plan.request.options.items())}
     for stage in plan.stages:
         written = [
@@ -107,12 +110,17 @@ def _card(card: ModelCard) -> str:
         "weights": card.digest[:12],
         "notes": "\n".join(card.notes),
     }
-    return _page(card.path, facts)
+    return _page(_name(card), facts)
 
 
 @html_of.register
 def _model(model: LoadedModel) -> str:
     return _card(model.card)
+
+
+def _name(card: ModelCard) -> str:
+    """Where a model lies; of a bundled one its name."""
+    return next((name for name, place in BUILT_IN.items() if str(place) == card.path), card.path)
 
 
 def _page(title: str, facts: Mapping[str, str], picture: str | None = None) -> str:
@@ -160,7 +168,7 @@ def _central_plane(volume: Explored) -> NDArray[np.uint8] | None:
     step = max(1, -(-max(values.shape[1:]) // SIDE))
     values = values[:, ::step, ::step]
     if info.is_label:
-        return of_objects(values[0])
+        return palette(256)[values[0]] if values.dtype == np.uint8 else of_objects(values[0])
     if len(values) == 3 and values.dtype == np.uint8 and info.shape_zyx[0] == 1:  # a picture in colour
         return np.ascontiguousarray(np.moveaxis(values, 0, -1))
     return pictures.grey(values[0])
