@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from voxweft.backends import load_model
     from voxweft.engine.options import RunOptions
     from voxweft.engine.plan import Plan
-    from voxweft.engine.planning import make_plan
     from voxweft.engine.report import Report
     from voxweft.errors import VoxweftError
     from voxweft.geometry.box import Box
+    from voxweft.runner.asked import make_plan
     from voxweft.runner.execution import Execution
     from voxweft.runner.forecast import forecast
     from voxweft.runner.status import status
@@ -62,10 +62,10 @@ _HOMES = {
     "voxweft.backends": ("load_model",),
     "voxweft.engine.options": ("RunOptions",),
     "voxweft.engine.plan": ("Plan",),
-    "voxweft.engine.planning": ("make_plan",),
     "voxweft.engine.report": ("Report",),
     "voxweft.errors": ("VoxweftError",),
     "voxweft.geometry.box": ("Box",),
+    "voxweft.runner.asked": ("make_plan",),
     "voxweft.runner.execution": ("Execution",),
     "voxweft.runner.forecast": ("forecast",),
     "voxweft.runner.status": ("status",),
@@ -80,3 +80,8 @@ def __getattr__(name: str) -> Any:
         if name in names:
             return getattr(importlib.import_module(home), name)
     raise AttributeError(f"module 'voxweft' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """The public names only, for ``dir`` and completion."""
+    return sorted(__all__)

@@ -107,7 +107,7 @@ def test_two_targets_are_two_outputs(voxweft: Voxweft, place: Path, volume: Arra
         "vesuvius trainer",
         "surface_normals (normals of 3)",
         "surface (softmax of 2)",
-        "16, 16",
+        "16 x 16",
     ):
         assert words in said
     assert "instance_zscore" in said

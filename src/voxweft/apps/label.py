@@ -9,6 +9,7 @@ import numpy as np
 
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.fields import Options, decisive, defaults_of, like, option, parse_size, size_problems, unknown
+from voxweft.engine.named import takes_options, with_named
 from voxweft.engine.options import RegionOptions, StorageOptions
 from voxweft.engine.plan import VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
@@ -90,6 +91,7 @@ class LabelOptions(Options):
         return (float(self.threshold) if self.threshold else None), None
 
 
+@takes_options(LabelOptions, Execution)
 def label(
     source: Any,
     output: Any,
@@ -97,6 +99,7 @@ def label(
     *,
     execution: Execution | None = None,
     emit: Emit = silent,
+    **named: Any,
 ) -> Report:
     """Connected components of a mask, of labels, or of values above a threshold.
 
@@ -111,6 +114,8 @@ def label(
         What a component is; where to compute it.
     emit
         Told of every event.
+    **named
+        Options and execution by their names, as in ``threshold=128, min_size=50``.
 
     Raises
     ------
@@ -127,7 +132,7 @@ def label(
     >>> sink.read(voxweft.Box.of((1, 1, 4))).ravel()
     array([1, 1, 0, 2], dtype=uint32)
     """
-    options, execution = options or LabelOptions(), execution or Execution()
+    options, execution = with_named(named, options or LabelOptions(), execution or Execution())
     require_components()
     volume = open_volume(source, level=options.level)
     _check(volume.info, options)

@@ -11,11 +11,13 @@ from typing import Any
 from voxweft.backends import load_model, reload
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.ledger import Ledger
+from voxweft.engine.named import takes_options, with_named
 from voxweft.engine.options import RunOptions
 from voxweft.engine.report import Report
 from voxweft.errors import PlanMismatchError, RequestError, VoxweftError
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
+from voxweft.runner.asked import load_models
 from voxweft.runner.batch import BatchLedger, Outcome, for_each
 from voxweft.runner.choices import plan_chosen
 from voxweft.runner.devices import devices_of
@@ -32,14 +34,16 @@ from voxweft.stores import open_sink, open_volume
 from voxweft.stores.url import absolute, children, parent_and_name, records_at
 
 
+@takes_options(RunOptions, Execution)
 def run(
     source: Any,
-    output: Any,
+    target: Any,
     model: Any,
     options: RunOptions | None = None,
     *,
     execution: Execution | None = None,
     emit: Emit = silent,
+    **named: Any,
 ) -> Report:
     """Segment a volume and write the result.
 
@@ -47,14 +51,17 @@ def run(
     ----------
     source
         URL or path of a volume, an array [Z, Y, X] or [C, Z, Y, X], or any :class:`~voxweft.image.Volume`.
-    output
+    target
         URL or path of the OME-Zarr to write, or any :class:`~voxweft.image.Sink`.
     model
-        Path of a model, or any :class:`~voxweft.model.Model`.
+        Path of a model, or any :class:`~voxweft.model.Model`; several in a list are an ensemble.
     options, execution
         What to compute; where to compute it.
     emit
         Told of every event.
+    **named
+        Options and execution by their names, as in ``output="mask", patch_size=(64, 96, 96), workers=4``; they count
+        before those of ``options`` and ``execution``.
 
     Returns
     -------
@@ -76,12 +83,16 @@ def run(
     >>> report = voxweft.run(image, sink, "fake://null?patch=16,16,16")
     >>> report.status, sink.read(voxweft.Box.of((40, 40, 40))).shape
     ('complete', (1, 40, 40, 40))
+    >>> other = voxweft.open_sink("memory://")
+    >>> voxweft.run(image, other, "fake://null?patch=16,16,16", output="mask", overlap=0.25).status
+    'complete'
     """
-    options, execution = options or RunOptions(), execution or Execution()
+    options, execution = with_named(named, options or RunOptions(), execution or Execution())
     workers = Workers.of(execution, devices_of(options.device))
-    return _run((source, output, model), options, execution, workers, emit)
+    return _run((source, target, model), options, execution, workers, emit)
 
 
+@takes_options(RunOptions, Execution)
 def run_many(
     items: Sequence[tuple[str, str]],
     model: str,
@@ -90,6 +101,7 @@ def run_many(
     execution: Execution | None = None,
     records: str = "",
     emit: Emit = silent,
+    **named: Any,
 ) -> list[Outcome]:
     """Segment several volumes, each into an output of its own; all workers share all of them.
 
@@ -99,7 +111,7 @@ def run_many(
     ----------
     items
         Pairs of input and output, URLs or paths.
-    model, options
+    model, options, **named
         As for :func:`run`.
     execution
         Where to compute it; ``num_parts`` are those of each item.
@@ -129,7 +141,7 @@ def run_many(
     >>> [done.report.status for done in run_many(pairs, "fake://null?patch=16,16,16")]
     ['complete', 'complete']
     """
-    options, execution = options or RunOptions(), execution or Execution()
+    options, execution = with_named(named, options or RunOptions(), execution or Execution())
     if options.effort == "auto":
         raise RequestError("--effort auto chooses for one volume; run the volumes one by one, or leave it out")
     if options.precision == "int8":
@@ -205,9 +217,7 @@ def _run(
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
     records = None if execution.overwrite else sink.records
-    models = [
-        load_model(one, targets=options.targets) for one in (model if isinstance(model, (list, tuple)) else [model])
-    ]
+    models = load_models(model, options)
     n, is_new = workers.n_sharing, records is None or not Ledger(records).plan()
     with workers.started() if is_new else nullcontext(workers) as at_work:
         if options.effort == "auto":

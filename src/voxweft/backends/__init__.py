@@ -181,7 +181,7 @@ def looks_like_a_model(url: str) -> bool:
         return True
     if description_of(path):
         return True
-    return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in CHECKPOINTS for p in path.iterdir())
+    return path.is_dir() and path.suffix != ".zarr" and any(p.suffix in FILES for p in path.iterdir())
 
 
 def _plans_near(path: Path) -> bool:
@@ -189,15 +189,15 @@ def _plans_near(path: Path) -> bool:
 
 
 def _checkpoint_in(folder: Path) -> Path:
-    """The one checkpoint of a folder, by the order of ``CHECKPOINTS``; the folder itself where there is none."""
-    files = sorted(p for p in folder.iterdir() if p.suffix in CHECKPOINTS)
+    """The one model of a folder, by the order of ``FILES``; the folder itself where there is none."""
+    files = sorted(p for p in folder.iterdir() if p.suffix in FILES)
     if not files:
         return folder
-    kind = min((p.suffix for p in files), key=CHECKPOINTS.index)
+    kind = min((p.suffix for p in files), key=FILES.index)
     found = [p for p in files if p.suffix == kind]
     if len(found) > 1:
         names = ", ".join(p.name for p in found[:6])
-        raise ModelError(f"{folder} holds {len(found)} checkpoints ({names}); give the path of one of them")
+        raise ModelError(f"{folder} holds {len(found)} models ({names}); give the path of one of them")
     return found[0]
 
 

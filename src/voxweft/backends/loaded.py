@@ -9,14 +9,18 @@ from typing import Any
 from voxweft.model.card import ModelCard
 from voxweft.model.protocols import ForwardSetting, Model, Predictor, precisions_of
 from voxweft.model.ref import ModelRef
+from voxweft.shown import Shown
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Shown):
     """What :func:`voxweft.load_model` gives: a model and its reference. Read-only."""
 
     ref: ModelRef
     model: Model
+
+    def __repr__(self) -> str:
+        return repr(self.card)
 
     @property
     def card(self) -> ModelCard:

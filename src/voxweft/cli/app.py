@@ -154,8 +154,8 @@ def info(
     from dataclasses import asdict
 
     from voxweft.backends import load_model, looks_like_a_model
+    from voxweft.cli.describe import find_volume, rows_of
     from voxweft.image.axes import Select
-    from voxweft.stores import open_volume
 
     if not path:
         raise RequestError("PATH is empty; give a volume or a model")
@@ -166,15 +166,11 @@ def info(
     elif as_model or looks_like_a_model(path):
         described = load_model(path).card
     else:
-        described = open_volume(path, level=level, select=Select.of(channel, time, series)).info
-    found = asdict(described)
+        described = find_volume(path, level, Select.of(channel, time, series))
     if as_json:
-        print(json.dumps(found, indent=1, default=str))
+        print(json.dumps(asdict(described), indent=1, default=str))
     else:
-        details = found.pop("details", {})
-        contract = {k: v for k, v in (found.pop("contract", None) or {}).items() if v not in (None, "", (), 0)}
-        found["contract"] = ", ".join(f"{k} {v}" for k, v in contract.items()).replace("_", " ")
-        table({k.replace("_", " "): str(v) for k, v in {**found, **details}.items() if v not in (None, "", (), {})})
+        table(rows_of(described))
 
 
 @app.command("verify")

@@ -74,7 +74,7 @@ def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
     )
     found = np.asarray(Image.open(place)) > 127
     dice = 2 * float((found & phantom.ink).sum()) / max(1, int(found.sum()) + int(phantom.ink.sum()))
-    page = save_report(result.zarr, str(Path(folder) / "ink_report.html"))
+    page = save_report(result.zarr, str(Path(folder) / "ink_report.html"), title=place)
     depth, height, width = phantom.layers.shape
     return [
         f"segment: {segment} ({depth} layers of {width} x {height} pixels)",

@@ -26,7 +26,7 @@ from voxweft.cli import ink_after
 from voxweft.cli.command import Command, Given, knows, line
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd, Look, Workflow
-from voxweft.cli.ink_places import Source, Target, placed
+from voxweft.cli.ink_places import Source, Target, beside_output, placed
 from voxweft.cli.ink_trials import probe, sweep
 from voxweft.cli.ink_volume import DIVISIONS
 from voxweft.cli.ink_volume import app as in_the_scroll
@@ -125,6 +125,7 @@ def prepare(
 @app.command("run", help="All steps: from the layers to the picture. Run the same command again to continue.")
 @with_options(LayerOptions, InkModelOptions, InkOptions, InkPartOptions, WorkerOptions, PictureOptions, CrateOptions)
 def infer(
+    context: typer.Context,
     source: Source = "",
     target: Target = "",
     estimate: Estimate = False,
@@ -146,6 +147,9 @@ def infer(
 
     check_page(report)
     layers, picture_options = placed(layeroptions, pictureoptions, source, target)
+    part = inkpartoptions
+    if target and part.is_whole:
+        part, picture_options = beside_output(part, picture_options, context)
     options = (layers, inkmodeloptions, inkoptions)
     with Listener(quiet, log_json) as listen:
         if estimate:
@@ -153,7 +157,7 @@ def infer(
             show_forecast(*forecast, _in_rows(*forecast))
             return
         result = ink.infer(
-            options, inkpartoptions, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
+            options, part, picture_options, worker_options=workeroptions, command=command_line(), emit=listen
         )
     _tell(result, report, quiet, crateoptions)
 
@@ -205,7 +209,7 @@ def _tell(result: Any, report_to: str, quiet: bool, crate_options: Any) -> None:
                 say(f"unknown in places, see: {one.known}")
         if one.picture:
             page = re.sub(r"\.\w+$", "", one.picture) + "_report.html"
-            page = save_report(one.zarr, report_to if report_to and not result.also else page)
+            page = save_report(one.zarr, report_to if report_to and not result.also else page, title=one.picture)
             if not quiet:
                 say(f"report: {page}")
         picture = "" if one.picture == one.zarr else one.picture

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from voxweft.apps.ink.options import LayerOptions, PictureOptions
+from voxweft.apps.ink.options import InkPartOptions, LayerOptions, PictureOptions
 
 Source = Annotated[
     str, typer.Argument(metavar="[INPUT]", help="Segment with layers/, or a surface volume; in place of S3_PATH.")
@@ -23,3 +23,20 @@ def placed(layers: Any, picture_options: Any, source: str, target: str) -> tuple
     if source.rstrip("/").endswith(".zarr"):
         return replace(layers, surface_volume_zarr=source), picture_options
     return replace(layers, s3_path=source, surface_volume_zarr=""), picture_options
+
+
+def beside_output(
+    part: InkPartOptions, picture_options: PictureOptions, context: typer.Context
+) -> tuple[InkPartOptions, PictureOptions]:
+    """Unfinished results beside OUTPUT, no note for a workflow engine: nothing in folders that users share.
+
+    What was said by a flag or a variable stays as it was said.
+    """
+
+    def is_said(name: str) -> bool:
+        source = context.get_parameter_source(name)
+        return source is not None and source.name != "DEFAULT"
+
+    if not is_said("zarr_output_dir"):
+        part = replace(part, zarr_output_dir=f"{picture_options.output_path.rpartition('.')[0]}.voxweft")
+    return part, picture_options if is_said("runtime_dir") else replace(picture_options, runtime_dir="")

@@ -222,7 +222,9 @@ class EffortOptions(Options):
     title: ClassVar[str] = "Effort"
 
     effort: str = option("asked", "asked, or auto: the cheapest overlap, views, window, precision within --tolerance.")
-    budget: str = option("", "With --effort auto: the longest that it may take, for example 2h, 30min or 90s.")
+    budget: str = option(
+        "", "With --effort auto: the longest that it may take, for example 2h, 30min or 90s.", unit="s"
+    )
 
     def problems(self) -> list[str]:
         """What is wrong with them."""

@@ -16,6 +16,7 @@ from voxweft.geometry.tiling import TileGrid
 from voxweft.image.ref import VolumeRef
 from voxweft.model.frozen import FrozenDict
 from voxweft.model.ref import ModelRef, card_differences
+from voxweft.shown import Shown, counted
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -82,7 +83,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class Plan(Shown):
     """All that decides the outputs, and the decisions that were taken once, when it was made.
 
     Two workers with an equal digest write the same bits. Nothing in it is an open handle.
@@ -137,6 +138,14 @@ class Plan:
                 )
         if len({*names, *(i.name for i in self.inputs)}) < len(names) + len(self.inputs):
             raise RequestError(f"two stages or inputs have one name: {', '.join(names)}")
+
+    def __repr__(self) -> str:
+        facts = [counted(stage.n_units, stage.noun) + f" of {stage.name}" for stage in self.stages]
+        if isinstance(self.main, Sweep):
+            grid = self.main.grid
+            patches = counted(grid.n_tiles, "patches", "{:,}")
+            facts.insert(0, f"{patches} of {' x '.join(map(str, grid.patch))} voxels")
+        return f"<plan of {self.request.app}: {', '.join(facts)}>"
 
     def to_json(self) -> bytes:
         """The plan as JSON; :meth:`from_json` gives an equal plan."""

@@ -15,13 +15,14 @@ from typing import Any
 from voxweft.engine.part import State
 from voxweft.engine.totals import n_cores
 from voxweft.processor import processor
+from voxweft.shown import Shown, counted
 from voxweft.version import __version__
 
 REDONE_SHOWN = 5  # lines of a report's ``redone`` that are shown to a person
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class Report(Shown):
     """What a run was and did.
 
     Attributes
@@ -83,6 +84,10 @@ class Report:
     def voxels_per_s(self) -> float:
         """Output voxels a second of wall clock."""
         return float(self.totals.get("n_voxels", 0)) / max(self.elapsed_s, 1e-9)
+
+    def __repr__(self) -> str:
+        took = f"{self.n_units_done} of {counted(self.n_units, 'units')}, {self.elapsed_s:.1f} s"
+        return f"<report of {self.output}: {self.status}, {took}>"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -22,4 +22,4 @@ def palette(count: int) -> NDArray[np.uint8]:
 
 def of_objects(labels: NDArray[np.integer]) -> NDArray[np.uint8]:
     """A colour for each object [..., 3], which comes again after 1023 of them; 0 is black."""
-    return np.asarray(palette(1024)[np.where(labels > 0, 1 + labels % 1023, 0)])
+    return np.asarray(palette(1024)[np.where(labels > 0, 1 + labels.astype(np.int64) % 1023, 0)])

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
+from voxweft.image.explored import Explored
 from voxweft.image.info import VolumeInfo
 from voxweft.image.order import Order, check_order, inverse, permute, permute_box
 from voxweft.image.protocols import Volume
@@ -347,7 +348,7 @@ class Channels(BaseView):
 View = Crop | Permute | Flip | AsChannels | EightBit | AtLeast | Repeat | Channels
 
 
-class ViewedVolume:
+class ViewedVolume(Explored):
     """A volume seen otherwise.
 
     Parameters
@@ -368,7 +369,7 @@ class ViewedVolume:
         return np.ascontiguousarray(self.view.values(self.base.read(source_box), box))
 
 
-class Stack:
+class Stack(Explored):
     """Volumes of equal shape as one: their channels follow each other.
 
         [2, Z, Y, X] and [1, Z, Y, X]  ->  [3, Z, Y, X]

@@ -12,6 +12,7 @@ from voxweft.geometry.box import Zyx
 from voxweft.model.contract import InputContract
 from voxweft.model.frozen import FrozenDict
 from voxweft.model.head import ACTIVATIONS, CENTRES, FIELDS, OFFSETS, Head, channel_ranges
+from voxweft.shown import Shown, counted
 
 SCHEMES = (
     "none", "instance_zscore", "global_zscore", "instance_minmax", "percentile_minmax", "global_minmax", "ct",
@@ -120,7 +121,7 @@ class Resampling:
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCard:
+class ModelCard(Shown):
     """What a model expects and gives; all that must equal training. Read-only, also inside.
 
     Attributes
@@ -259,6 +260,12 @@ class ModelCard:
         thick = [size for size in (self.patch_zyx, *(h.scale_zyx for h in self.heads)) if size and size[0] != 1]
         if self.n_dimensions == 2 and thick:
             raise ModelError(f"{self.path} takes 2-D images; sizes z y x begin with 1, not {thick[0]}")
+
+    def __repr__(self) -> str:
+        patch = " x ".join(map(str, self.patch_zyx)) if self.patch_zyx else "any size"
+        size = f"patch {patch}, {counted(self.n_inputs, 'channels')} to {counted(self.n_classes, 'classes')}"
+        name = self.path if "://" in self.path else self.path.rstrip("/").rpartition("/")[2]
+        return f"<model {name}: {self.format}, {size}, {counted(self.n_folds, 'folds')}>"
 
     def _check_numbers(self) -> None:
         counts = {"n_inputs": self.n_inputs, "n_classes": self.n_classes, "n_folds": self.n_folds}

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from voxweft.backends import load_model
 from voxweft.engine.choices import ChosenOptions, Row, cheapest
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.fields import parse_duration, spell_duration
@@ -16,6 +15,7 @@ from voxweft.engine.options import RunOptions
 from voxweft.engine.plan import Plan
 from voxweft.image.protocols import Records, Volume
 from voxweft.model.protocols import Model
+from voxweft.runner.asked import load_models
 from voxweft.runner.devices import devices_of
 from voxweft.runner.forecast import Cost, Forecast, forecast_of, measure_cost
 from voxweft.runner.opening import Opened
@@ -30,7 +30,7 @@ def forecast_choices(source: Any, model: Any, options: RunOptions, emit: Emit = 
     """As :func:`~voxweft.runner.forecast.forecast`, with a comparison of choices in ``plan.measured["choices"]``."""
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
-    models = [load_model(model, targets=options.targets)]
+    models = load_models(model, options)
     opened, cost, row = choose(volume, models, options, mask=mask, emit=emit)
     made = forecast_of(opened, ChosenOptions.of(options, row.choice.options), cost)
     return opened.plan, replace(made, choices=(), seconds=round(row.seconds or made.seconds, 2))

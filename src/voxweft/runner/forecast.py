@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import psutil
 
-from voxweft.backends import load_model
 from voxweft.engine.budget import buffers_for
 from voxweft.engine.events import Emit, silent
+from voxweft.engine.named import takes_options, with_named
 from voxweft.engine.options import RunOptions
 from voxweft.engine.part import Part
 from voxweft.engine.plan import VOLUME, Plan
@@ -28,11 +28,14 @@ from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Volume
 from voxweft.image.views import Crop
 from voxweft.model.card import Normalization
+from voxweft.model.protocols import Model
+from voxweft.runner.asked import load_models
 from voxweft.runner.devices import devices_of
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
+from voxweft.shown import Shown
 from voxweft.stores import in_memory, open_volume
 
 CALIBRATION_S = 6.0
@@ -42,7 +45,7 @@ OVERLAPS = {f"--overlap {o}": o for o in (0.25, 0.5)}
 
 
 @dataclass(frozen=True, slots=True)
-class Forecast:
+class Forecast(Shown):
     """What a run is expected to cost on this machine, in one process.
 
     Attributes
@@ -79,23 +82,19 @@ class Forecast:
     choices: tuple[str, ...] = ()
 
 
+@takes_options(RunOptions)
 def forecast(
-    source: Any,
-    model: Any,
-    options: RunOptions | None = None,
-    *,
-    normalization: tuple[Normalization, ...] = (),
-    overlaps: Mapping[str, float] = OVERLAPS,
-    mask: Volume | None = None,
-    emit: Emit = silent,
+    source: Any, model: Any, options: RunOptions | None = None, *, emit: Emit = silent, **named: Any
 ) -> tuple[Plan, Forecast]:
     """Plan a run and say what it will cost; nothing is written.
 
-    ``overlaps``: other choices whose cost is told, with the overlap (a fraction) that each means. ``mask``: in place of
-    the one that the options name.
-
     A piece from the middle of the volume is run for real, into memory: reading, network, blending, compression and
     resolution levels are all in the numbers.
+
+    Parameters
+    ----------
+    source, model, options, emit, **named
+        As for :func:`voxweft.run`.
 
     Examples
     --------
@@ -104,10 +103,27 @@ def forecast(
     >>> cost.n_patches, cost.n_forwards, cost.seconds > 0
     (64, 64, True)
     """
-    options = options or RunOptions()
+    options, _ = with_named(named, options or RunOptions())
+    return forecast_for(source, load_models(model, options), options, emit=emit)
+
+
+def forecast_for(
+    source: Any,
+    models: Sequence[Model],
+    options: RunOptions,
+    *,
+    normalization: tuple[Normalization, ...] = (),
+    overlaps: Mapping[str, float] = OVERLAPS,
+    mask: Volume | None = None,
+    emit: Emit = silent,
+) -> tuple[Plan, Forecast]:
+    """As :func:`forecast`, for an app.
+
+    ``overlaps``: other choices whose cost is told, with the overlap (a fraction) that each means. ``mask``: in place of
+    the one that the options name.
+    """
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask and mask is None else mask
-    models = [load_model(model, targets=options.targets)]
     opened = plan_run(volume, models, options, app=AppRequest("run", normalization), mask=mask, emit=emit)
     return opened.plan, forecast_of(opened, options, measure_cost(opened, options), overlaps)
 

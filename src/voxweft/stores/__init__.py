@@ -10,6 +10,7 @@ from typing import Any
 
 from voxweft.errors import RequestError, VolumeError, VoxweftError, first_line
 from voxweft.image.axes import Select
+from voxweft.image.explored import Explored, ExploredVolume
 from voxweft.image.info import OutputSpec
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.protocols import Sink, Volume
@@ -45,8 +46,8 @@ ZARR_FILES = ("zarr.json", ".zarray", ".zgroup")
 
 def open_volume(
     source: Any, *, level: int = 0, cache: tuple[str, int] | None = None, select: Select | None = None
-) -> Volume:
-    """Open a volume.
+) -> Explored:
+    """Open a volume; beside being read box by box it can be looked at and sliced as numpy arrays are.
 
     Parameters
     ----------
@@ -73,6 +74,8 @@ def open_volume(
     >>> volume = open_volume(np.arange(24, dtype=np.uint8).reshape(2, 3, 4))
     >>> volume.info.shape_zyx, volume.read(Box((1, 0, 0), (2, 1, 4))).tolist()
     ((2, 3, 4), [[[[12, 13, 14, 15]]]])
+    >>> volume.shape, volume[1, 0].tolist()
+    ((2, 3, 4), [12, 13, 14, 15])
     >>> open_volume("nowhere.zarr")
     Traceback (most recent call last):
     voxweft.errors.VolumeError: nowhere.zarr: nothing lies there
@@ -82,9 +85,9 @@ def open_volume(
     if isinstance(source, np.ndarray):
         from voxweft.stores.memory import MemoryVolume
 
-        return MemoryVolume(source)
+        return ExploredVolume(MemoryVolume(source))
     if isinstance(source, Volume):
-        return source
+        return source if isinstance(source, Explored) else ExploredVolume(source)
     if not isinstance(source, str | os.PathLike):
         raise VolumeError(f"a {type(source).__name__} is no volume; give a path, an URL or a numpy array [Z, Y, X]")
     url = str(source)
@@ -104,7 +107,7 @@ def open_volume(
             raise VolumeError(f"{url} is damaged or odd: {type(error).__name__}, {first_line(error)}") from error
     if select != Select():
         volume.ref = VolumeRef(url, level, arguments={k: v for k, v in asdict(select).items() if v is not None})
-    return volume  # type: ignore[no-any-return]
+    return ExploredVolume(volume)
 
 
 def open_ref(ref: VolumeRef) -> Volume:

@@ -38,7 +38,7 @@ HISTOGRAM_VOXELS = 1 << 26
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 
 
-def save_report(output: Any, to: str = "") -> str:
+def save_report(output: Any, to: str = "", title: str = "") -> str:
     """Write report.html of a complete output and return where it lies.
 
     Parameters
@@ -47,6 +47,8 @@ def save_report(output: Any, to: str = "") -> str:
         URL of what a run wrote, or its sink.
     to
         A file to write, a path or s3://; default: ``report.html`` among the records beside the output.
+    title
+        What the page is about; default: the output.
 
     Raises
     ------
@@ -72,7 +74,7 @@ def save_report(output: Any, to: str = "") -> str:
         )
     sink = open_sink(output, layout=subject.spec.layout, order=subject.spec.order)
     sink.open()
-    return _saved(render(sink, subject, ledger.report()), sink, to)
+    return _saved(render(sink, subject, ledger.report(), title or sink.url), sink, to)
 
 
 def _saved(page: str, sink: Sink, to: str) -> str:
@@ -139,11 +141,11 @@ class Subject:
         return self.plan.models[0].card if self.plan.models else None
 
 
-def render(sink: Sink, subject: Subject, report: Mapping[str, Any]) -> str:
+def render(sink: Sink, subject: Subject, report: Mapping[str, Any], title: str) -> str:
     """The page as text."""
     plan, seen = subject.plan, _look(sink, subject)
     parts = [
-        f"<h1>{escape(sink.url)}</h1>",
+        f"<h1>{escape(title)}</h1>",
         fact_table(_headline(subject, report)),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
         *(

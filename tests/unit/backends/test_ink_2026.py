@@ -190,11 +190,11 @@ def test_configurations_that_cannot_be(tmp_path: Path, kind: str, config: dict[s
     [
         (
             "resnet3d-3d-decoder",
-            ["ResNet3D-50", "62", "(256, 1, 256)", "(128, 1, 128)", "2.4 micrometer", "clipped to 0 .. 200"],
+            ["ResNet3D-50", "62", "256 x 256", "128 x 128", "2.4 micrometer", "clipped to 0 .. 200"],
         ),
-        ("hecate-2.4", ["Hecate", "64", "(128, 1, 128)", "2.4 micrometer", "not clipped, divided by 200"]),
-        ("hecate-9.6", ["Hecate", "16", "(32, 1, 32)", "9.6 micrometer", "not clipped, divided by 255"]),
-        ("hybrid", ["U-Net", "17", "(64, 1, 64)", "percentiles 1 and 99"]),
+        ("hecate-2.4", ["Hecate", "64", "128 x 128", "2.4 micrometer", "not clipped, divided by 200"]),
+        ("hecate-9.6", ["Hecate", "16", "32 x 32", "9.6 micrometer", "not clipped, divided by 255"]),
+        ("hybrid", ["U-Net", "17", "64 x 64", "percentiles 1 and 99"]),
     ],
 )
 def test_info(voxweft: Voxweft, tmp_path: Path, kind: str, tells: list[str]) -> None:

@@ -65,7 +65,7 @@ from voxweft.image.protocols import Sink, Volume
 from voxweft.image.views import Channels
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
-from voxweft.runner.forecast import Forecast, forecast
+from voxweft.runner.forecast import Forecast, forecast_for
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
@@ -251,8 +251,8 @@ def estimate(options: Options, emit: Emit = silent) -> tuple[Plan, Forecast]:
     others = {f"--stride {s}": 1 - s / side for s in (stride // 2, stride * 2) if 1 <= s <= side}
     seen = Channels(channels[0]).of(volume) if channels else volume
     schemes = schemes_of(job, ink_options)
-    plan, cost = forecast(
-        seen, job.models[0], replace(engine, mask=""), normalization=schemes, overlaps=others, emit=emit
+    plan, cost = forecast_for(
+        seen, job.models[:1], replace(engine, mask=""), normalization=schemes, overlaps=others, emit=emit
     )
     n = len(jobs) * len(job.models) * len(job.windows)
     many = {name: getattr(cost, name) * n for name in ("n_patches", "n_patches_computed", "n_forwards", "seconds")}

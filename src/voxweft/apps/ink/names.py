@@ -207,6 +207,8 @@ def check_note(folder: str, name: str) -> None:
     RequestError
         Naming the file.
     """
+    if not folder:  # then none is wanted
+        return
     if not writable(Path(folder) / name):
         raise RequestError(f"{folder}/{name} cannot be written; give another --runtime-dir (RUNTIME_DIR)")
     (Path(folder) / name).unlink(missing_ok=True)
@@ -222,6 +224,8 @@ def writable(path: Path) -> bool:
 
 def write_note(folder: str, name: str, text: str) -> None:
     """Leave a line for a workflow engine."""
+    if not folder:
+        return
     path = Path(folder) / name
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

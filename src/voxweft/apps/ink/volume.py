@@ -19,7 +19,7 @@ from voxweft.model.card import Normalization
 from voxweft.model.protocols import Model
 from voxweft.runner.devices import devices_of
 from voxweft.runner.execution import Execution
-from voxweft.runner.forecast import Forecast, forecast
+from voxweft.runner.forecast import Forecast, forecast_for
 from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.runner.records import check_output
@@ -126,7 +126,7 @@ def volume(
 def estimate(source: Any, model: Any, options: InkVolumeOptions, emit: Emit = silent) -> tuple[Plan, Forecast]:
     """What a run will cost; nothing is written."""
     scroll, found, (engine, mask) = opened_inputs(source, model, options, emit)
-    return forecast(scroll, found, engine, normalization=by_patch(found, engine), mask=mask, emit=emit)
+    return forecast_for(scroll, [found], engine, normalization=by_patch(found, engine), mask=mask, emit=emit)
 
 
 def opened_inputs(

@@ -46,6 +46,7 @@ from voxweft.engine.budget import Budget
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.ledger import Ledger
+from voxweft.engine.named import takes_options, with_named
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
@@ -83,6 +84,7 @@ class Asked:
     exports: tuple[str, ...] = ()
 
 
+@takes_options(ImageJob, Execution)
 def image(
     source: Any,
     output: Any,
@@ -91,6 +93,7 @@ def image(
     *,
     execution: Execution | None = None,
     emit: Emit = silent,
+    **named: Any,
 ) -> Report:
     """Objects of an image, or of every slice of a stack by itself.
 
@@ -107,6 +110,8 @@ def image(
         What to compute; where to compute it.
     emit
         Told of every event.
+    **named
+        Options and execution by their names, as in ``overlap=0.25, workers=4``.
 
     Raises
     ------
@@ -115,10 +120,11 @@ def image(
     RunError
         If the run could not be finished; the same call continues it.
     """
-    options = options or ImageJob()
+    options, execution = with_named(named, options or ImageJob(), execution or Execution())
     return _swept("panoptic image", source, model, options, _request(output, options, execution, emit))
 
 
+@takes_options(StackJob, Execution)
 def stack(
     source: Any,
     output: Any,
@@ -127,12 +133,14 @@ def stack(
     *,
     execution: Execution | None = None,
     emit: Emit = silent,
+    **named: Any,
 ) -> Report:
     """Objects of a volume, from its slices along one plane; as :func:`image`, but objects are numbered from 1."""
-    options = options or StackJob()
+    options, execution = with_named(named, options or StackJob(), execution or Execution())
     return _swept("panoptic stack", source, model, options, _request(output, options, execution, emit))
 
 
+@takes_options(OrthoJob, Execution)
 def ortho(
     source: Any,
     output: Any,
@@ -141,12 +149,14 @@ def ortho(
     *,
     execution: Execution | None = None,
     emit: Emit = silent,
+    **named: Any,
 ) -> Report:
     """Objects of a volume on which its slices along all three planes agree; as :func:`stack`."""
-    options = options or OrthoJob()
+    options, execution = with_named(named, options or OrthoJob(), execution or Execution())
     return _swept("panoptic ortho", source, model, options, _request(output, options, execution, emit))
 
 
+@takes_options(MatchJob, Execution)
 def match(
     source: Any,
     output: Any,
@@ -154,9 +164,10 @@ def match(
     *,
     execution: Execution | None = None,
     emit: Emit = silent,
+    **named: Any,
 ) -> Report:
     """Objects of a stack of label slices that exists, unsigned integers [Z, Y, X]; as :func:`stack`."""
-    options = options or MatchJob()
+    options, execution = with_named(named, options or MatchJob(), execution or Execution())
     asked = _request(output, options, execution, emit)
     workers = Workers.of(asked.execution, ["cpu"])
     budget = budget_of(options.memory, "cpu", workers.n_sharing)

@@ -32,7 +32,7 @@ from voxweft.launch import open_executor, run_parts
 from voxweft.model.protocols import Model
 from voxweft.runner.devices import devices_of, n_gpus
 from voxweft.runner.execution import Execution
-from voxweft.runner.forecast import Forecast, forecast
+from voxweft.runner.forecast import Forecast, forecast_for
 from voxweft.runner.objects import object_places
 from voxweft.runner.place import Place
 from voxweft.runner.planning import AppRequest, plan_run
@@ -127,7 +127,7 @@ def estimate(source: Any, model: Any, options: Options, emit: Emit = silent) -> 
     """What the fused pipeline will cost; nothing is written."""
     volume, found, engine = opened_inputs(source, model, options, emit)
     schemes = scope_of(found.card, options[1].normalization, emit)
-    return forecast(volume, found, engine, normalization=schemes, emit=emit)
+    return forecast_for(volume, [found], engine, normalization=schemes, emit=emit)
 
 
 def _staged(source: Any, output: str, model: Any, options: Options, command: str, emit: Emit) -> Report:

@@ -1,0 +1,38 @@
+"""How objects are shown: in notebooks by HTML that another floor of the house draws, and counted in words."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from importlib import import_module
+
+PAGE = "voxweft.viewer.notebook"
+
+
+class Shown:
+    """An object that has a page in a notebook; one that cannot be drawn is shown as its ``repr``."""
+
+    __slots__ = ()
+
+    def _repr_html_(self) -> str | None:
+        """HTML for a notebook; None where there is none."""
+        with suppress(Exception):  # to look at an object is never an error
+            return str(import_module(PAGE).html_of(self))
+        return None
+
+
+def counted(n: int, things: str, form: str = "{}") -> str:
+    """How many of what, in the singular for one.
+
+    >>> counted(1, "forward passes"), counted(3, "columns"), counted(1, "boxes"), counted(0, "copies")
+    ('1 forward pass', '3 columns', '1 box', '0 copies')
+    >>> counted(1200, "patches", "{:,}")
+    '1,200 patches'
+    """
+    return f"{form.format(n)} {singular(things) if n == 1 else things}"
+
+
+def singular(things: str) -> str:
+    """One of them."""
+    if things.endswith("ies"):
+        return things.removesuffix("ies") + "y"
+    return things.removesuffix("es" if things.endswith(("xes", "ches", "sses")) else "s")
