@@ -8,13 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from voxweft.stores.durable import replace
+from voxweft.viewer.markup import page
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 70rem; padding: 0 1rem; color: #222 }
-table { border-collapse: collapse; width: 100% } td, th { padding: .35rem .6rem; border-bottom: 1px solid #ddd;
-text-align: left; vertical-align: top } .failed { color: #a11 } img { max-width: 100%; background: #000 }
-.muted { color: #777 }
-"""
+STYLE = "table.cases{width:100%}.cases td,.cases th{padding:.35rem .6rem;border-bottom:1px solid var(--line)}"
 
 
 def save_batch_page(report: Any) -> str:
@@ -31,12 +27,11 @@ def save_batch_page(report: Any) -> str:
     n = len(cases)
     head = f"{n} case{'s' * (n != 1)}, {report.n_failed} failed, {report.seconds:.1f} s"
     notes = "".join(f"<p class=muted>{html.escape(note)}</p>" for note in report.notes)
-    page = (
-        f"<!doctype html><meta charset=utf-8><title>{html.escape(folder.name)}</title><style>{STYLE}</style>"
-        f"<h1>{html.escape(folder.name)}</h1><p>{head}</p>{notes}"
-        f"<table><tr><th>case<th>status<th>confidence<th>labels<th>picture</tr>{rows}</table>"
+    parts = (
+        f"<h1>{html.escape(folder.name)}</h1><p>{head}</p>{notes}<div class=scroll><table class=cases>"
+        f"<tr><th>case<th>status<th>confidence<th>labels<th>picture</tr>{rows}</table></div>"
     )
-    replace(folder / "report.html", page.encode())
+    replace(folder / "report.html", page(folder.name, [parts], STYLE).encode())
     return str(folder / "report.html")
 
 

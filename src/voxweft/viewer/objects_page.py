@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from html import escape
 from typing import Any
 
@@ -15,6 +15,7 @@ from voxweft.engine.report import REDONE_SHOWN
 from voxweft.errors import IncompleteError, VoxweftError
 from voxweft.geometry.box import Box
 from voxweft.image import colours
+from voxweft.image.place import Geometry
 from voxweft.image.protocols import Sink, Volume
 from voxweft.image.ref import VolumeRef
 from voxweft.image.views import Crop
@@ -22,13 +23,15 @@ from voxweft.runner.objects import OBJECTS
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_ref, open_sink
 from voxweft.viewer import pictures
-from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
+from voxweft.viewer.gallery import Gallery
+from voxweft.viewer.markup import bar_table, fact_table, page
+from voxweft.viewer.scale import Scale, voxel_in_words
 
 WINDOW, SHOWN, MARGIN, SMALLEST = 512, 10, 16, 64
 
 
-def objects_page(output: Any) -> str:
-    """The page as text.
+def objects_page(output: Any, gallery: Gallery | None = None) -> str:
+    """The page as text; its pictures are added to a gallery.
 
     Raises
     ------
@@ -42,30 +45,45 @@ def objects_page(output: Any) -> str:
     sink = open_sink(output, layout=main.layout, order=main.order)
     sink.open()
     table, report = ledger.table(OBJECTS, 0), ledger.report()
-    image = _image(plan)
+    image, gallery = _image(plan), gallery or Gallery()
+    drawn = _Drawn(sink, image, gallery, main.geometry)
     parts = [
         f"<h1>{escape(sink.url)}</h1>",
-        fact_table(_headline(plan, table, report)),
+        fact_table(_headline(plan, table, report) | {"voxel size": voxel_in_words(main.geometry)}),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
         *(f"<p class=note>{escape(n)}</p>" for n in (*plan.notes, *report.get("redone", ())[:REDONE_SHOWN])),
         "<h2>Pictures</h2><p>The middle of the volume, an object a colour.</p><div class=grid>",
-        *_middle(sink, image),
+        *_middle(drawn),
         "</div><h2>Sizes</h2>",
         bar_table(_sizes(table["voxels"]), "objects by voxels"),
         *_stages(plan, ledger),
-        *_shown(sink, image, table, "The largest", np.argsort(-table["voxels"], kind="stable")),
+        *_shown(drawn, table, "The largest", np.argsort(-table["voxels"], kind="stable")),
     ]
     if np.isfinite(table["confidence"]).any():
         least = np.argsort(np.nan_to_num(table["confidence"], nan=2.0), kind="stable")
-        parts += _shown(sink, image, table, "The least certain", least)
+        parts += _shown(drawn, table, "The least certain", least)
     parts += [
         "<h2>Provenance</h2>",
         fact_table({"command": report.get("command", ""), **report.get("environment", {})}),
     ]
     as_json = escape(plan.to_json().decode())
     parts.append(f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>{as_json}</pre></details>")
-    style = f"<style>{CSS}</style>"
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>voxweft report</title>{style}" + "".join(parts)
+    return page(f"{sink.url.rpartition('/')[2]} - voxweft report", parts)
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """What pictures are made of, and where they go."""
+
+    sink: Sink
+    image: Volume | None
+    gallery: Gallery
+    geometry: Geometry
+
+    def figure(self, box: Box, axis: int, name: str, caption: str, only: int = 0) -> str:
+        """A plane of a box."""
+        rgb = _picture(self.sink, self.image, box, axis, only)
+        return self.gallery.add(name, rgb, Scale.of(self.geometry, axis), caption)
 
 
 def _headline(plan: Plan, table: Mapping[str, NDArray[Any]], report: Mapping[str, Any]) -> dict[str, Any]:
@@ -94,9 +112,9 @@ def _image(plan: Plan) -> Volume | None:
         return None
 
 
-def _middle(sink: Sink, image: Volume | None) -> Iterator[str]:
+def _middle(drawn: _Drawn) -> Iterator[str]:
     """Planes through the middle, along all three axes."""
-    shape = sink.shape()
+    shape = drawn.sink.shape()
     for axis, name in enumerate("zyx"):
         middle = shape[axis] // 2
         start = [max(0, (n - WINDOW) // 2) for n in shape]
@@ -104,7 +122,7 @@ def _middle(sink: Sink, image: Volume | None) -> Iterator[str]:
         start[axis], stop[axis] = middle, middle + 1
         box = Box((start[0], start[1], start[2]), (stop[0], stop[1], stop[2]))
         if min(n for k, n in enumerate(box.shape) if k != axis) > 1:
-            yield figure(_picture(sink, image, box, axis), f"{name} {middle}")
+            yield drawn.figure(box, axis, name, f"{name} {middle}")
 
 
 def _picture(sink: Sink, image: Volume | None, box: Box, axis: int, only: int = 0) -> NDArray[np.uint8]:
@@ -144,12 +162,10 @@ def _stages(plan: Plan, ledger: Any) -> Iterator[str]:
         yield bar_table(counts, "objects")
 
 
-def _shown(
-    sink: Sink, image: Volume | None, table: Mapping[str, NDArray[Any]], title: str, order: NDArray[Any]
-) -> Iterator[str]:
+def _shown(drawn: _Drawn, table: Mapping[str, NDArray[Any]], title: str, order: NDArray[Any]) -> Iterator[str]:
     """Some objects, each where it has most of its voxels: the plane of its centre."""
     yield f"<h2>{title}</h2><div class=grid>"
-    shape = sink.shape()
+    shape = drawn.sink.shape()
     for row in order[:SHOWN]:
         start, stop = table["start"][row], table["stop"][row]
         centre = table["sum"][row] // max(1, table["voxels"][row])
@@ -161,5 +177,6 @@ def _shown(
         box = Box((int(lo[0]), int(lo[1]), int(lo[2])), (int(hi[0]), int(hi[1]), int(hi[2])))
         sure = table["confidence"][row]
         said = f"{label}: {int(table['voxels'][row])} voxels, z {box.start[0]}"
-        yield figure(_picture(sink, image, box, 0, label), said + (f", {sure:.2f}" if np.isfinite(sure) else ""))
+        said += f", {sure:.2f}" if np.isfinite(sure) else ""
+        yield drawn.figure(box, 0, f"{title} {label}", said, label)
     yield "</div>"

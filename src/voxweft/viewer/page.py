@@ -2,43 +2,43 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from html import escape
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.engine.fields import spell_duration
-from voxweft.engine.plan import VOLUME, Plan
-from voxweft.engine.report import REDONE_SHOWN, trial_in_words
-from voxweft.engine.stage import Sweep
+from voxweft.engine.ledger import Ledger
+from voxweft.engine.report import REDONE_SHOWN
 from voxweft.engine.uncertain import UNCERTAINTY
-from voxweft.errors import IncompleteError, RequestError, VoxweftError, first_line
+from voxweft.errors import IncompleteError, RequestError, first_line
 from voxweft.geometry.box import Box
-from voxweft.image.info import OutputSpec
-from voxweft.image.protocols import Sink
-from voxweft.model.card import ModelCard
-from voxweft.ops.activate import VALUES, Finish
+from voxweft.geometry.sampling import spread_points
+from voxweft.image.protocols import Sink, Volume
+from voxweft.ops.activate import VALUES
 from voxweft.runner.objects import OBJECTS
-from voxweft.runner.opening import Opened
-from voxweft.runner.place import Place
 from voxweft.runner.records import plan_of
-from voxweft.stores import open_sink
+from voxweft.stores import open_sink, open_volume
 from voxweft.stores.url import parent_and_name, records_at
-from voxweft.viewer import pictures
-from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
+from voxweft.viewer import pictures, settings
+from voxweft.viewer.gallery import Gallery
+from voxweft.viewer.legend import class_name, colour_of, legend, score
+from voxweft.viewer.markup import bar_table, dot, fact_table, page
 from voxweft.viewer.objects_page import objects_page
-from voxweft.viewer.seams import SeamCheck, check_seams
+from voxweft.viewer.places import show_places
+from voxweft.viewer.scale import Scale
+from voxweft.viewer.seams import Border, SeamCheck, check_seams
+from voxweft.viewer.subject import SEEN_VOXELS, WINDOW, Seen, Subject, box_around, class_map
 
-WINDOW, WHOLE = 256, 1600
-HISTOGRAM_VOXELS = 1 << 26
+WHOLE = 1600  # pixels of the longer side of a whole surface
+OVERVIEW = 900  # of an overview
+SEAM_VOXELS = 1 << 26  # of a result in which borders are looked at; beyond that in windows
+N_WINDOWS, N_SEAMS, SEAM_CROP = 3, 3, 96
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 
 
-def save_report(output: Any, to: str = "", title: str = "") -> str:
+def save_report(output: Any, to: str = "", *, title: str = "", pictures_to: str = "", truth: Any = None) -> str:
     """Write report.html of a complete output and return where it lies.
 
     Parameters
@@ -48,12 +48,16 @@ def save_report(output: Any, to: str = "", title: str = "") -> str:
     to
         A file to write, a path or s3://; default: ``report.html`` among the records beside the output.
     title
-        What the page is about; default: the output.
+        What the page is about; default: the name of the output.
+    pictures_to
+        A folder, a path or s3://, for the pictures as PNG files; "": they are in the page alone.
+    truth
+        Classes of the same voxels, to be shown beside the result: an URL, an array [Z, Y, X] or a volume.
 
     Raises
     ------
     RequestError
-        If voxweft did not write the output.
+        If voxweft did not write the output, or the truth has other voxels.
     IncompleteError
         If slabs are missing.
     """
@@ -64,9 +68,10 @@ def save_report(output: Any, to: str = "", title: str = "") -> str:
             f"{output_url(output)}: {stage.n_units - done} of {stage.n_units} {stage.noun} are missing. "
             "Run the same command again to complete it."
         )
+    gallery = Gallery()
     if any(stage.name == OBJECTS for stage in plan.stages):
-        page, sink = objects_page(output), open_sink(output)
-        return _saved(page, sink, to)
+        text, sink = objects_page(output, gallery), open_sink(output)
+        return _saved(text, sink, to, gallery, pictures_to)
     subject = Subject.of(plan)
     if subject.finish.output == "merged":
         raise RequestError(
@@ -74,16 +79,29 @@ def save_report(output: Any, to: str = "", title: str = "") -> str:
         )
     sink = open_sink(output, layout=subject.spec.layout, order=subject.spec.order)
     sink.open()
-    return _saved(render(sink, subject, ledger.report(), title or sink.url), sink, to)
+    seen = Seen(sink, subject, None if truth is None or truth == "" else _truth(truth, subject))
+    return _saved(render(seen, ledger, gallery, title), sink, to, gallery, pictures_to)
 
 
-def _saved(page: str, sink: Sink, to: str) -> str:
+def _truth(truth: Any, subject: Subject) -> Volume:
+    volume = open_volume(truth)
+    if volume.info.shape_zyx != subject.spec.shape_zyx:
+        raise RequestError(
+            f"--truth {volume.info.url} has {volume.info.shape_zyx} voxels (z, y, x), the result "
+            f"{subject.spec.shape_zyx}; it must be classes of the same voxels"
+        )
+    return volume
+
+
+def _saved(text: str, sink: Sink, to: str, gallery: Gallery, pictures_to: str) -> str:
     """Where a page was written."""
+    if pictures_to:
+        gallery.save(pictures_to)
     if not to:
-        sink.records.put("report.html", page.encode())
+        sink.records.put("report.html", text.encode())
         return f"{sink.url}.voxweft/report.html"
     folder, name = parent_and_name(to)
-    records_at(folder).put(name, page.encode())
+    records_at(folder).put(name, text.encode())
     return to
 
 
@@ -92,294 +110,296 @@ def output_url(output: Any) -> str:
     return str(getattr(output, "url", output))
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What a page is about: the main output of a plan, and the sweep that made it, if one did."""
-
-    plan: Plan
-    spec: OutputSpec
-    finish: Finish
-    region: Box
-    sweep: Sweep | None
-
-    @classmethod
-    def of(cls, plan: Plan) -> Subject:
-        """That of a plan.
-
-        Raises
-        ------
-        RequestError
-            If it writes no array.
-        """
-        stage = plan.main
-        spec = next((output.spec for output in stage.outputs if output.spec), None)
-        if spec is None or stage.kind == "gather":
-            raise RequestError(f"stage {stage.name} writes no array that could be shown")
-        if stage.kind == "sweep":
-            return cls(plan, spec, stage.finish, stage.region, stage)
-        arguments = stage.op.arguments
-        arguments = arguments["heads"][0] if "heads" in arguments else arguments
-        if {"mode", "output", "n_classes"} <= arguments.keys():
-            return cls(plan, spec, Finish(**arguments), stage.region, None)
-        labels = spec.is_label or spec.n_channels > 1
-        return cls(
-            plan,
-            spec,
-            Finish(
-                "multiclass" if labels else "binary",
-                "labels" if spec.is_label else "probability",
-                max(spec.n_channels, 1),
-                "none",
-            ),
-            stage.region,
-            None,
-        )
-
-    @property
-    def card(self) -> ModelCard | None:
-        """The first model."""
-        return self.plan.models[0].card if self.plan.models else None
-
-
-def render(sink: Sink, subject: Subject, report: Mapping[str, Any], title: str) -> str:
-    """The page as text."""
-    plan, seen = subject.plan, _look(sink, subject)
+def render(seen: Seen, ledger: Ledger, gallery: Gallery, title: str = "") -> str:
+    """The page as text; a part that cannot be made says why, and the others are there."""
+    subject, report, plan = seen.subject, ledger.report(), seen.subject.plan
+    is_picture = subject.spec.words.is_picture
+    name = (title or seen.sink.url).rstrip("/").rpartition("/")[2]
+    urgent = spacing_notes([ref.card for ref in plan.models], subject.sweep.info) if subject.sweep else []
+    told = (*plan.notes, *report.get("notes", ()), *report.get("redone", ())[:REDONE_SHOWN])
+    quantities = "Sizes" if subject.finish.output in VALUES else "Classes and volumes"
     parts = [
-        f"<h1>{escape(title)}</h1>",
-        fact_table(_headline(subject, report)),
+        f"<h1>{escape(name)}</h1>",
+        *(f"<p class=warn>{escape(one)}</p>" for one in urgent),
+        f"<p class=lead>{escape(title or seen.sink.url)}</p>",
+        *_part("", lambda: [fact_table(settings.headline(subject, report))]),
         *(f"<p class=warn>{escape(w)}</p>" for w in report.get("warnings", ())),
-        *(
-            f"<p class=note>{escape(n)}</p>"
-            for n in dict.fromkeys((*plan.notes, *report.get("notes", ()), *report.get("redone", ())[:REDONE_SHOWN]))
-        ),
-        "<h2>Pictures</h2>",
-        *(_surface(sink, seen, subject) if subject.spec.words.is_picture else _pictures(seen, subject)),
-        f"<h2>{'Label sizes' if subject.finish.output == 'labels' else 'Histogram'}</h2>",
-        _histogram(sink, subject),
-        "<h2>Seam check</h2>",
-        _seams(seen.seams, subject.spec.words.axes),
-        "<h2>Where the time went</h2>",
-        _times(report),
-        "<h2>Plan</h2>",
-        fact_table(_plan_facts(subject)),
-        "<h2>Model</h2>",
-        fact_table(_model_facts(subject)),
+        *(f"<p class=note>{escape(n)}</p>" for n in dict.fromkeys(told) if n not in urgent),
+        *_part("Pictures", lambda: _surface(seen, gallery) if is_picture else _pictures(seen, gallery)),
+        *_part(quantities, lambda: legend(seen, ledger)),
+        *(_part("Against the truth", lambda: score(seen)) if seen.truth else ()),
+        *(() if is_picture else _part("Worst places", lambda: show_places(seen, gallery, seen.sink.url))),
+        *_part("Seam check", lambda: _seams(seen, gallery)),
+        *_part("Settings", lambda: _settings(subject, report)),
+        *_part("Time and memory", lambda: [fact_table(settings.costs(subject, report)), _times(report)]),
+        *_part("Plan", lambda: [fact_table(settings.plan_facts(subject))]),
+        *_part("Model", lambda: [fact_table(settings.model_facts(subject))]),
         "<h2>Provenance</h2>",
         fact_table({"command": report.get("command", ""), **report.get("environment", {})}),
         f"<details><summary>plan {plan.digest[:16]} as JSON</summary><pre>"
         f"{escape(plan.to_json().decode())}</pre></details>",
     ]
-    return (
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>voxweft report</title><style>{CSS}</style>"
-        + "".join(parts)
-    )
+    return page(f"{name} - voxweft report", parts)
 
 
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """A window of the result [C, Z, Y, X], of the image and of the uncertainty [Z, Y, X], None where there is none."""
-
-    window: Box
-    values: NDArray[Any]
-    image: NDArray[Any] | None
-    seams: SeamCheck | None
-    missing: str
-    uncertainty: NDArray[Any] | None = None
-
-
-def _look(sink: Sink, subject: Subject) -> _Seen:
-    window = _middle(subject.region)
-    values, image, missing = sink.read(window), None, ""
+def _part(title: str, make: Callable[[], Iterable[str]]) -> Iterator[str]:
+    """A part below its title; where it cannot be made, why: a page never fails a run."""
+    if title:
+        yield f"<h2>{escape(title)}</h2>"
+    made = list[str]()
     try:
-        shown = subject.plan.image
-        voxels = Opened(subject.plan).volume(shown.name if shown else VOLUME).read(window)
-        if voxels.shape[1:] != window.shape or subject.sweep is None:
-            raise RequestError("what it was made from is no image")
-        image = voxels.mean(axis=0) if subject.spec.words.is_picture else voxels[0]
-    except VoxweftError as error:
-        missing = first_line(error)
-    grid = subject.sweep.grid if subject.sweep else None
-    seams = check_seams(pictures.foreground(values, subject.finish), window, grid) if grid else None
-    return _Seen(window, values, image, seams, missing, _uncertainty(sink, subject, window))
+        made.extend(make())
+    except Exception as error:  # noqa: BLE001 - whatever it was, the result is there and the rest of the page too
+        made.append(f"<p class=warn>This could not be shown: {escape(first_line(error))}</p>")
+    yield f"<section>{''.join(made)}</section>"
 
 
-def _uncertainty(sink: Sink, subject: Subject, window: Box) -> NDArray[Any] | None:
-    """Of a window [Z, Y, X]; None where it was not asked for, or is not there any more."""
-    for output in subject.plan.main.outputs:
-        if output.name == UNCERTAINTY:
-            with suppress(VoxweftError):
-                beside = Place.of(sink).sink_of(output)
-                beside.open()
-                return np.asarray(beside.read(window)[0])
-    return None
+def _key(seen: Seen) -> str:
+    """The colours of the overlays, and of the comparison, in a line."""
+    finish = seen.subject.finish
+    if finish.output in VALUES:
+        return ""
+    n = 2 if finish.mode == "binary" else min(finish.n_classes, 40)
+    dots = [f"{dot(colour_of(seen, i))}{escape(class_name(seen, i))}" for i in range(1, n)]
+    if seen.truth is not None:
+        named = ((pictures.RIGHT, "right"), (pictures.TOO_MUCH, "too much"), (pictures.MISSED, "missed"))
+        dots.append("against the truth: " + " ".join(f"{dot(rgb)}{said}" for rgb, said in named))
+    return f"<p class=small>{' &ensp; '.join(dots)}</p>"
 
 
-def _surface(sink: Sink, seen: _Seen, subject: Subject) -> Iterator[str]:
-    """The whole surface, and its middle at full resolution; both lie in the plane of the axes that have names."""
-    words = subject.spec.words
-    flat = words.axes.index("")
-    down = next(axis for axis, name in enumerate(words.axes) if name)
-    level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
-    whole = sink.read(Box.of(sink.shape(level)), level).take(0, flat + 1)
-    yield figure(pictures.coloured(whole, subject.finish), f"prediction, whole surface, resolution level {level}")
-    yield from _not_shown(seen)
-    yield "<div class=grid>"
-    values = seen.values.take(0, flat + 1)
-    place = f"{words.axes[down]} {seen.window.start[down]} on, full resolution"
-    if seen.image is not None:
-        yield figure(pictures.grey(seen.image.take(0, flat)), f"mean of the {words.channels}, {place}")
-    yield figure(pictures.coloured(values, subject.finish), f"prediction, {place}")
-    if seen.image is not None:
-        yield figure(pictures.overlay(seen.image.take(0, flat), values, subject.finish), f"overlay, {place}")
-    yield "</div>"
-
-
-def _not_shown(seen: _Seen) -> Iterator[str]:
+def _not_shown(seen: Seen) -> Iterator[str]:
     if seen.missing:
         yield f"<p class=note>The image cannot be shown: {escape(seen.missing)}</p>"
 
 
-def _pictures(seen: _Seen, subject: Subject) -> Iterator[str]:
-    yield f"<p>Middle planes of {seen.window}, full resolution.</p>"
+def _pictures(seen: Seen, gallery: Gallery) -> Iterator[str]:
+    """Along each axis the whole plane, where it is larger, and the middle at full resolution."""
+    yield from _not_shown(seen)
+    yield _key(seen)
+    window = seen.window
+    if window != seen.subject.region:
+        yield f"<p>Whole planes, coarse; the yellow frame, {escape(str(window))}, is shown at full resolution.</p>"
+    data = {"values": seen.sink.read(window), "image": seen.image(window), UNCERTAINTY: seen.uncertainty(window)}
+    truth = seen.truth_of(window)
+    for axis, (name, order) in enumerate(DIRECTIONS):
+        if min(n for k, n in enumerate(seen.subject.spec.shape_zyx) if k != axis) < 2:
+            continue
+        middle = window.shape[axis] // 2
+        place = f"{name} = {window.start[axis] + middle} ({order})"
+        yield f"<h3>{escape(place)}</h3><div class=grid>"
+        if window != seen.subject.region:
+            yield from _overview(seen, gallery, axis, window.start[axis] + middle)
+        scale = Scale.of(seen.subject.spec.geometry, axis)
+        for what, rgb in _shown(seen, axis, middle, data, truth):
+            yield gallery.add(f"{name} {what}", rgb, scale, f"{what}, {name} = {window.start[axis] + middle}")
+        yield "</div>"
+
+
+def _shown(
+    seen: Seen, axis: int, middle: int, data: Mapping[str, NDArray[Any] | None], truth: NDArray[Any] | None
+) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """What there is of a plane of the window, by what it is called."""
+    finish, values = seen.subject.finish, data["values"]
+    if values is None:
+        return
+    result = np.take(values, middle, axis + 1)
+    image = None if data["image"] is None else np.take(data["image"], middle, axis)
+    if image is not None:
+        yield "image", pictures.grey(image)
+    yield "prediction", pictures.coloured(result, finish)
+    if image is not None:
+        yield "overlay", pictures.overlay(image, result, finish)
+    if truth is not None:
+        wanted = np.take(truth, middle, axis)
+        yield "truth", pictures.tint_of(wanted) if finish.mode != "binary" else _white(wanted > 0)
+        yield "against the truth", pictures.compared(class_map(result, finish), wanted)
+    if (unsure := data[UNCERTAINTY]) is not None:
+        yield UNCERTAINTY, pictures.grey(np.take(unsure, middle, axis))
+
+
+def _white(mask: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    return np.repeat((255 * mask).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def _overview(seen: Seen, gallery: Gallery, axis: int, plane: int) -> Iterator[str]:
+    """A whole plane of the result from a coarse level, laid over the image where that can be had cheaply."""
+    sink, region = seen.sink, seen.subject.region
+    sides = [k for k in range(3) if k != axis]
+    levels = range(sink.n_levels())
+    level = next((k for k in levels if max(sink.shape(k)[a] for a in sides) <= OVERVIEW), sink.n_levels() - 1)
+    shape, factor = sink.shape(level), seen.factor(level)
+    at = min(int(plane // factor[axis]), shape[axis] - 1)
+    start = [int(a // f) for a, f in zip(region.start, factor, strict=True)]
+    stop = [min(n, -(-b // int(f))) for n, b, f in zip(shape, region.stop, factor, strict=True)]
+    start[axis], stop[axis] = at, at + 1
+    box = Box(tuple(start), tuple(stop))  # type: ignore[arg-type]
+    if box.n_voxels > SEEN_VOXELS:
+        yield "<p class=note>The whole plane has no coarse level and is too large to be read.</p>"
+        return
+    values = sink.read(box, level).take(0, axis + 1)
+    rgb, finish = pictures.coloured(values, seen.subject.finish), seen.subject.finish
+    fine = Box(
+        tuple(plane if k == axis else a for k, a in enumerate(region.start)),  # type: ignore[arg-type]
+        tuple(plane + 1 if k == axis else b for k, b in enumerate(region.stop)),  # type: ignore[arg-type]
+    )
+    what = "prediction"
+    if 0 < seen.plane_costs(fine) <= 4 * SEEN_VOXELS and (image := seen.image(fine)) is not None:
+        steps = tuple(int(factor[k]) for k in sides)
+        coarse = image.take(0, axis)[:: steps[0], :: steps[1]][: values.shape[1], : values.shape[2]]
+        if coarse.shape == values.shape[1:]:
+            rgb, what = pictures.overlay(coarse, values, finish), "overlay"
+    window = seen.window
+    frame = (
+        [int((window.start[k] - region.start[k]) / factor[k]) for k in sides],
+        [int((window.stop[k] - region.start[k]) / factor[k]) for k in sides],
+    )
+    name, caption = DIRECTIONS[axis][0], f"{what}, whole plane, resolution level {level}"
+    around = (frame[0][0], frame[1][0], frame[0][1], frame[1][1])
+    yield gallery.add(f"{name} overview", rgb, Scale.of(seen.subject.spec.geometry, axis, factor), caption, box=around)
+
+
+def _surface(seen: Seen, gallery: Gallery) -> Iterator[str]:
+    """The whole surface, and its middle at full resolution; both lie in the plane of the axes that have names."""
+    sink, subject, words = seen.sink, seen.subject, seen.subject.spec.words
+    flat = words.axes.index("")
+    down = next(axis for axis, name in enumerate(words.axes) if name)
+    level = next((k for k in range(sink.n_levels()) if max(sink.shape(k)) <= WHOLE), sink.n_levels() - 1)
+    whole = sink.read(Box.of(sink.shape(level)), level).take(0, flat + 1)
+    caption = f"prediction, whole surface, resolution level {level}"
+    scale = Scale.of(subject.spec.geometry, flat, seen.factor(level))
+    yield gallery.add("surface", pictures.coloured(whole, subject.finish), scale, caption)
     yield from _not_shown(seen)
     yield "<div class=grid>"
-    for axis, (name, order) in enumerate(DIRECTIONS):
-        middle = seen.window.shape[axis] // 2
-        result = np.take(seen.values, middle, axis + 1)
-        place = f"{name} = {seen.window.start[axis] + middle} ({order})"
-        shown = {"prediction": pictures.coloured(result, subject.finish)}
-        if seen.image is not None:
-            image = np.take(seen.image, middle, axis)
-            shown = {"image": pictures.grey(image), **shown, "overlay": pictures.overlay(image, result, subject.finish)}
-        if seen.uncertainty is not None:
-            shown[UNCERTAINTY] = pictures.grey(np.take(seen.uncertainty, middle, axis))
-        for what, rgb in shown.items():
-            yield figure(rgb, f"{what}, {place}")
+    values, image = seen.sink.read(seen.window).take(0, flat + 1), seen.image(seen.window)
+    place, scale = (
+        f"{words.axes[down]} {seen.window.start[down]} on, full resolution",
+        Scale.of(subject.spec.geometry, flat),
+    )
+    if image is not None:
+        grey = pictures.grey(image.take(0, flat))
+        yield gallery.add("middle image", grey, scale, f"mean of the {words.channels}, {place}")
+    yield gallery.add("middle prediction", pictures.coloured(values, subject.finish), scale, f"prediction, {place}")
+    if image is not None:
+        laid = pictures.overlay(image.take(0, flat), values, subject.finish)
+        yield gallery.add("middle overlay", laid, scale, f"overlay, {place}")
     yield "</div>"
 
 
-def _histogram(sink: Sink, subject: Subject) -> str:
-    """Counts over the finest level of at most 2^26 voxels (or its middle)."""
-    level = next((k for k in range(sink.n_levels()) if np.prod(sink.shape(k)) <= HISTOGRAM_VOXELS), sink.n_levels() - 1)
-    box = subject.region if level == 0 else Box.of(sink.shape(level))
-    values = sink.read(box if box.n_voxels <= HISTOGRAM_VOXELS else _middle(box), level)
-    finish = subject.finish
-    index = pictures.classes(values, finish)
-    if index is not None or finish.output == "labels":
-        counts = np.bincount((index if index is not None else values[0]).ravel().astype(np.intp))
-        bars = {_class_name(subject, i): int(n) for i, n in enumerate(counts) if n}
-        return bar_table(bars, "voxels") + f"<p class=small>resolution level {level}</p>"
-    counts, _ = np.histogram(pictures.foreground(values, finish), bins=20, range=(0, 1))
-    bars = {f"{i / 20:.2f} to {(i + 1) / 20:.2f}": int(n) for i, n in enumerate(counts)}
-    what = "size, as a share of the largest" if finish.output in VALUES else "probability of the foreground"
-    return bar_table(bars, f"voxels by {what}") + f"<p class=small>resolution level {level}</p>"
+def seam_check(seen: Seen) -> tuple[SeamCheck, str]:
+    """Of the whole result, or of windows of a large one; and where was looked."""
+    subject = seen.subject
+    grid = subject.sweep.grid if subject.sweep else None
+    if grid is None:
+        return SeamCheck(), ""
+    if subject.region.n_voxels * subject.spec.n_channels <= SEAM_VOXELS:
+        boxes, said = [subject.region], "the whole result"
+    else:
+        points = spread_points(subject.region, N_WINDOWS)
+        side = WINDOW if subject.spec.n_channels <= 4 else WINDOW // 2
+        boxes = [box_around(p, subject.region, (side, side, side)) for p in points]
+        boxes, said = (
+            [*dict.fromkeys((seen.window, *boxes))],
+            f"the middle and {N_WINDOWS} windows spread over the volume",
+        )
+    labels = subject.finish.output in ("labels", "mask")
+    checks = []
+    for box in boxes:
+        values = seen.sink.read(box)
+        if not labels and subject.finish.output not in ("probability", "probability16"):
+            values = pictures.foreground(values, subject.finish)
+        checks.append(check_seams(values, box, grid, image=seen.image(box), labels=labels))
+    return SeamCheck.joined(checks), said
 
 
-def _middle(box: Box) -> Box:
-    sides = [min(WINDOW, n) for n in box.shape]
-    start = tuple(a + (n - s) // 2 for a, n, s in zip(box.start, box.shape, sides, strict=True))
-    return Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))  # type: ignore[arg-type]
+def _seams(seen: Seen, gallery: Gallery) -> Iterator[str]:
+    if seen.subject.sweep is None:
+        yield "<p class=note>Voxel by voxel, without patches: there can be no seams.</p>"
+        return
+    found, where = seam_check(seen)
+    names = tuple(word or axis for word, axis in zip(seen.subject.spec.words.axes, "zyx", strict=True))
+    yield f"<p class={'warn' if found.seams else 'note'}><b>{escape(found.verdict(names))}</b></p>"
+    yield (
+        f"<p class=small>Looked at: {where}. Of each plane where patches begin, end or hand over to the next: the jump "
+        "from one plane to the next that a twentieth of its voxels reach, against planes beside it, where the image is "
+        "quiet.</p>"
+    )
+    yield fact_table({f"along {names[axis]}": _axis_in_words(found.strongest(axis), axis) for axis in range(3)})
+    if not found.seams:
+        return
+    for line in causes(found.seams, seen.subject):
+        yield f"<p>{escape(line)}</p>"
+    yield "<div class=grid>"
+    for n, border in enumerate(found.seams[:N_SEAMS], 1):
+        yield _seam_picture(seen, gallery, border, n, names)
+    yield "</div>"
 
 
-def _class_name(subject: Subject, index: int) -> str:
-    names = subject.card.class_names if subject.card else ()
-    return f"{index} {names[index]}" if index < len(names) else str(index)
+def _axis_in_words(border: Border | None, _axis: int) -> str:
+    if border is None:
+        return "no border here"
+    where = " where the image is empty" if border.in_empty else ""
+    return (
+        f"worst at {border.position}: {border.strength:.2f} times the planes beside it{where} "
+        f"(shifted planes: up to {border.usual:.2f}){'; a seam' if border.is_seam else ''}"
+    )
 
 
-def _seams(seams: SeamCheck | None, names: tuple[str, ...]) -> str:
-    if seams is None:
-        return "<p class=note>Voxel by voxel, without patches: there can be no seams.</p>"
-    rows = {
-        f"along {name}": "no border here" if r is None else f"{r:.3f}"
-        for name, r in zip(names, seams.ratio_zyx, strict=True)
-        if name
-    }
-    text = "Mean step between voxels across patch borders, divided by that up to four voxels beside them."
-    return f"<p><b>{escape(seams.verdict)}</b></p><p>{text}</p>" + fact_table(rows)
+def causes(seams: tuple[Border, ...], subject: Subject) -> Iterator[str]:
+    """Why there are seams, as far as it can be told, and what to do."""
+    schemes = {n.scheme for n in subject.sweep.passes[0].normalization} if subject.sweep else set()
+    by_patch = schemes & {"instance_zscore", "instance_minmax", "percentile_minmax", "robust_mad"}
+    if any(border.in_empty for border in seams):
+        yield (
+            "They lie where the image is empty. There a network has nothing to go by but its padding and its own "
+            "normalisation: with InstanceNorm or GroupNorm every patch is scaled by its own mean and deviation, and a "
+            "patch of little object and much background is scaled otherwise than its neighbour, so that the same "
+            "empty voxels get another answer in each. A larger --overlap makes the steps smaller, not none."
+        )
+        yield (
+            "What helps: --mask with where the object is, so that nothing is claimed outside; a larger --patch-size, "
+            "or voxels as large as at training, so that a patch sees more of the object."
+        )
+    if by_patch:
+        yield (
+            f"Intensities are scaled patch by patch ({', '.join(sorted(by_patch))}), so neighbours may be scaled "
+            "otherwise. Try --normalization global_zscore (of the whole volume) where the training allows it."
+        )
+    if any(not border.in_empty for border in seams):
+        yield (
+            "Neighbouring patches disagree inside the object, or the image itself has an edge just there: look at the "
+            "picture. A larger --overlap, --tta mirroring or a larger --patch-size makes patches agree more."
+        )
+
+
+def _seam_picture(seen: Seen, gallery: Gallery, border: Border, n: int, names: tuple[str, ...]) -> str:
+    """The surroundings of a seam in a plane that it crosses; marks at the edge show where it runs."""
+    across = 0 if border.axis else 1
+    sides = [1 if axis == across else SEAM_CROP for axis in range(3)]
+    box = box_around(border.at, seen.subject.region, (sides[0], sides[1], sides[2]))
+    values, image = seen.sink.read(box).take(0, across + 1), seen.image(box)
+    rgb = pictures.coloured(values, seen.subject.finish)
+    if seen.subject.finish.output not in ("labels", "mask"):  # classes would hide steps of probability
+        rgb = pictures.grey(pictures.foreground(values, seen.subject.finish))
+    if image is not None and border.axis == (1 if across == 0 else 0):
+        gap = np.full((rgb.shape[0], 2, 3), 255, np.uint8)
+        rgb = np.concatenate([rgb, gap, pictures.grey(image.take(0, across))], axis=1)
+    way = "down" if border.axis == next(axis for axis in range(3) if axis != across) else "across"
+    caption = (
+        f"{n}. along {names[border.axis]} at {border.position} (between the yellow marks), {names[across]} = "
+        f"{box.start[across]}: {border.strength:.1f} times"
+        f"{'; beside it the image' if rgb.shape[1] > values.shape[2] else ''}"
+    )
+    marks = (way, border.position - box.start[border.axis])
+    return gallery.add(f"seam {n}", rgb, Scale.of(seen.subject.spec.geometry, across), caption, marks=marks)
+
+
+def _settings(subject: Subject, report: Mapping[str, Any]) -> Iterator[str]:
+    yield f"<ul>{''.join(f'<li>{escape(line)}' for line in settings.sentences(subject, report))}</ul>"
+    asked = ", ".join(f"{name} {value}" for name, value in subject.plan.request.options.items())
+    if asked:
+        yield f"<p class=small>Asked for at other than its default: {escape(asked)}</p>"
 
 
 def _times(report: Mapping[str, Any]) -> str:
     seconds = report.get("totals", {}).get("seconds", {})
     return bar_table({k: round(v, 2) for k, v in seconds.items()}, "seconds, summed over workers")
-
-
-def _headline(subject: Subject, report: Mapping[str, Any]) -> dict[str, Any]:
-    totals, plan = report.get("totals", {}), subject.plan
-    info = subject.sweep.info if subject.sweep else None
-    facts = {
-        "volume": f"{_extent(subject)}, {info.dtype}, {info.url}" if info else plan.inputs[0].ref.url,
-        "layers": plan.request.get("layers", ""),
-        "result": f"{subject.finish.output}, {subject.finish.mode}, {subject.spec.dtype}",
-        "status": report.get("status", "complete"),
-    }
-    if report:
-        facts |= {
-            "time": f"{report['elapsed_s']:.1f} s in the last call, {report['voxels_per_s'] / 1e6:.2f} Mvoxel/s",
-            "peak memory": f"{report['peak_memory_bytes'] / 1e9:.2f} GB in one process",
-            "patches": f"{totals['n_patches']} computed, {totals['n_skipped']} skipped as empty, in the last call"
-            if subject.sweep
-            else "",
-        }
-    return facts
-
-
-def _extent(subject: Subject) -> str:
-    words = subject.spec.words
-    sides = {name: n for name, n in zip(words.axes, subject.spec.shape_zyx, strict=True) if name}
-    extent = f"{_zyx(tuple(sides.values()))} {words.voxels} ({', '.join(sides)})"
-    n_channels = subject.sweep.info.n_channels if subject.sweep else 1
-    return f"{n_channels} {words.channels} of {extent}" if words.is_picture else extent
-
-
-def _plan_facts(subject: Subject) -> dict[str, Any]:
-    spec, stage = subject.spec, subject.sweep
-    stored = f"chunks {_zyx(spec.chunk_zyx)} in shards {_zyx(spec.shard_zyx)}, {spec.compressor}"
-    if stage is None:
-        return {"stages": ", ".join(one.name for one in subject.plan.stages), "output": stored}
-    one, measured = stage.passes[0], subject.plan.measured
-    trials = "; ".join(trial_in_words(trial) for trial in measured.get("runtimes", ()))
-    probe, choices = measured.get("tiling"), measured.get("choices", {})
-    compared = [row for row in choices.get("rows", ()) if row["flips"] is not None]
-    return {
-        "grid": f"{' x '.join(str(a.count) for a in stage.grid.axes)} patches of {_zyx(stage.grid.patch)}",
-        "window": f"{stage.window}, sigma = patch / {stage.sigma_scale:g}",
-        "test-time augmentation": f"{one.tta} ({stage.n_forwards:g} forward passes a patch)",
-        "columns": f"{stage.columns.n_columns}, slabs: {stage.columns.n_slabs} of {stage.columns.slab_z} planes",
-        "waste": f"{stage.waste:.3f} (patches computed / patches of the grid)",
-        "runtime": f"{one.setting.runtime} on {one.setting.device}, {one.setting.precision}, "
-        f"batch {one.setting.batch_size}",
-        "candidates": trials,
-        "choices": "; ".join(
-            f"{row['name']}{' (taken)' if row['is_chosen'] else ''}: {spell_duration(row['seconds'])}, "
-            f"{row['flips']:.3%} of labels flip"
-            for row in compared
-        ),
-        "tiling probe": f"a window shifted by a quarter changes probabilities by {probe['mean']:.3f} on average, "
-        f"{probe['max']:.2f} at most"
-        if probe
-        else "",
-        "output": stored,
-    }
-
-
-def _model_facts(subject: Subject) -> dict[str, Any]:
-    card = subject.card
-    if card is None:
-        return {}
-    schemes = ", ".join(
-        n.scheme + (f" (mean {n.mean:.4g}, std {n.std:.4g})" if n.mean is not None and n.std is not None else "")
-        for n in (subject.sweep.passes[0].normalization if subject.sweep else card.normalization)
-    )
-    return {
-        "path": card.path,
-        "format": card.format,
-        "weights": f"sha256 {card.digest}",
-        "patch": _zyx(card.patch_zyx) if card.patch_zyx else "any",
-        "classes": ", ".join(card.class_names) or card.n_classes,
-        "folds": card.n_folds,
-        "normalisation": schemes,
-    }
-
-
-def _zyx(size: tuple[int, ...]) -> str:
-    return " x ".join(map(str, size))

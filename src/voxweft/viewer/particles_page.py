@@ -23,14 +23,14 @@ from voxweft.stores.copick import Project
 from voxweft.stores.copick_files import PickObject, Picks, PicksName
 from voxweft.stores.durable import replace
 from voxweft.viewer import pictures
-from voxweft.viewer.markup import CSS, bar_table, fact_table, figure
+from voxweft.viewer.markup import bar_table, dot, fact_table, figure, page
 
 RUNS_SHOWN, LARGEST, CELLS, CELL = 3, 900, 20, 84
 THICK = 2  # planes on both sides that are averaged: single ones are noise
 SIDE, ROOM = 320, 40  # of a curve, and of its margin
-STYLE = CSS + (
-    ".sheet{display:flex;flex-wrap:wrap;gap:4px}.sheet figure{width:84px}.two{display:grid;"
-    "grid-template-columns:repeat(2,1fr);gap:10px}i.dot{display:inline-block;width:.8em;height:.8em;border-radius:50%}"
+STYLE = (
+    ".sheet{display:flex;flex-wrap:wrap;gap:4px}.sheet figure{width:84px}.two{display:grid;gap:10px;"
+    "grid-template-columns:repeat(auto-fit,minmax(min(100%,320px),1fr))}.two img{width:100%}td{padding-right:1em}"
 )
 
 
@@ -70,7 +70,7 @@ def picks_page(report: Any, user: str, session: str) -> str:
     parts += [_histogram(name, np.concatenate([p.scores for p in each])) for name, each in total.items() if each]
     parts.append("</div><h2>Picks a run</h2>")
     parts += [bar_table({run: len(found[run].get(name, ())) for run in runs[:50]}, name) for name in objects]
-    return _page("voxweft particles", parts)
+    return page("voxweft particles", parts, STYLE)
 
 
 def evaluation_page(result: Any) -> str:
@@ -94,14 +94,14 @@ def evaluation_page(result: Any) -> str:
         f"<h1>F{result.beta:g} {result.score:.4f}</h1>",
         *(f"<p class=warn>{escape(run)}: {escape(why)}</p>" for run, why in result.failed.items()),
         *(f"<p class=note>{escape(n)}</p>" for n in result.notes),
-        f"<table>{head}{rows}</table><h2>Precision over recall</h2>",
+        f"<div class=scroll><table>{head}{rows}</table></div><h2>Precision over recall</h2>",
         "<p class=small>One to one, over the threshold of the score; the dot is the best one.</p><div class=two>",
         *(_curve(name, curve) for name, curve in result.curves.items()),
         "</div><h2>How far right picks are from the truth</h2><div class=two>",
         *(_distances(name, far) for name, far in result.distances.items()),
         "</div>",
     ]
-    return _page("voxweft evaluation", parts)
+    return page("voxweft evaluation", parts, STYLE)
 
 
 def save_page(text: str, path: str) -> str:
@@ -110,12 +110,6 @@ def save_page(text: str, path: str) -> str:
     place.parent.mkdir(parents=True, exist_ok=True)
     replace(place, text.encode())
     return str(place)
-
-
-def _page(title: str, parts: Sequence[str]) -> str:
-    return f"<!doctype html><html lang=en><meta charset=utf-8><title>{title}</title><style>{STYLE}</style>" + "".join(
-        parts
-    )
 
 
 def _of_run(project: Project, run: str, user: str, session: str) -> dict[str, Picks]:
@@ -128,9 +122,9 @@ def _legend(objects: Mapping[str, PickObject], total: Mapping[str, Sequence[Pick
     for name, one in objects.items():
         scores = np.concatenate([p.scores for p in total[name]])
         known = f"{np.median(scores):.3f}<td>{scores.min():.3f} to {scores.max():.3f}" if len(scores) else "<td>"
-        dot = f"<i class=dot style='background:rgb{tuple(one.color[:3])}'></i>"
-        rows += f"<tr><td>{dot} {escape(name)}<td>{len(scores)}<td>{one.radius or ''}<td>{known}"
-    return f"<table><tr><th>object<th>picks<th>radius, A<th>median score<th>scores{rows}</table>"
+        rows += f"<tr><td>{dot(one.color)}{escape(name)}<td>{len(scores)}<td>{one.radius or ''}<td>{known}"
+    head = "<tr><th>object<th>picks<th>radius, A<th>median score<th>scores"
+    return f"<div class=scroll><table>{head}{rows}</table></div>"
 
 
 def _run(project: Project, run: str, picks: Mapping[str, Picks], objects: Mapping[str, PickObject]) -> Iterator[str]:
@@ -288,9 +282,9 @@ def _curve(name: str, curve: Curve) -> str:
     threshold, best = curve.best
     said = f"{name}: average precision {curve.average_precision:.3f}, best at {_number(threshold)} ({best:.3f})"
     return (
-        f'<figure><svg viewBox="0 0 {size} {size}" width="{size}" font-size="12" fill="#444">'
+        f'<figure><svg viewBox="0 0 {size} {size}" width="{size}" font-size="12" fill="currentColor">'
         f'<rect x="{ROOM}" y="{ROOM}" width="{SIDE}" height="{SIDE}" fill="none" stroke="#bbb"/>'
-        f'<polyline points="{line}" fill="none" stroke="#333" stroke-width="2"/>{dot}{ticks}'
+        f'<polyline points="{line}" fill="none" stroke="currentColor" stroke-width="2"/>{dot}{ticks}'
         f'<text x="{size / 2:.0f}" y="{size - 4}" text-anchor="middle">recall</text>'
         f'<text x="12" y="{ROOM - 12}">precision</text></svg><figcaption>{escape(said)}</figcaption></figure>'
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 
 import numpy as np
@@ -13,6 +12,7 @@ from voxweft.image.colours import palette
 from voxweft.ops.activate import UNIT, VALUES, Finish
 
 TINT = np.array([255, 122, 26], np.float32)
+RIGHT, TOO_MUCH, MISSED, OTHER = (235, 235, 235), (255, 122, 26), (56, 132, 255), (214, 64, 180)
 
 
 def grey(plane: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -77,8 +77,24 @@ def overlay(image: NDArray[np.generic], values: NDArray[np.generic], finish: Fin
     return (base * (1 - alpha) + tint * alpha).astype(np.uint8)
 
 
-def png(rgb: NDArray[np.uint8]) -> str:
-    """An RGB picture as a ``data:`` URL."""
+def tint_of(index: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Class numbers [...] as colours [..., 3]."""
+    return np.asarray(palette(int(index.max(initial=0)) + 1)[index])
+
+
+def compared(found: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.uint8]:
+    """Classes [Y, X] against the truth: white where both agree on a class, too much, missed, another class."""
+    rgb = np.zeros((*found.shape, 3), np.uint8)
+    rgb[(found == truth) & (truth > 0)] = RIGHT
+    rgb[(found > 0) & (truth == 0)] = TOO_MUCH
+    rgb[(found == 0) & (truth > 0)] = MISSED
+    rgb[(found > 0) & (truth > 0) & (found != truth)] = OTHER
+    return rgb
+
+
+def png_bytes(rgb: NDArray[np.uint8]) -> bytes:
+    """A picture uint8 [Y, X, 3] as PNG; one without colours is stored so."""
+    plain = (rgb[..., 0] == rgb[..., 1]).all() and (rgb[..., 1] == rgb[..., 2]).all()
     buffer = io.BytesIO()
-    Image.fromarray(rgb).save(buffer, "PNG")
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    Image.fromarray(np.ascontiguousarray(rgb[..., 0]) if plain else rgb).save(buffer, "PNG")
+    return buffer.getvalue()
