@@ -53,6 +53,7 @@ class OmeZarrSink:
         beside = f"{self.url}.voxweft"
         self.records: Records = records if records is not None else records_at(beside)
         self._levels: list[Any] = []
+        self.file = ""  # that is to be written from it when it is complete
         self.guard: Callable[[], None] = lambda: None  # raises where this output is another run's by now
 
     def exists(self) -> bool:
