@@ -46,8 +46,8 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     if workers.kind != "serial" and IN_MEMORY in (place.url, *urls):
         raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")
     for url in urls:
-        require_apart(url, place.url)
-        require_apart(url, file_of(place.sink))
+        for written in filter(None, (place.url, file_of(place.sink))):
+            require_apart(url, written)
     require_held(place.sink, opened.plan)
     if execution.overwrite:
         remove_all(place)

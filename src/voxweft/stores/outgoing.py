@@ -44,7 +44,7 @@ class Outgoing:
         return self.channels[0].info
 
     def fitting(self, dtypes: Sequence[str], what: str) -> Outgoing:
-        """The same in the dtype of the stored values, or the smallest of ``dtypes`` (if not any) that holds all of them.
+        """The same in the dtype of the stored values, or the smallest of ``dtypes`` that holds all.
 
         Raises
         ------
@@ -86,9 +86,9 @@ class Outgoing:
         """Planes [Y, X], all channels of a plane one after the other."""
         n, done = self.info.shape_zyx[0], 0
         for bands in zip(*map(self.bands, range(len(self.channels))), strict=True):
+            self.told(done := done + len(bands[0]), n)
             for z in range(len(bands[0])):
                 yield from (band[z] for band in bands)
-            self.told(done := done + len(bands[0]), n)
 
     def boxes(self) -> Iterator[tuple[int, Box, NDArray[np.generic]]]:
         """A channel, and a chunk of it with its values."""
