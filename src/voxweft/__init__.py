@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from voxweft.geometry.box import Box
     from voxweft.runner.asked import make_plan
     from voxweft.runner.execution import Execution
+    from voxweft.runner.exporting import export
     from voxweft.runner.forecast import forecast
     from voxweft.runner.status import status
     from voxweft.runner.verify import verify
@@ -46,6 +47,7 @@ __all__ = [
     "RunOptions",
     "VoxweftError",
     "__version__",
+    "export",
     "forecast",
     "load_model",
     "make_plan",
@@ -67,6 +69,7 @@ _HOMES = {
     "voxweft.geometry.box": ("Box",),
     "voxweft.runner.asked": ("make_plan",),
     "voxweft.runner.execution": ("Execution",),
+    "voxweft.runner.exporting": ("export",),
     "voxweft.runner.forecast": ("forecast",),
     "voxweft.runner.status": ("status",),
     "voxweft.runner.verify": ("verify",),

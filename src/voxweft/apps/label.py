@@ -16,7 +16,7 @@ from voxweft.engine.report import Report
 from voxweft.engine.stage import Stage
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.info import SMALL, OutputSpec, VolumeInfo
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import Crop
 from voxweft.ops.components import require_components
@@ -186,6 +186,8 @@ def _stages(info: VolumeInfo, options: LabelOptions) -> list[Stage]:
         pyramid="nearest" if options.pyramid else "none",
         geometry=info.geometry,
         is_label=True,
+        smallest=SMALL,
+        by_size=True,
     )
     low, high = options.bounds
     rule = Rule(

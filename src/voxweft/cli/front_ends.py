@@ -16,6 +16,7 @@ MODULES = [
     "voxweft.cli.particles",
     "voxweft.cli.label",
     "voxweft.cli.serve",
+    "voxweft.cli.export",
 ]
 """Each has a ``FRONT_END``."""
 

@@ -37,7 +37,9 @@ def run(
     source: Annotated[
         str, typer.Argument(metavar="INPUT", help="Volume: zarr, TIFF, HDF5; a path, s3:// or http://.")
     ] = "",
-    target: Annotated[str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr.")] = "",
+    target: Annotated[
+        str, typer.Argument(metavar="OUTPUT", help="OME-Zarr to write, *.zarr; or a file: .tif, .h5, .nii.gz, .mrc.")
+    ] = "",
     model: ModelPath = "",
     plan: Annotated[str, typer.Option("--plan", help="Repeat the plan of an earlier output (or plan.json).")] = "",
     quiet: Quiet = False,

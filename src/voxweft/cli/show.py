@@ -64,6 +64,8 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
         f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
     )
     say(f"result: {result.output}")
+    if "file" in result.beside:
+        say(f"file: {result.beside['file']}")
     if UNCERTAINTY in result.beside:
         say(f"{UNCERTAINTY}: {result.beside[UNCERTAINTY]}")
     if page:

@@ -158,9 +158,11 @@ def _n_bytes(values: Sequence[Values]) -> int:
 
 
 @block_op
-def halve_block(sources: Sequence[NDArray[Any]], cell: Cell, *, method: str) -> Made:
+def halve_block(
+    sources: Sequence[NDArray[Any]], cell: Cell, *, method: str, factor_zyx: Sequence[int] = (2, 2, 2)
+) -> Made:
     """A cell of a resolution level from the level above it; see :func:`voxweft.ops.halve.halve`."""
-    return Made((halve(sources[0], method),))
+    return Made((halve(sources[0], method, factor_zyx),))
 
 
 @block_op

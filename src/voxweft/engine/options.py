@@ -262,7 +262,7 @@ class RunOptions(
     words: ClassVar[Words] = Words()
     pad: ClassVar[Literal["both", "after"]] = "both"
     pad_with: ClassVar[Literal["zeros", "edge"]] = "zeros"
-    n_levels: ClassVar[int] = 0  # resolution levels; 0: until no side is longer than 256 voxels
+    n_levels: ClassVar[int] = 0  # resolution levels; 0: until no side is longer than 64 voxels
 
     def request(self) -> dict[str, Any]:
         """The values that decide what comes out and are not the default."""

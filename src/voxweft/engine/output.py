@@ -46,8 +46,7 @@ class Output:
         """Voxels of the level; of a file none."""
         if self.spec is None:
             return (0, 0, 0)
-        z, y, x = (-(-n // 2**self.level) for n in self.spec.shape_zyx)
-        return z, y, x
+        return self.spec.level_shapes[self.level]
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,7 +24,20 @@ if TYPE_CHECKING:
 VERSION = 3
 NOT_STORED: dict[str, Any] = {"request": {"defaults"}, "models": {"__all__": {"card": {"contract"}}}}
 VOLUME, MASK, IMAGE = "volume", "mask", "image"  # names of inputs; the image is on the grid of the outputs
-LATER = ("channels", "vectors", "separate", "sparse", "only_where", "stacked", "place", "channels_last", "network")
+LATER = (
+    "channels",
+    "vectors",
+    "separate",
+    "sparse",
+    "only_where",
+    "stacked",
+    "place",
+    "channels_last",
+    "network",
+    "by_size",
+    "named",
+    "shown",
+)
 """Fields that came after plans were first hashed; where they are empty or false they are no part of the digest."""
 LATER_ONE = ("n_threads",)
 """The same of fields that are 1 where nothing is said."""
@@ -113,7 +126,7 @@ class Plan(Shown):
     >>> card = load_model("fake://null?patch=64,64,64").card
     >>> plan = make_plan(VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8"), card, RunOptions())
     >>> [f"{stage.n_units} {stage.noun} of {stage.name}" for stage in plan.stages]
-    ['4 slabs of sweep', '2 blocks of level-1']
+    ['4 slabs of sweep', '2 blocks of level-1', '1 blocks of level-2', '1 blocks of level-3']
     >>> Plan.from_json(plan.to_json()) == plan
     True
     >>> Plan.from_json("{}")

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from voxweft.engine.budget import Budget, Survey, choose_column, sparse_column
 from voxweft.engine.fields import parse_size
+from voxweft.engine.naming import names_of, shown_of
 from voxweft.engine.options import RunOptions
 from voxweft.engine.passes import KNOWN
 from voxweft.engine.plan import MASK, VOLUME, InputRef, PatchesRef, Plan, Request
@@ -19,7 +20,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.regrid import Regrid
 from voxweft.geometry.tiling import TileGrid
-from voxweft.image.info import SMALLEST, OutputSpec, VolumeInfo
+from voxweft.image.info import SMALL, OutputSpec, VolumeInfo
 from voxweft.image.order import Order
 from voxweft.image.place import Geometry
 from voxweft.image.ref import VolumeRef
@@ -157,7 +158,7 @@ def make_plan(
     >>> card = ModelCard("m.pt2", "torch.export", "", patch_zyx=(64, 64, 64))
     >>> plan = make_plan(VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8"), card, RunOptions(overlap=0.25))
     >>> [stage.name for stage in plan.stages], plan.sweep.n_tiles(plan.sweep.region)
-    (['sweep', 'level-1'], 1331)
+    (['sweep', 'level-1', 'level-2', 'level-3'], 1331)
     """
     refs = refs_of(model)
     found = Findings(
@@ -207,7 +208,7 @@ def plan_sweep(source: VolumeInfo, models: tuple[ModelRef, ...], options: RunOpt
     else:
         division = choose_column(source, passes, finishes, chunk, found.budget, n_lanes, target.regrid)
     seen = replace(source, shape_zyx=shape, geometry=target.geometry or source.geometry)
-    specs = [_spec(seen, one, options, chunk, division.shard_zyx) for one in finishes]
+    specs = [_spec(seen, cards[0], one, options, (chunk, division.shard_zyx)) for one in finishes]
     kept = finish.output == "patches"
     output, *beside = _outputs(cards[0], options, target, finishes, specs)
     if options.uncertainty:
@@ -266,11 +267,11 @@ def _outputs(
         outputs = _outputs_of_heads(card, options, target, specs)
     else:
         beside = (
-            Output(name, spec=replace(spec, n_channels=f.n_channels, dtype=f.dtype, is_label=False))
-            for name, f in zip(target.also, finishes[1:], strict=False)
+            Output(name, spec=replace(one, order=spec.order, pyramid=spec.pyramid, is_label=False))
+            for name, one in zip(target.also, specs[1:], strict=False)
         )
         outputs = [Output(spec=spec, attributes=card.attributes), *beside]
-    known = replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True)
+    known = replace(spec, n_channels=1, dtype="uint8", pyramid="none", is_label=True, named=(), shown=())
     return [*outputs, Output(KNOWN, spec=known)] if target.known else list(outputs)
 
 
@@ -395,29 +396,34 @@ def _passes_of(
     ], notes
 
 
-def _spec(source: VolumeInfo, finish: Finish, options: RunOptions, chunk: Zyx, shard: Zyx) -> OutputSpec:
+def _spec(
+    source: VolumeInfo, card: ModelCard, finish: Finish, options: RunOptions, stored: tuple[Zyx, Zyx]
+) -> OutputSpec:
     """The array that is written."""
     return OutputSpec(
         shape_zyx=source.shape_zyx,
         n_channels=finish.n_channels,
         dtype=finish.dtype,
-        chunk_zyx=chunk,
-        shard_zyx=shard,
+        chunk_zyx=stored[0],
+        shard_zyx=stored[1],
         compressor=options.compressor,
         compression_level=options.compression_level,
         pyramid=halving_of(finish) if options.pyramid else "none",
         geometry=source.geometry,
         layout=options.layout,
         order=options.order,
-        is_label=finish.output == "labels",
+        is_label=finish.is_label,
         words=options.words,
         smallest=_smallest(source.shape_zyx, options.n_levels),
+        by_size=not options.n_levels,
+        named=names_of(finish, card.class_names, card.heads),
+        shown=shown_of(finish),
     )
 
 
 def _smallest(shape: Zyx, n_levels: int) -> int:
     """Of how many voxels the longest side of the coarsest level may be, for so many levels; 0: as usual."""
-    return -(-max(shape) // 2 ** (n_levels - 1)) if n_levels else SMALLEST
+    return -(-max(shape) // 2 ** (n_levels - 1)) if n_levels else SMALL
 
 
 def spacing_notes(cards: Sequence[ModelCard], source: VolumeInfo) -> list[str]:

@@ -222,8 +222,12 @@ def level_stages(
     spec, found = output.spec, list[Blocks]()
     if spec is None:
         return ()
-    for level in range(1, len(spec.level_shapes)):
-        start, stop = (tuple(-(-n // 2**level) for n in corner) for corner in (region.start, region.stop))
+    factors = spec.level_factors
+    for level in range(1, len(factors)):
+        corners = (region.start, region.stop)
+        start, stop = (tuple(-(-n // k) for n, k in zip(c, factors[level], strict=True)) for c in corners)
+        finer = tuple(k // before for k, before in zip(factors[level], factors[level - 1], strict=True))
+        some = {} if finer == (2, 2, 2) else {"factor_zyx": list(finer)}
         here = replace(output, level=level, attributes={})
         wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)
         of = output.name if index else source if output.name else ""
@@ -234,8 +238,8 @@ def level_stages(
         found.append(
             Blocks(
                 name=name,
-                op=Op("voxweft.engine.blocks:halve_block", {"method": spec.halving}),
-                sources=(Source(before, 0 if found else index, finer_zyx=(2, 2, 2)),),
+                op=Op("voxweft.engine.blocks:halve_block", {"method": spec.halving, **some}),
+                sources=(Source(before, 0 if found else index, finer_zyx=finer),),
                 outputs=(here,),
                 shape_zyx=here.shape_zyx,
                 region=wanted,

@@ -14,7 +14,8 @@ from voxweft.image.words import Words
 
 __all__ = ["LABELS", "Geometry", "OutputSpec", "VolumeInfo"]
 
-SMALLEST = 256  # voxels of the longest side of the coarsest level
+SMALLEST = 256  # voxels of the longest side of the coarsest level, of plans that say nothing
+SMALL = 64  # the same, of new outputs: what a viewer shows at once
 LABELS = ("uint8", "uint16", "uint32", "uint64")
 
 
@@ -100,6 +101,12 @@ class OutputSpec:
         "planes", or "reversed" with the last one first; "": they are channels.
     smallest
         Halved levels are added until no side is longer than this, in voxels.
+    by_size
+        Whether a level halves only the axes along which it is fine, see :attr:`level_factors`; else all of them.
+    named
+        What values (of labels) or channels mean: pairs of number and name. Empty where nobody knows, and for objects.
+    shown
+        Values from black to white, for viewers; empty where they are not known.
 
     Raises
     ------
@@ -122,6 +129,9 @@ class OutputSpec:
     words: Words = field(default_factory=Words)
     stacked: Literal["", "planes", "reversed"] = ""
     smallest: int = SMALLEST
+    by_size: bool = False
+    named: tuple[tuple[int, str], ...] = ()
+    shown: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         check_order(self.order)
@@ -144,11 +154,36 @@ class OutputSpec:
         >>> OutputSpec((512, 300, 20), 1, "uint8", (64, 64, 64), (64, 64, 64)).level_shapes
         ((512, 300, 20), (256, 150, 10))
         """
-        shapes = [self.shape_zyx]
-        while self.pyramid != "none" and max(shapes[-1]) > self.smallest:
-            z, y, x = (-(-n // 2) for n in shapes[-1])
-            shapes.append((z, y, x))
-        return tuple(shapes)
+        return tuple(_divided(self.shape_zyx, factors) for factors in self.level_factors)
+
+    @property
+    def level_factors(self) -> tuple[Zyx, ...]:
+        """Voxels of level 0 that a voxel of each level stands for, along z y x.
+
+        With ``by_size`` an axis is left alone as long as its voxels are twice as long as the shortest side, or longer:
+        a stack of few thick planes keeps them. Where the voxel size is not known its sides of up to 64 voxels are left
+        alone, since a stack of that depth is looked at plane by plane.
+
+        >>> thick = Geometry((40.0, 8.0, 8.0), "nanometer")
+        >>> spec = OutputSpec((20, 900, 900), 1, "uint8", (64, 64, 64), (64, 64, 64), geometry=thick, by_size=True)
+        >>> spec.level_factors, spec.level_shapes[-1]
+        (((1, 1, 1), (1, 2, 2), (1, 4, 4)), (20, 225, 225))
+        """
+        factors: list[Zyx] = [(1, 1, 1)]
+        while self.pyramid != "none" and max(shape := _divided(self.shape_zyx, factors[-1])) > self.smallest:
+            halved = self._halved(shape, factors[-1]) if self.by_size else [n > 1 for n in self.shape_zyx]
+            z, y, x = (k * (1 + yes) for k, yes in zip(factors[-1], halved, strict=True))
+            factors.append((z, y, x))
+        return tuple(factors)
+
+    def _halved(self, shape: Zyx, factors: Zyx) -> list[bool]:
+        """Which axes the next level halves."""
+        place = self.geometry
+        if not place.unit and len({*place.voxel_size_zyx}) == 1:
+            return [n > SMALL or n == max(shape) for n in shape]
+        sizes = [size * k for size, k in zip(place.voxel_size_zyx, factors, strict=True)]
+        finest = min(size for size, n in zip(sizes, shape, strict=True) if n > 1)
+        return [n > 1 and size < 2 * finest * (1 - 1e-6) for size, n in zip(sizes, shape, strict=True)]
 
     def permuted(self, order: Order) -> OutputSpec:
         """The same array with its axes in another order; ``order`` itself stays as it is.
@@ -163,3 +198,8 @@ class OutputSpec:
             shard_zyx=permute(self.shard_zyx, order),
             geometry=self.geometry.permuted(order),
         )
+
+
+def _divided(shape: Zyx, factors: Zyx) -> Zyx:
+    z, y, x = (-(-n // k) for n, k in zip(shape, factors, strict=True))
+    return z, y, x

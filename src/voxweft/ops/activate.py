@@ -219,12 +219,18 @@ class Finish:
         return "uint8"
 
     @property
-    def largest_label(self) -> int:
-        """The largest value of labels."""
-        return max(self._ids) if self.overlapping else max(1, self.n_classes - 1)
+    def is_label(self) -> bool:
+        """Whether the output is one label a voxel: a class, or foreground and background."""
+        return self.output == "labels" or (self.output == "mask" and self.n_channels == 1)
 
     @property
-    def _ids(self) -> tuple[int, ...]:
+    def largest_label(self) -> int:
+        """The largest value of labels."""
+        return max(self.ids) if self.overlapping else max(1, self.n_classes - 1)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """Of sigmoids, the label of each class."""
         return self.label_ids or tuple(range(1, self.n_classes + 1))
 
     @property
@@ -318,7 +324,7 @@ class Finish:
     def _last_over(self, over: NDArray[np.bool_]) -> NDArray[Any]:
         """Labels [1, ...] of classes that may overlap, from where each is over the threshold."""
         labels = np.zeros((1, *over.shape[1:]), self.dtype)
-        for channel, label in zip(over, self._ids, strict=True):
+        for channel, label in zip(over, self.ids, strict=True):
             labels[0][channel] = label
         return labels
 

@@ -96,7 +96,7 @@ def _last_over(finish: Finish, over: torch.Tensor) -> torch.Tensor:
     import torch
 
     labels = torch.zeros(over.shape[1:], dtype=torch.int64, device=over.device)
-    for channel, label in zip(over, finish._ids, strict=True):
+    for channel, label in zip(over, finish.ids, strict=True):
         labels.masked_fill_(channel, label)
     return labels[None]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +13,8 @@ from voxweft.errors import RequestError
 HALVINGS = ("mean", "nearest")
 
 
-def halve(fine: NDArray[Any], method: str) -> NDArray[Any]:
-    """Half the resolution of [C, Z, Y, X], extents rounded up.
+def halve(fine: NDArray[Any], method: str, factor_zyx: Sequence[int] = (2, 2, 2)) -> NDArray[Any]:
+    """Half the resolution of [C, Z, Y, X], along all axes or some, extents rounded up.
 
     Parameters
     ----------
@@ -23,6 +24,8 @@ def halve(fine: NDArray[Any], method: str) -> NDArray[Any]:
     method
         "mean" averages blocks of 2 x 2 x 2 (at odd ends what there is of them; integers round half up); "nearest"
         takes the first voxel of each block, as labels need it.
+    factor_zyx
+        2 for an axis that is halved, 1 for one that stays; blocks are as large.
 
     Returns
     -------
@@ -42,22 +45,24 @@ def halve(fine: NDArray[Any], method: str) -> NDArray[Any]:
     """
     if method not in HALVINGS:
         raise RequestError(f"a level cannot be halved by {method!r}; use {' or '.join(HALVINGS)}")
-    if method == "nearest":
-        return fine[:, ::2, ::2, ::2]
-    pad = [(0, 0), *((0, n % 2) for n in fine.shape[1:])]
+    dz, dy, dx = factor_zyx
+    if method == "nearest" or dz * dy * dx == 1:
+        return fine[:, ::dz, ::dy, ::dx]
+    pad = [(0, 0), *((0, n % k) for n, k in zip(fine.shape[1:], factor_zyx, strict=True))]
     if any(after for _, after in pad):
         fine = np.pad(fine, pad, mode="edge")
-    wide = _wide(fine.dtype)
-    coarse = np.empty((len(fine), *(n // 2 for n in fine.shape[1:])), fine.dtype)
+    wide, n = _wide(fine.dtype), dz * dy * dx
+    coarse = np.empty((len(fine), *(n // k for n, k in zip(fine.shape[1:], factor_zyx, strict=True))), fine.dtype)
     for c, z in np.ndindex(coarse.shape[:2]):  # what two planes need stays in the processor's cache
-        total = np.add(fine[c, 2 * z], fine[c, 2 * z + 1], dtype=wide)
-        total = total[::2] + total[1::2]
-        total = total[:, ::2] + total[:, 1::2]
+        first = fine[c, dz * z]
+        total = first.astype(wide) if dz == 1 else np.add(first, fine[c, 2 * z + 1], dtype=wide)
+        total = total if dy == 1 else total[::2] + total[1::2]
+        total = total if dx == 1 else total[:, ::2] + total[:, 1::2]
         if wide.kind in "ui":
-            total += wide.type(4)
-            total >>= wide.type(3)
+            total += wide.type(n // 2)
+            total >>= wide.type(n.bit_length() - 1)
         else:
-            total /= 8
+            total /= n
         coarse[c, z] = total
     return coarse
 

@@ -28,6 +28,7 @@ from voxweft.runner.objects import MEASURES, object_stages
 BLOCK = 256
 AT_ONCE = 2
 COMPONENTS, JOIN, PAINT = "components", "join", "paint"
+MASKED = ((0, "background"), (255, "component"))
 NONE = np.zeros(0, np.int64)
 SIDES = np.zeros((0, 3), np.int64)
 NOTHING: Table = {  # of a block in which nothing is stored
@@ -89,7 +90,7 @@ def component_stages(
         common["only_where"] = source
     outputs = [] if labels is None else [Output(labels, spec)]
     if mask is not None:
-        outputs.append(Output(mask, replace(spec, dtype="uint8", is_label=False)))
+        outputs.append(Output(mask, replace(spec, dtype="uint8", named=MASKED)))
     common["needs"] = () if source == VOLUME else (source,)
     find = Blocks(
         name=COMPONENTS,

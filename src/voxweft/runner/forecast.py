@@ -175,7 +175,8 @@ def _of_mask(stage: Sweep, mask: Volume) -> tuple[int, int, int, int, int]:
 
 def _bytes_of(spec: OutputSpec) -> float:
     """Of a voxel of an array with all its levels, before compression."""
-    return sum(0.125**k for k in range(len(spec.level_shapes))) * np.dtype(spec.dtype).itemsize * spec.n_channels
+    share = sum(1 / math.prod(factors) for factors in spec.level_factors)
+    return share * np.dtype(spec.dtype).itemsize * spec.n_channels
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ from voxweft.errors import RequestError, VolumeError, first_line
 from voxweft.image.protocols import Sink
 from voxweft.remote import remote_errors, without_secrets
 from voxweft.runner.execution import Execution
+from voxweft.runner.exporting import require_free
 from voxweft.runner.opening import NETWORKS, whole_network
 from voxweft.runner.place import IN_MEMORY
 from voxweft.stores import open_sink
@@ -173,6 +174,7 @@ def require_apart(source: str, output: str) -> None:
 
 def check_output(sink: Sink, execution: Execution) -> None:
     """Refuse an output that is not voxweft's, or of which only the records are left."""
+    require_free(sink, execution)
     if execution.overwrite:
         return
     require_no_old_records(sink.url)

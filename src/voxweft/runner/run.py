@@ -18,6 +18,7 @@ from voxweft.engine.stage import Stage, Sweep, consecutive
 from voxweft.engine.totals import Totals
 from voxweft.errors import IncompleteError, RequestError, RunError, VolumeError, VoxweftError, first_line
 from voxweft.runner.execution import Execution
+from voxweft.runner.exporting import file_of, require_held, write_file
 from voxweft.runner.memory import explained, with_less
 from voxweft.runner.opening import NETWORKS, Opened
 from voxweft.runner.parts import Crew, Outcome, share_out, with_absolute_paths
@@ -45,7 +46,9 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     if workers.kind != "serial" and IN_MEMORY in (place.url, *urls):
         raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")
     for url in urls:
-        require_apart(url, place.url)
+        for written in filter(None, (place.url, file_of(place.sink))):
+            require_apart(url, written)
+    require_held(place.sink, opened.plan)
     if execution.overwrite:
         remove_all(place)
         place.remove(opened.plan)
@@ -71,12 +74,20 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
         ledger.put_report(name, report.to_dict())
     if report.status == State.COMPLETE and name != REPORT_KEY:
         ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())
+    report = _with_file(report, place, execution, emit)
     emit(Event("done", report.status, report.to_dict()))
     if outcome.failures:
         if len(outcome.failures) == 1 and workers.kind == "serial":
             raise outcome.failures.popitem()[1]
         raise _failure(outcome.failures, len(outcome.records))
     return report
+
+
+def _with_file(report: Report, place: Place, execution: Execution, emit: Emit) -> Report:
+    """Write the file that was asked for in place of an OME-Zarr, once everything is there."""
+    if report.status != State.COMPLETE or execution.prepare or not file_of(place.sink):
+        return report
+    return replace(report, beside={**report.beside, "file": write_file(place.sink, emit)})
 
 
 def _require_beside(plan: Plan, place: Place) -> None:

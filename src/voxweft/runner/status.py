@@ -17,6 +17,7 @@ from voxweft.errors import RequestError
 from voxweft.runner.patches import records_of
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
+from voxweft.stores.file_formats import ending_of
 from voxweft.stores.url import records_at
 
 STATES = (State.DONE, State.RUNNING, State.FAILED, State.STOPPED, State.LOST, State.WAITING)
@@ -141,7 +142,7 @@ def _planned(output: str) -> tuple[Plan, Ledger]:
     ledger = Ledger(records_at(records_of(output)))
     if stored := ledger.plan():
         return Plan.from_json(stored), ledger
-    if output.rstrip("/").endswith(".zarr"):
+    if output.rstrip("/").endswith(".zarr") or ending_of(output):
         return plan_of(open_sink(output))
     raise RequestError(f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of voxweft predict")
 

@@ -18,6 +18,7 @@ from voxweft.image.ref import STACK, VolumeRef
 from voxweft.image.views import Stack
 from voxweft.plugins import find_plugin
 from voxweft.remote import is_remote
+from voxweft.stores.file_formats import ending_of, format_of, zarr_for
 from voxweft.stores.url import local_path
 
 FORMATS = {
@@ -140,6 +141,9 @@ def _open_base(ref: VolumeRef) -> Volume:
 def open_sink(target: Any, *, layout: str = "ome-zarr", order: Order = AS_IT_IS) -> Sink:
     """Open where a result is to go: the path or s3:// URL of an OME-Zarr (``*.zarr``), "memory://", or a ready sink.
 
+    For a file (``out.tif``, ``.h5``, ``.nii``, ``.nii.gz``, ``.mrc``) that is the OME-Zarr beside it (``out.zarr``),
+    from which a run writes the file in the end.
+
     Parameters
     ----------
     target
@@ -158,9 +162,9 @@ def open_sink(target: Any, *, layout: str = "ome-zarr", order: Order = AS_IT_IS)
     --------
     >>> open_sink("memory://").exists()
     False
-    >>> open_sink("result.png")
+    >>> open_sink("result.png")  # doctest: +ELLIPSIS
     Traceback (most recent call last):
-    voxweft.errors.RequestError: cannot write 'result.png': OUTPUT must end in .zarr (a path or an s3:// URL)
+    voxweft.errors.RequestError: cannot write 'result.png': OUTPUT must end in .zarr (a path or an s3:// URL), ...
     """
     if hasattr(target, "write") and hasattr(target, "records"):
         return target  # type: ignore[no-any-return]
@@ -190,8 +194,12 @@ def _open_sink(target: Any, layout: str) -> Sink:
         return MemorySink()
     if plugin := _plugin("voxweft.sinks", url):
         return plugin(url)  # type: ignore[no-any-return]
+    file = url if ending_of(url) and layout == "ome-zarr" else ""
+    url = zarr_for(url) if file else url
     if not url.endswith(".zarr"):
-        raise RequestError(f"cannot write {url!r}: OUTPUT must end in .zarr (a path or an s3:// URL)")
+        raise RequestError(
+            f"cannot write {url!r}: OUTPUT must end in .zarr (a path or an s3:// URL), .tif, .h5, .nii.gz or .mrc"
+        )
     if url.startswith(("http://", "https://")):
         raise RequestError(f"cannot write {url}: http is read-only; give a path or an s3:// URL")
     if layout == "vesuvius":
@@ -200,7 +208,11 @@ def _open_sink(target: Any, layout: str) -> Sink:
         return Zarr2Sink(url)
     from voxweft.stores.ome_zarr import OmeZarrSink
 
-    return OmeZarrSink(url)
+    sink = OmeZarrSink(url)
+    if file:
+        format_of(file)
+        sink.file = file
+    return sink
 
 
 def in_memory() -> Sink:

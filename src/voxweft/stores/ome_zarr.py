@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from voxweft.errors import ReadError, RequestError, VolumeError, WriteError, first_line, write_error
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import OutputSpec
-from voxweft.image.place import IDENTITY, Geometry
+from voxweft.image.place import Geometry
 from voxweft.image.protocols import Records
 from voxweft.image.stored import StoredBoxes
 from voxweft.remote import is_remote, remote_errors
 from voxweft.stores.attributes import direction_of
 from voxweft.stores.chunks import ChunkFiles
+from voxweft.stores.ngff05 import CREATOR, attributes_for, names_in, shown_in
 from voxweft.stores.shards import Shards
-from voxweft.stores.url import local_path, records_at, remove, unreadable, zarr_store
+from voxweft.stores.url import local_path, parent_and_name, records_at, remove, unreadable, zarr_store
 
 if TYPE_CHECKING:
     from zarr.abc.store import Store
@@ -28,9 +29,9 @@ if TYPE_CHECKING:
 class OmeZarrSink:
     """An OME-Zarr 0.5 image, local or on s3://, with its records in ``<url>.voxweft/``.
 
-        out.zarr/zarr.json      group: multi-scale metadata, provenance under "voxweft"; labels have "image-label"
+        out.zarr/zarr.json      group: multi-scale metadata, names and colours, provenance under "voxweft"
         out.zarr/0/...          full resolution [Z, Y, X] or [C, Z, Y, X]
-        out.zarr/1/...          half of it, and so on until the largest side is 256 voxels or less
+        out.zarr/1/...          half of it, and so on; see :attr:`~voxweft.image.OutputSpec.level_factors`
         out.zarr.voxweft/...       plan, ledger, reports
 
     OME-Zarr 0.5 has scales and translations but no rotation: a direction that is not the identity is written to the
@@ -52,6 +53,7 @@ class OmeZarrSink:
         beside = f"{self.url}.voxweft"
         self.records: Records = records if records is not None else records_at(beside)
         self._levels: list[Any] = []
+        self.file = ""  # that is to be written from it when it is complete
         self.guard: Callable[[], None] = lambda: None  # raises where this output is another run's by now
 
     def exists(self) -> bool:
@@ -66,7 +68,7 @@ class OmeZarrSink:
 
         shapes = spec.level_shapes
         try:
-            _create_group(self._store, _attributes(spec, len(shapes)))
+            _create_group(self._store, attributes_for(spec, parent_and_name(self.url)[1].removesuffix(".zarr")))
             group = zarr.open_group(self._store, mode="r+", zarr_format=3)
             self._levels = [_array(group, str(i), spec, shape) for i, shape in enumerate(shapes)]
         except OSError as error:
@@ -109,6 +111,8 @@ class OmeZarrSink:
             pyramid=kind if kind in ("mean", "nearest") else "none",
             geometry=geometry,
             is_label="image-label" in ome,
+            named=names_in(ome),
+            shown=shown_in(ome),
         )
 
     def write(self, box: Box, array: NDArray[Any], level: int = 0) -> int:
@@ -224,9 +228,6 @@ def _stored(group: Any, path: str, url: str) -> Any:
         raise _damaged(f"{url}/{path}/zarr.json", error) from error
 
 
-CREATOR = {"name": "voxweft"}
-
-
 def _create_group(store: Any, attributes: dict[str, Any]) -> None:
     """Make a group where there is none; one worker of several is the first, and what it writes stays."""
     from zarr.core.buffer import default_buffer_prototype
@@ -293,26 +294,3 @@ def _codec(spec: OutputSpec) -> Any:
 
 def _ceil(n: int, unit: int) -> int:
     return -(-n // unit) * unit
-
-
-def _attributes(spec: OutputSpec, n_levels: int) -> dict[str, Any]:
-    """OME-Zarr 0.5 metadata: voxel sizes double from level to level, origins move by half a voxel."""
-    many = [1.0] if spec.n_channels > 1 else []
-    axes: list[dict[str, str]] = [{"name": "c", "type": "channel"}] if many else []
-    unit = {"unit": spec.geometry.unit} if spec.geometry.unit else {}
-    axes += [{"name": n, "type": "space", **unit} for n in "zyx"]
-    datasets = []
-    for i in range(n_levels):
-        z, y, x = (2**i if n > 1 else 1 for n in spec.shape_zyx)  # a single plane stays one
-        place = spec.geometry.coarser((z, y, x))
-        steps = [
-            {"type": "scale", "scale": [*many, *place.voxel_size_zyx]},
-            {"type": "translation", "translation": [*(0.0 for _ in many), *place.origin_zyx]},
-        ]
-        datasets.append({"path": str(i), "coordinateTransformations": steps})
-    image = {"name": "voxweft", "axes": axes, "datasets": datasets, "type": spec.halving}
-    ome: dict[str, Any] = {"version": "0.5", "_creator": CREATOR, "multiscales": [image]}
-    if spec.is_label:
-        ome["image-label"] = {}
-    turned = spec.geometry.direction != IDENTITY
-    return {"ome": ome} | ({"voxweft": {"direction_zyx": spec.geometry.direction}} if turned else {})

@@ -20,6 +20,7 @@ class WrappedSink:
     def __init__(self, inner: Sink) -> None:
         self._inner = inner
         self.url, self.records = inner.url, inner.records
+        self.file: str = getattr(inner, "file", "")
 
     @property
     def guard(self) -> Callable[[], None]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.engine.ledger import Ledger
+from voxweft.engine.planning import spacing_notes
 from voxweft.engine.report import REDONE_SHOWN
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import IncompleteError, RequestError, first_line

@@ -53,7 +53,7 @@ class Border:
     kind
         "begins or ends", or "changes": where one patch hands over to the next.
     jump, beside
-        Across it, and the median of the same a few planes away; shares of the range of values, or of labels that change.
+        Across it, and the median of the same a few planes away; shares of the range of values, or of changed labels.
     strength, usual
         Their ratio, and what shifted planes of the same axis have at most (95 % of them).
     at

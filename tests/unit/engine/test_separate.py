@@ -85,8 +85,13 @@ def test_a_plan_has_an_output_and_levels_for_each_head() -> None:
         ("", 1, "uint8", "mean"),
         ("normals", 3, "float16", "nearest"),
     ]
-    assert [s.name for s in plan.stages] == ["sweep", "level-1", "level-2", "normals-level-1", "normals-level-2"]
-    assert [s.sources[0].output for s in plan.stages[1:]] == [0, 0, 1, 0]
+    levels = range(1, len(plan.sweep.spec.level_shapes))
+    assert [s.name for s in plan.stages] == [
+        "sweep",
+        *(f"level-{n}" for n in levels),
+        *(f"normals-level-{n}" for n in levels),
+    ]
+    assert [s.sources[0].output for s in plan.stages[1:]] == [*(0 for _ in levels), 1, *(0 for _ in levels[1:])]
     assert plan.sweep.passes[0].vectors == (0,)
     assert Plan.from_json(plan.to_json()) == plan
     assert "ink is in the output itself, normals beside it" in plan.notes

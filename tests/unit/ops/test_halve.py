@@ -42,6 +42,17 @@ def test_the_mean_is_that_of_the_voxels_there_are(shape: Any, seed: Any) -> None
         assert coarse[place] == np.floor(block.mean() + 0.5)
 
 
+@given(shapes(9), st.sampled_from([(1, 2, 2), (2, 1, 2), (2, 2, 1), (1, 1, 2), (1, 1, 1)]), st.sampled_from(HALVINGS))
+def test_only_some_axes_are_halved(shape: Any, factors: Any, method: Any) -> None:
+    whole = np.random.default_rng(1).integers(0, 256, (1, *shape), dtype=np.uint8)
+    coarse = halve(whole, method, factors)
+    assert coarse.shape[1:] == tuple(-(-n // k) for n, k in zip(shape, factors, strict=True))
+    for place in np.ndindex(coarse.shape):
+        block = whole[(0, *(slice(k * i, k * i + k) for i, k in zip(place[1:], factors, strict=True)))]
+        wanted = block.flat[0] if method == "nearest" else np.floor(block.mean() + 0.5)
+        assert coarse[place] == wanted
+
+
 def test_labels_keep_large_numbers_and_make_no_new_ones() -> None:
     labels = np.array([7, 2**63 + 5, 3, 3], np.uint64).reshape(1, 1, 2, 2)
     assert halve(labels, "nearest").ravel().tolist() == [7]

@@ -37,14 +37,22 @@ def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(
     (scales,) = ome["multiscales"]
     assert [a["name"] for a in scales["axes"]] == ["c", "z", "y", "x"]
     assert scales["axes"][1]["unit"] == "nanometer"
-    first, second = (d["coordinateTransformations"] for d in scales["datasets"])
+    assert scales["name"] == "o"
+    assert [c["label"] for c in ome["omero"]["channels"]] == ["background", "class 1", "class 2"]
+    first, second, *_ = (d["coordinateTransformations"] for d in scales["datasets"])
     assert first[0]["scale"] == [1.0, 40.0, 8.0, 8.0]
     assert first[1]["translation"] == [0.0, 400.0, 80.0, 0.0]
-    assert second[0]["scale"] == [1.0, 80.0, 16.0, 16.0]
-    assert second[1]["translation"] == [0.0, 420.0, 84.0, 4.0]
+    assert second[0]["scale"] == [1.0, 40.0, 16.0, 16.0]
+    assert second[1]["translation"] == [0.0, 400.0, 84.0, 4.0]
     fine, coarse = (zarr.open(str(tmp_path / "o.zarr" / str(k)), mode="r") for k in (0, 1))
-    assert coarse.shape == (3, 70, 150, 140)
-    assert np.abs(coarse[1, 5, 6, 7].astype(int) - fine[1, 10:12, 12:14, 14:16].mean()) <= 1
+    assert coarse.shape == (3, 140, 150, 140)  # the planes are thick, and stay
+    assert np.abs(coarse[1, 5, 6, 7].astype(int) - fine[1, 5, 12:14, 14:16].mean()) <= 1
+    assert [d["coordinateTransformations"][0]["scale"][1:] for d in scales["datasets"]] == [
+        [40, 8, 8],
+        [40, 16, 16],
+        [40, 32, 32],
+        [80, 64, 64],
+    ]
     assert fine.chunks == (1, 32, 64, 64)
     assert fine.shards[0] == 1
 

@@ -25,7 +25,7 @@ from voxweft.engine.report import Report
 from voxweft.engine.stage import Blocks, Stage, level_stages
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.info import SMALL, OutputSpec, VolumeInfo
 from voxweft.image.protocols import Volume
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import AsChannels, Permute
@@ -250,6 +250,8 @@ def _spec(shape: Zyx, info: VolumeInfo, options: FlattenOptions, chunk: Zyx) -> 
         compression_level=options.compression_level,
         pyramid="none",
         geometry=info.geometry,
+        smallest=SMALL,
+        by_size=True,
     )
 
 

@@ -28,7 +28,7 @@ from voxweft.engine.stage import Blocks, Gather, Stage, level_stages
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.columns import Columns
 from voxweft.geometry.tiling import AxisTiles, TileGrid
-from voxweft.image.info import OutputSpec, VolumeInfo
+from voxweft.image.info import SMALL, OutputSpec, VolumeInfo
 from voxweft.image.order import inverse, permute
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import COARSE
@@ -111,6 +111,8 @@ class Frame:
             pyramid="nearest" if options.pyramid else "none",
             geometry=self.info.geometry,
             is_label=True,
+            smallest=SMALL,
+            by_size=True,
         )
 
 

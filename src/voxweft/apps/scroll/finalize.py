@@ -17,6 +17,7 @@ from voxweft.engine.fields import decisive, defaults_of, parse_size
 from voxweft.engine.finish import finish_block, finish_heads
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
+from voxweft.engine.naming import names_of, shown_of
 from voxweft.engine.op import Op
 from voxweft.engine.part import State
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request, differing
@@ -25,7 +26,7 @@ from voxweft.engine.separate import Wanted, finishes_of, halving_of, told_of
 from voxweft.engine.stage import Blocks, Output, Source, Stage, level_stages
 from voxweft.errors import PlanMismatchError, RequestError
 from voxweft.geometry.box import Box, Zyx
-from voxweft.image.info import OutputSpec
+from voxweft.image.info import SMALL, OutputSpec
 from voxweft.image.protocols import Sink
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import Repeat
@@ -149,7 +150,11 @@ def finalize_plan(
             pyramid=halving_of(finish) if storage.pyramid and not storage.compat else "none",
             geometry=geometry_in(dict(attributes)),
             layout="vesuvius" if storage.compat else "ome-zarr",
-            is_label=finish.output == "labels",
+            is_label=finish.is_label,
+            smallest=SMALL,
+            by_size=True,
+            named=names_of(finish, *_names(attributes, source.n_channels)),
+            shown=shown_of(finish),
         )
         for finish in finishes
     ]
@@ -197,7 +202,8 @@ def component_stages_of(classes: ClassOptions, source: str, spec: OutputSpec, ou
     if spec.n_channels > 1 or output not in ("probability", "mask"):
         what = f"{spec.n_channels} channels" if spec.n_channels > 1 else output
         raise RequestError(f"--low, --min-size and --instances are for one probability or mask; this result is {what}")
-    labels = replace(spec, dtype="uint32", is_label=True, pyramid="none" if spec.pyramid == "none" else "nearest")
+    labels = replace(spec, dtype="uint32", is_label=True, named=(), shown=())
+    labels = replace(labels, pyramid="none" if spec.pyramid == "none" else "nearest")
     names = {"labels": INSTANCES if classes.instances else None, "mask": "mask"}
     return component_stages(source, labels, classes.rule, **names)
 
@@ -225,6 +231,15 @@ def _finishes(
         raise RequestError("--mode multiclass with the logits of several tasks; use --mode binary")
     activation, ids = activation_in({} if storage.compat else attributes, n_channels)
     return [(None, Finish(classes.mode, classes.output, n_channels, activation, classes.threshold, targets, ids))]
+
+
+def _names(attributes: Mapping[str, Any], n_channels: int) -> tuple[list[str], tuple[Head, ...]]:
+    """Names of channels of the logits, as far as they are told, and the heads."""
+    names = [""] * n_channels
+    for name, told in (attributes.get("target_info") or {}).items():
+        names[int(told["end_channel"]) - 1] = name
+    heads = heads_in(attributes, n_channels)
+    return ([], heads) if heads else (names, ())
 
 
 def _attributes(attributes: Mapping[str, Any], classes: ClassOptions) -> dict[str, Any]:
