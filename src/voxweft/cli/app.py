@@ -180,7 +180,7 @@ def verify(
     verbose: Verbose = False,
     as_json: AsJson = False,
 ) -> None:
-    """Check that every voxel is there, from one plan, as it was written."""
+    """Check that every voxel is there, as it was written."""
     from voxweft.cli.progress import Listener
     from voxweft.runner.patches import verify_parts
     from voxweft.runner.verify import verify as check

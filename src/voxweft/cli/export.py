@@ -25,7 +25,7 @@ def export(
     verbose: Verbose = False,
     log_json: LogJson = "",
 ) -> None:
-    """Write a result as TIFF, HDF5, NIfTI or MRC: voxweft export out.zarr out.tif."""
+    """Write a result as a file: .tif, .h5, .nii.gz or .mrc."""
     from voxweft.cli.progress import Listener
     from voxweft.runner import exporting
 

@@ -224,12 +224,10 @@ def level_stages(
         return ()
     factors = spec.level_factors
     for level in range(1, len(factors)):
-        corners = (region.start, region.stop)
-        start, stop = (tuple(-(-n // k) for n, k in zip(c, factors[level], strict=True)) for c in corners)
-        finer = tuple(k // before for k, before in zip(factors[level], factors[level - 1], strict=True))
-        some = {} if finer == (2, 2, 2) else {"factor_zyx": list(finer)}
+        z, y, x = (k // before for k, before in zip(factors[level], factors[level - 1], strict=True))
+        some = {} if (z, y, x) == (2, 2, 2) else {"factor_zyx": [z, y, x]}
         here = replace(output, level=level, attributes={})
-        wanted = Box(tuple(max(0, a - 1) for a in start), stop) & Box.of(here.shape_zyx)
+        wanted = _coarser(region, factors[level]) & Box.of(here.shape_zyx)
         of = output.name if index else source if output.name else ""
         name = f"{of}-level-{level}" if of else f"level-{level}"
         before, block = found[-1].name if found else source, spec.shard_zyx
@@ -239,7 +237,7 @@ def level_stages(
             Blocks(
                 name=name,
                 op=Op("voxweft.engine.blocks:halve_block", {"method": spec.halving, **some}),
-                sources=(Source(before, 0 if found else index, finer_zyx=finer),),
+                sources=(Source(before, 0 if found else index, finer_zyx=(z, y, x)),),
                 outputs=(here,),
                 shape_zyx=here.shape_zyx,
                 region=wanted,
@@ -250,3 +248,10 @@ def level_stages(
             )
         )
     return tuple(found)
+
+
+def _coarser(box: Box, factors: Zyx) -> Box:
+    """The voxels of a level of which any part lies in a box of level 0."""
+    start = (a // k for a, k in zip(box.start, factors, strict=True))
+    stop = (-(-b // k) for b, k in zip(box.stop, factors, strict=True))
+    return Box(tuple(start), tuple(stop))  # type: ignore[arg-type]

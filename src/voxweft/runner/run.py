@@ -45,9 +45,8 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     urls = [_url(one.ref) for one in opened.plan.inputs]
     if workers.kind != "serial" and IN_MEMORY in (place.url, *urls):
         raise RequestError("other processes cannot see what lies in this one's memory; give paths, or executor serial")
-    for url in urls:
-        for written in filter(None, (place.url, file_of(place.sink))):
-            require_apart(url, written)
+    for written in filter(None, (place.url, file_of(place.sink))):
+        _require_apart_from(urls, written)
     require_held(place.sink, opened.plan)
     if execution.overwrite:
         remove_all(place)
@@ -81,6 +80,11 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
             raise outcome.failures.popitem()[1]
         raise _failure(outcome.failures, len(outcome.records))
     return report
+
+
+def _require_apart_from(urls: Sequence[str], written: str) -> None:
+    for url in urls:
+        require_apart(url, written)
 
 
 def _with_file(report: Report, place: Place, execution: Execution, emit: Emit) -> Report:

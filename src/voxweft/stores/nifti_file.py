@@ -15,7 +15,7 @@ from voxweft.stores.outgoing import Outgoing
 from voxweft.version import __version__
 
 DTYPES = ("uint8", "int8", "uint16", "int16", "uint32", "int32", "uint64", "int64", "float32", "float64")
-LONGEST = 32767  # voxels of a side, or characters of nothing: int16 of NIfTI-1
+LONGEST = 32767  # voxels of a side: int16 of NIfTI-1
 SMALL = {"angstrom", "nanometer", "micrometer"}  # of which millimetres would be all zeros
 SCANNER = 1  # code of an affine that says where voxels lie in the world
 
@@ -50,7 +50,8 @@ def _header(image: Outgoing) -> Any:
 
     z, y, x = image.info.shape_zyx
     large = max(z, y, x) > LONGEST
-    header = (nibabel.Nifti2Header if large else nibabel.Nifti1Header)(endianness="<")
+    kind: Any = nibabel.Nifti2Header if large else nibabel.Nifti1Header
+    header = kind(endianness="<")
     header.set_data_dtype(np.dtype(image.dtype))
     header.set_data_shape((x, y, z, len(image.channels)) if len(image.channels) > 1 else (x, y, z))
     header.set_data_offset(544 if large else 352)

@@ -75,6 +75,6 @@ def test_a_stack_of_few_planes_keeps_them() -> None:
         ((5.0, 5.0, 5.0), "nanometer"): [20, 10, 5, 3],
     }
     for (sizes, unit), planes in cases.items():
-        place = Geometry(sizes, unit)  # type: ignore[arg-type]
+        place = Geometry(sizes, unit)
         spec = OutputSpec((20, 512, 512), 1, "uint8", *units, geometry=place, smallest=64, by_size=True)
         assert spec.level_shapes == tuple((n, 512 >> k, 512 >> k) for k, n in enumerate(planes))

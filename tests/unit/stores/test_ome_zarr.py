@@ -52,6 +52,7 @@ def test_the_output_of_a_run_is_valid_and_keeps_the_voxel_size(
         [40, 16, 16],
         [40, 32, 32],
         [80, 64, 64],
+        [160, 128, 128],
     ]
     assert fine.chunks == (1, 32, 64, 64)
     assert fine.shards[0] == 1
