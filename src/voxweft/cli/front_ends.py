@@ -16,6 +16,8 @@ MODULES = [
     "voxweft.cli.particles",
     "voxweft.cli.label",
     "voxweft.cli.serve",
+    "voxweft.cli.models",
+    "voxweft.cli.doctor",
 ]
 """Each has a ``FRONT_END``."""
 
