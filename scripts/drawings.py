@@ -51,8 +51,7 @@ def text(x: float, y: float, words: str, anchor: str = "start") -> str:
 
 def arrow(x0: float, y0: float, x1: float, y1: float) -> str:
     """An arrow."""
-    line = f'<line x1="{x0:g}" y1="{y0:g}" x2="{x1:g}" y2="{y1:g}" class="line" marker-end="url(#tip)"/>'
-    return line
+    return f'<line x1="{x0:g}" y1="{y0:g}" x2="{x1:g}" y2="{y1:g}" class="line" marker-end="url(#tip)"/>'
 
 
 def curve(points: Sequence[tuple[float, float]], mark: str) -> str:

@@ -73,7 +73,8 @@ class ModelOptions(Options):
     title: ClassVar[str] = "Network"
 
     normalization: str = option(
-        "auto", "auto (the model's), none, instance_zscore, global_zscore, instance_minmax, ..."
+        "auto",
+        "auto (the model's), none, instance_zscore, global_zscore, instance_minmax, global_minmax or percentile_minmax.",
     )
     tta: str = option(
         "none", "Test-time augmentation: none, mirroring (up to 8 passes), rotation (3) or turns:N (N of 8)."
