@@ -148,10 +148,11 @@ def _hide(command: Any, common: frozenset[str]) -> None:
 
 def _switch(name: str, text: str, act: Callable[[typer.Context, bool], None]) -> Any:
     """An option that does something at once; made by typer, so that it is one of its own, whatever its version."""
-    maker, how = typer.Typer(add_completion=False), {"help": text, "callback": act, "is_eager": True}
+    maker = typer.Typer(add_completion=False)
+    option: Any = typer.Option(False, name, help=text, callback=act, is_eager=True, expose_value=False)
 
     @maker.command()
-    def _made(wanted: bool = typer.Option(False, name, expose_value=False, **how)) -> None: ...
+    def _made(wanted: bool = option) -> None: ...
 
     made = typer.main.get_command(maker).params[0]
     made.metavar = ""
