@@ -29,6 +29,8 @@ class VoxweftError(Exception):
     *lines
         One sentence each.
 
+    Examples
+    --------
     >>> RequestError("INPUT is missing", "OUTPUT is missing").exit_code, RunError("no answer").exit_code
     (2, 1)
     """

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from voxweft.errors import RequestError, first_line
+from voxweft.installed import install_line
 
 ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL")
 OWN = (
@@ -55,7 +56,7 @@ def object_store(url: str) -> Any:
     try:
         from obstore.store import HTTPStore, S3Store
     except ImportError as error:
-        raise RequestError(f"{url} needs the extra 's3': pip install 'voxweft[s3]'") from error
+        raise RequestError(f"{url} needs the extra 's3': {install_line('s3')}") from error
     _require_endpoint()
     if not url.startswith("s3://"):
         return HTTPStore.from_url(url.rstrip("/"), client_options={"allow_http": True})
@@ -98,7 +99,7 @@ def _provider() -> Any:
         session = boto3.Session()
         return Boto3CredentialProvider(session) if session.get_credentials() else None
     except ImportError as error:
-        raise RequestError("credentials from ~/.aws need the extra 's3': pip install 'voxweft[s3]'") from error
+        raise RequestError(f"credentials from ~/.aws need the extra 's3': {install_line('s3')}") from error
     except Exception as error:  # botocore's have no common base that it tells
         raise RequestError(f"the credentials of AWS cannot be read: {first_line(error)}") from error
 

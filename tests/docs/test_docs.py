@@ -16,16 +16,18 @@ from conftest import Voxweft
 from warm import WarmProcess
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+NOT_RUN = ("console",)  # what installs, or needs other programs
 
 
 def blocks(page: Path) -> list[tuple[str, str]]:
-    """Language and text of every fenced block."""
-    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    """Language and text of every fenced block that runs."""
+    found = re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(), flags=re.M | re.S)
+    return [(language, text) for language, text in found if language not in NOT_RUN]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
+@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
 def test_every_block_of_a_page_runs(page: Any, warm: WarmProcess, tmp_path: Path) -> None:
     env = {**os.environ, "PATH": f"{warm.folder}:{os.environ['PATH']}"}
     bash = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from voxweft.built import cache_folder
 from voxweft.errors import ModelError, first_line
+from voxweft.installed import install_line
 from voxweft.remote import object_store, remote_errors
 
 SCHEMES = ("hf://", "s3://")
@@ -37,7 +38,7 @@ def _from_hub(url: str, token: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError as error:
-        raise ModelError(f"{url} needs the extra 'hub': pip install 'voxweft[hub]'") from error
+        raise ModelError(f"{url} needs the extra 'hub': {install_line('hub')}") from error
     repo, folder, revision = hub_place(url)
     above = [p for p in PurePosixPath(folder).parents if folder]  # plans.json lies beside the folds
     patterns = [f"{folder}/*", folder] + [str(p / name) for p in above for name in BESIDE_FOLDS]

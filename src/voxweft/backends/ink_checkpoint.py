@@ -12,6 +12,7 @@ import torch
 
 from voxweft.backends.checkpoint import read_checkpoint
 from voxweft.errors import ModelError, first_line
+from voxweft.installed import install_line
 from voxweft.model.card import Normalization
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and trainers
@@ -210,7 +211,7 @@ def _safetensors(path: Path) -> State:
         from safetensors import SafetensorError
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ModelError(f"{path} needs the extra 'ink': pip install 'voxweft[ink]'") from error
+        raise ModelError(f"{path} needs the extra 'ink': {install_line('ink')}") from error
     try:
         return dict(load_file(path))
     except (SafetensorError, OSError) as error:

@@ -21,6 +21,7 @@ from voxweft.backends.loaded import LoadedModel
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError, first_line
 from voxweft.geometry.box import Zyx
+from voxweft.installed import install_line
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.ref import ModelRef
 
@@ -96,7 +97,7 @@ def _from_config(cfg_path: str) -> tuple[torch.nn.Module, dict[str, Any]]:
         from mmengine import MODELS, Config
     except ImportError as error:
         raise ModelError(
-            f"{cfg_path} needs the extra 'mmengine': pip install 'voxweft[mmengine]'",
+            f"{cfg_path} needs the extra 'mmengine': {install_line('mmengine')}",
             "Or give --network package.module:factory and the weights.",
         ) from error
     try:

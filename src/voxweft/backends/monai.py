@@ -22,6 +22,7 @@ from voxweft.backends.described import trained_with
 from voxweft.backends.runtime import TorchModel
 from voxweft.errors import ModelError, RequestError, first_line
 from voxweft.foreign import small_file
+from voxweft.installed import install_line
 from voxweft.model.card import ModelCard, Normalization
 
 LARGEST = 1 << 12  # channels, features, patch
@@ -173,7 +174,7 @@ def _built(architecture: Architecture, arguments: Mapping[str, Any], n_classes: 
     try:
         from monai.networks import nets
     except ImportError as error:
-        raise RequestError("this model needs the extra 'cryoet': pip install 'voxweft[cryoet]'") from error
+        raise RequestError(f"this model needs the extra 'cryoet': {install_line('cryoet')}") from error
     try:
         with torch.random.fork_rng(devices=()):  # its random weights are replaced
             module = getattr(nets, architecture.name)(

@@ -18,6 +18,7 @@ from voxweft.backends.runtime import check_shape
 from voxweft.backends.sidecar import Sidecar
 from voxweft.errors import ModelError, first_line
 from voxweft.geometry.box import Zyx
+from voxweft.installed import install_line
 from voxweft.model.card import ModelCard, Normalization
 from voxweft.model.head import Head
 from voxweft.model.protocols import ForwardSetting, Predictor
@@ -163,7 +164,7 @@ def _session(path: str) -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise ModelError(f"{path} needs the extra 'onnx': pip install 'voxweft[onnx]'") from error
+        raise ModelError(f"{path} needs the extra 'onnx': {install_line('onnx')}") from error
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1  # one core a call; the lanes make use of the others
     options.log_severity_level = 3

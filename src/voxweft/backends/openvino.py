@@ -25,6 +25,7 @@ import torch
 from voxweft.backends.heads import OneTensor
 from voxweft.built import built, named
 from voxweft.errors import ModelError, first_line
+from voxweft.installed import install_line
 from voxweft.model.protocols import ForwardSetting
 from voxweft.processor import lacks
 
@@ -67,7 +68,7 @@ def converted(source: Callable[[], Any], size: tuple[int, ...], digest: str) -> 
         try:
             import openvino
         except ImportError as error:
-            raise ModelError("--runtime openvino needs the extra: pip install 'voxweft[openvino]'") from error
+            raise ModelError(f"--runtime openvino needs the extra 'openvino': {install_line('openvino')}") from error
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the converters warn of their own deprecations
@@ -102,7 +103,7 @@ def quantized(network: bytes, samples: Sequence[Any]) -> bytes:
         import nncf
         from nncf.quantization.range_estimator import RangeEstimatorParametersSet
     except ImportError as error:
-        raise ModelError("--precision int8 needs the extra: pip install 'voxweft[int8]'") from error
+        raise ModelError(f"--precision int8 needs the extra 'int8': {install_line('int8')}") from error
     nncf.set_log_level(40)  # errors only
     ranges = nncf.AdvancedQuantizationParameters(
         activations_range_estimator_params=RangeEstimatorParametersSet.HISTOGRAM
@@ -133,7 +134,7 @@ def compiled(network: bytes, setting: ForwardSetting) -> OpenVino:
     try:
         import openvino
     except ImportError as error:
-        raise ModelError("--runtime openvino needs the extra: pip install 'voxweft[openvino]'") from error
+        raise ModelError(f"--runtime openvino needs the extra 'openvino': {install_line('openvino')}") from error
     config: dict[str, Any] = {
         "NUM_STREAMS": setting.n_lanes,
         "INFERENCE_NUM_THREADS": setting.n_lanes * setting.n_threads,

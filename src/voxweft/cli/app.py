@@ -17,6 +17,7 @@ from voxweft.cli import submit
 from voxweft.cli.command import belong_to
 from voxweft.cli.flags import with_options
 from voxweft.cli.front_ends import front_ends, words_to_read
+from voxweft.cli.help import dressed
 from voxweft.cli.show import (
     AsJson,
     Quiet,
@@ -32,7 +33,6 @@ from voxweft.version import __version__
 app = typer.Typer(
     help="Run trained segmentation networks over very large 3-D images and weave the patches into one result.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -49,7 +49,10 @@ def execute(arguments: list[str]) -> int:
     """Run a command line; the exit code. Errors become one to three lines on standard error."""
     interrupts = Interrupts()
     try:
-        code = app(words_to_read([_hyphens(a) for a in arguments]), standalone_mode=False) or 0
+        words = words_to_read([_hyphens(a) for a in arguments])
+        command = typer.main.get_command(app)
+        command = command if _completes() else dressed(command)
+        code = command.main(words, prog_name="voxweft", standalone_mode=False) or 0
     except typer.Exit as error:
         code = error.exit_code
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - no user is to see a traceback unasked
@@ -117,6 +120,14 @@ def _hyphens(argument: str) -> str:
     """``--sigma_scale=8`` as ``--sigma-scale=8``: hyphen and underscore are alike in the names of options."""
     name, equals, value = argument.partition("=")
     return name.replace("_", "-") + equals + value if name.startswith("--") else argument
+
+
+def _completes() -> bool:
+    """Whether a shell asks how a command line may go on: then no option is hidden, and underscores are hyphens."""
+    for name in ("COMP_WORDS", "_TYPER_COMPLETE_ARGS"):
+        if name in os.environ:
+            os.environ[name] = " ".join(map(_hyphens, os.environ[name].split(" ")))
+    return "_VOXWEFT_COMPLETE" in os.environ
 
 
 def _version(wanted: bool) -> None:
@@ -224,7 +235,7 @@ def report(
     verbose: Verbose = False,
     crateoptions: Any = None,
 ) -> None:
-    """Write report.html: pictures, histogram, seam check, times, origin."""
+    """Write report.html: pictures, seam check, times, origin."""
     from voxweft.runner.crate import save_crate
     from voxweft.viewer.page import save_report
 
@@ -266,5 +277,5 @@ for front_end in front_ends():
         app.add_typer(front_end.app, name=front_end.name, rich_help_panel=front_end.panel)
     else:
         app.registered_commands += front_end.app.registered_commands
-app.add_typer(submit.app, name="submit", rich_help_panel=submit.PANEL)
+app.add_typer(submit.app, name="submit")
 belong_to(app, words_to_read)

@@ -17,6 +17,8 @@ MODULES = [
     "voxweft.cli.label",
     "voxweft.cli.serve",
     "voxweft.cli.export",
+    "voxweft.cli.models",
+    "voxweft.cli.doctor",
 ]
 """Each has a ``FRONT_END``."""
 

@@ -365,7 +365,7 @@ DIVISION = InkDivision(NEEDED, fewest_parts=2)  # one part is no part: voxweft i
 FRONT_END = FrontEnd(
     app,
     "ink",
-    "Ink, objects, particles",
+    "Scrolls, ink, objects, particles",
     divisions={"ink run": DIVISION, "ink infer": DIVISION, **DIVISIONS},
     reads=with_step,
     find_card=_find_card,

@@ -214,7 +214,7 @@ _EXISTING = Division({"source": "LABELS", "target": "OUTPUT"}, "target", prepare
 FRONT_END = FrontEnd(
     app,
     name="panoptic",
-    panel="Ink, objects, particles",
+    panel="Scrolls, ink, objects, particles",
     reads=read_words,
     divisions={
         "panoptic image": _SWEPT,

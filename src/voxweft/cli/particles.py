@@ -212,7 +212,7 @@ def _facts(facts: Any, what: str) -> str:
 FRONT_END = FrontEnd(
     app,
     "particles",
-    "Ink, objects, particles",
+    "Scrolls, ink, objects, particles",
     divisions={
         "particles segment": Division({"config": "--config", "model_weights": "--model-weights"}),
         "particles localize": Division({"config": "--config"}),

@@ -38,7 +38,7 @@ from voxweft.runner.crate import CrateOptions
 
 app = typer.Typer()
 
-PANEL = "Scroll pipeline"
+PANEL = "Scrolls, ink, objects, particles"
 Model = Annotated[str, typer.Option("--model-path", "--model", "-m", help="nnU-Net folder, hf://, s3://, .pt2, .onnx.")]
 
 

@@ -11,6 +11,7 @@ from voxweft.cli.front_end import FrontEnd
 from voxweft.cli.show import Verbose, say
 from voxweft.engine.fields import parse_bytes
 from voxweft.errors import RequestError
+from voxweft.installed import install_line
 
 app = typer.Typer()
 ON_LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -43,7 +44,7 @@ def serve(
 
         from voxweft.serve import Desk, Limits, make_app
     except ImportError as error:
-        raise RequestError("the server needs the extra 'serve': pip install 'voxweft[serve]'") from error
+        raise RequestError(f"the server needs the extra 'serve': {install_line('serve')}") from error
     desk = Desk(Limits(Path(models).resolve() if models else None, size or 0))
     own = make_app(desk, token=token) if host in ON_LOOPBACK else make_app(desk, token=token, hosts=("*",))
     say(f"voxweft listens on http://{host}:{port}/api/ (Ctrl-C ends it)")

@@ -28,10 +28,9 @@ from voxweft.remote import is_remote
 from voxweft.runner.records import plan_of
 from voxweft.stores import open_sink
 
-PANEL = "Clusters"
 HERE = {"runtime_dir", "overwrite", "num_parts"}  # decide on the manifest itself, and are no parameters of it
 app = typer.Typer(
-    help="Run the parts of a command on a cluster: voxweft submit slurm -- COMMAND.",
+    help="Run the parts of a command on SLURM, Kubernetes or Argo.",
     no_args_is_help=True,
 )
 

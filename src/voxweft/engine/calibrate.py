@@ -216,7 +216,7 @@ class _Contest:
         if asked == "int8" and not self._q.alone:
             why = "it is made for one network on one volume"
         elif asked == "int8" and self._kind == "cpu" and "openvino" in self._offered:
-            why = why or "it needs pip install 'voxweft[int8]'"
+            why = why or "it needs the extra 'int8', see voxweft doctor"
         why = why or "this model cannot be run in it here"
         raise ModelError(f"--precision {asked}: {why}; offered here: auto, {', '.join(offered)}")
 

@@ -36,6 +36,7 @@ from voxweft.geometry.window import WINDOWS
 from voxweft.image.axes import Select
 from voxweft.image.order import AS_IT_IS, Order
 from voxweft.image.words import Words
+from voxweft.model.card import SCHEMES
 from voxweft.ops.augment import TURNS
 
 COMPILE_MODES = ("default", "reduce-overhead", "max-autotune")
@@ -73,7 +74,8 @@ class ModelOptions(Options):
     title: ClassVar[str] = "Network"
 
     normalization: str = option(
-        "auto", "auto (the model's), none, instance_zscore, global_zscore, instance_minmax, ..."
+        "auto",
+        f"auto (the model's), {', '.join(SCHEMES)}.",
     )
     tta: str = option(
         "none", "Test-time augmentation: none, mirroring (up to 8 passes), rotation (3) or turns:N (N of 8)."

@@ -101,6 +101,8 @@ class Box:
     def cells(self, size: Zyx) -> Iterator[Box]:
         """The cells of a regular grid from voxel 0 that meet the box, whole ones, x fastest.
 
+        Examples
+        --------
         >>> [str(cell) for cell in Box((0, 0, 3), (1, 1, 9)).cells((1, 1, 4))]
         ['0:1,0:1,0:4', '0:1,0:1,4:8', '0:1,0:1,8:12']
         """
@@ -111,6 +113,8 @@ class Box:
     def indices(self, size: Zyx) -> Iterator[Zyx]:
         """The indices z y x of those cells.
 
+        Examples
+        --------
         >>> list(Box((0, 0, 3), (1, 1, 9)).indices((1, 1, 4)))
         [(0, 0, 0), (0, 0, 1), (0, 0, 2)]
         """

@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 from voxweft.errors import RequestError, RunError, first_line
+from voxweft.installed import install_line
 from voxweft.launch.processes import ALLOCATOR, TRIES, undisturbed
 
 CONNECT_S = 10
@@ -117,7 +118,7 @@ def _packages() -> tuple[Any, Any]:
         import dask
         import distributed
     except ImportError as error:
-        raise RequestError(f"--executor dask needs {error.name}: pip install 'voxweft[dask]'") from error
+        raise RequestError(f"--executor dask needs {error.name}: {install_line('dask')}") from error
     logging.getLogger("distributed").setLevel(logging.CRITICAL)  # what matters comes back as errors of parts
     return dask, distributed
 

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import RequestError
+from voxweft.installed import install_line
 
 
 def require_components() -> None:
@@ -21,7 +22,7 @@ def require_components() -> None:
         If connected-components-3d is not installed.
     """
     if find_spec("cc3d") is None:
-        raise RequestError("components need connected-components-3d: pip install 'voxweft[panoptic]'")
+        raise RequestError(f"components need connected-components-3d: {install_line('panoptic')}")
 
 
 def connected(values: NDArray[Any], connectivity: int) -> NDArray[np.uint32]:

@@ -13,6 +13,7 @@ from voxweft.engine.fields import option
 from voxweft.engine.part import State
 from voxweft.engine.plan import Plan
 from voxweft.errors import IncompleteError, RequestError, VolumeError
+from voxweft.installed import install_line
 from voxweft.remote import is_remote, without_secrets
 from voxweft.runner.records import plan_of, settings_of, time_of
 from voxweft.stores import open_sink
@@ -61,7 +62,7 @@ class CrateOptions:
         if any(not who.strip() for who in self.creator):
             problems.append("--creator is empty; give a name or an ORCID")
         if self.ro_crate and find_spec("rocrate") is None:
-            problems.append("--ro-crate needs the extra 'crate': pip install 'voxweft[crate]'")
+            problems.append(f"--ro-crate needs the extra 'crate': {install_line('crate')}")
         if problems:
             raise RequestError(*problems)
         if self.ro_crate:

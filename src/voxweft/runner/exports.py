@@ -18,6 +18,7 @@ from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
+from voxweft.installed import install_line
 from voxweft.stores.url import local_path
 
 EXPORTS = {"tiff": "labels.tif", "precomputed": "precomputed"}
@@ -40,7 +41,7 @@ def write_tiff(source: Readable, path: Path, place: Geometry) -> None:
     try:
         import tifffile
     except ImportError as error:
-        raise RequestError("--tiff needs tifffile: pip install 'voxweft[em]'") from error
+        raise RequestError(f"--tiff needs tifffile: {install_line('em')}") from error
     shape = source.shape_zyx
     temporary = path.with_suffix(".tmp.tif")
     planes = (plane for values in _slabs(source) for plane in values)

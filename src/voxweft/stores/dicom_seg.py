@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import VolumeError, first_line
+from voxweft.installed import install_line
 from voxweft.stores.url import local_path
 from voxweft.version import __version__
 
-EXTRA = "DICOM segmentations need the extra 'dicom': pip install 'voxweft[dicom]'"
+EXTRA = f"DICOM segmentations need the extra 'dicom': {install_line('dicom')}"
 TISSUE = ("85756007", "SCT", "Tissue")  # category and type where the labels have names, but no codes
 
 

@@ -16,6 +16,7 @@ from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
+from voxweft.installed import install_line
 from voxweft.stores.url import local_path, unreadable
 
 DEEPEST = 8  # virtual sets of virtual sets
@@ -46,7 +47,7 @@ class Hdf5Volume:
         try:
             import h5py
         except ImportError as error:
-            raise VolumeError("HDF5 needs the extra 'em': pip install 'voxweft[em]'") from error
+            raise VolumeError(f"HDF5 needs the extra 'em': {install_line('em')}") from error
         name, _, inner = url.replace(".h5/", ".h5::/", 1).partition("::")
         try:
             self._file = h5py.File(local_path(name), "r")

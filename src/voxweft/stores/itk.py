@@ -16,10 +16,11 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.axes import Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
+from voxweft.installed import install_line
 from voxweft.stores.arrays import Turn
 from voxweft.stores.url import local_path
 
-EXTRA = "medical images need the extra 'medical': pip install 'voxweft[medical]'"
+EXTRA = f"medical images need the extra 'medical': {install_line('medical')}"
 SERIES = "::"  # between a folder and the series of it that is meant
 UNEVEN = 1e-2  # of the usual distance: how much that of two slices may differ
 Grid = Mapping[str, Any]

@@ -19,6 +19,7 @@ from voxweft.geometry.box import Box
 from voxweft.image.info import VolumeInfo
 from voxweft.image.ref import VolumeRef
 from voxweft.image.views import eight_bit
+from voxweft.installed import install_line
 from voxweft.remote import is_remote, object_store, remote_errors
 from voxweft.stores.url import children, local_path
 
@@ -260,7 +261,7 @@ def _tifffile() -> Any:
     try:
         import tifffile
     except ImportError as error:
-        raise VolumeError("TIFF needs the extra 'ink': pip install 'voxweft[ink]'") from error
+        raise VolumeError(f"TIFF needs the extra 'ink': {install_line('ink')}") from error
     return tifffile
 
 

@@ -14,6 +14,7 @@ from voxweft.image.axes import Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
+from voxweft.installed import install_line
 from voxweft.stores.url import local_path, unreadable
 
 MODES = {0: "8-bit", 1: "int16", 2: "float32", 6: "uint16", 12: "float16"}
@@ -42,7 +43,7 @@ class MrcVolume:
         try:
             import mrcfile
         except ImportError as error:
-            raise RequestError(f"{url} needs the extra 'cryoet': pip install 'voxweft[cryoet]'") from error
+            raise RequestError(f"{url} needs the extra 'cryoet': {install_line('cryoet')}") from error
         if select and select != Select():
             raise VolumeError(f"{url} is one volume; there is no time, channel or series to choose")
         path = local_path(url)

@@ -19,9 +19,10 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.image.axes import Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
+from voxweft.installed import install_line
 from voxweft.stores.url import local_path, unreadable
 
-EXTRA = "medical images need the extra 'medical': pip install 'voxweft[medical]'"
+EXTRA = f"medical images need the extra 'medical': {install_line('medical')}"
 SHEAR = 1e-3  # cosine between two axes from which they are not called perpendicular
 UNITS = {"mm": "millimeter", "micron": "micrometer", "meter": "meter"}
 

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import RequestError, VolumeError, first_line
+from voxweft.installed import install_line
 
 FORMATS = ("relion5", "relion4", "csv")
 CENTRED, PLAIN = (
@@ -141,7 +142,7 @@ def _star(path: Path) -> dict[str, Sequence[Any]]:
     try:
         import starfile
     except ImportError as error:
-        raise VolumeError(f"{path} needs the extra 'cryoet': pip install 'voxweft[cryoet]'") from error
+        raise VolumeError(f"{path} needs the extra 'cryoet': {install_line('cryoet')}") from error
     blocks = starfile.read(path, always_dict=True)
     for name in ("particles", *blocks):
         block = blocks.get(name)

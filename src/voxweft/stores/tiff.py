@@ -29,6 +29,7 @@ from voxweft.image.axes import Axes, Select
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import voxel_size
+from voxweft.installed import install_line
 from voxweft.stores.url import local_path, unreadable
 
 SUFFIXES = (".tif", ".tiff")
@@ -335,5 +336,5 @@ def _tifffile() -> Any:
     try:
         import tifffile
     except ImportError as error:
-        raise VolumeError("TIFF needs the extra 'em': pip install 'voxweft[em]'") from error
+        raise VolumeError(f"TIFF needs the extra 'em': {install_line('em')}") from error
     return tifffile

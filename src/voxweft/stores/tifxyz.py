@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxweft.errors import ReadError, VolumeError, first_line
+from voxweft.installed import install_line
 from voxweft.ops.surface import Points
 from voxweft.remote import is_remote
 from voxweft.stores.surface import Surface, SurfaceInfo, fetched, file_stamp
@@ -122,5 +123,5 @@ def _tifffile() -> Any:
     try:
         import tifffile
     except ImportError as error:
-        raise VolumeError("tifxyz needs the extra 'ink': pip install 'voxweft[ink]'") from error
+        raise VolumeError(f"tifxyz needs the extra 'ink': {install_line('ink')}") from error
     return tifffile
