@@ -29,7 +29,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.tiling import TileGrid
 
 QUANTILE = 0.95
-FAINT, SOFTLY, OF_LABELS = 1.25, 1.6, 2.5  # least jump / that beside it: sharp borders, slow ones, labels
+FAINT, SOFTLY, OF_LABELS = 1.25, 1.6, 2.5  # jump / beside it, at least: of sharp borders, slow ones, labels
 CLEAR = 2.0  # from here on seams are not called faint
 VISIBLE = 0.02  # of the range of values: five grey levels of 255
 AT_MOST = 0.95  # of shifted planes are as strong as what counts as usual
@@ -53,7 +53,7 @@ class Border:
     kind
         "begins or ends", or "changes": where one patch hands over to the next.
     jump, beside
-        Across it, and the median of the same a few planes away; shares of the range of values, or of labels that change.
+        Across it, and the median of the same a few planes away; shares of the range of values, or of labels.
     strength, usual
         Their ratio, and what shifted planes of the same axis have at most (95 % of them).
     at
