@@ -351,8 +351,8 @@ def causes(seams: tuple[Border, ...], subject: Subject) -> Iterator[str]:
             "empty voxels get another answer in each. A larger --overlap makes the steps smaller, not none."
         )
         yield (
-            "What helps: --mask with where the object is, so that nothing is claimed outside; a larger --patch-size, "
-            "or voxels as large as at training, so that a patch sees more of the object."
+            "What helps: --mask with where the object is, so that nothing is claimed outside; voxels as large as at "
+            "training, or perhaps a larger --patch-size, so that a patch sees more of the object."
         )
     if by_patch:
         yield (
