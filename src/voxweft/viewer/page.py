@@ -302,7 +302,8 @@ def seam_check(seen: Seen) -> tuple[SeamCheck, str]:
         values = seen.sink.read(box)
         if not labels and subject.finish.output not in ("probability", "probability16"):
             values = pictures.foreground(values, subject.finish)
-        checks.append(check_seams(values, box, grid, image=seen.image(box), labels=labels))
+        image = None if subject.spec.words.is_picture else seen.image(box)  # many layers stand behind a picture
+        checks.append(check_seams(values, box, grid, image=image, labels=labels))
     return SeamCheck.joined(checks), said
 
 

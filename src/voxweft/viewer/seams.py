@@ -38,6 +38,7 @@ SQUARE = 8  # voxels of a square of a plane
 MANY = 1 << 14  # voxels of a plane that are enough for a quantile
 REACH = 3  # planes on both sides within which the image is to be quiet
 QUIET = 2 / 3  # of the voxels that are not empty
+LEAST = 8  # shifted planes, below which nothing can be told
 FEW = 256  # voxels, or squares, below which nothing is said of a plane
 SHARP, SOFT = (1, 4), (7, 14)  # how far the planes lie that a border is compared with
 
@@ -116,7 +117,9 @@ class SeamCheck:
     def verdict(self, names: Sequence[str] = ("z", "y", "x")) -> str:
         """One sentence for a person; ``names`` of the axes."""
         if not self.borders:
-            return "no patch border inside the examined window"
+            return (
+                "nothing can be told: no patch border inside the examined window, or no plane that lies clear of them"
+            )
         if not self.seams:
             return f"no seams: none of {len(self.borders)} patch borders stands out from planes beside it"
         one = self.seams[0]
@@ -240,7 +243,9 @@ def _of_axis(looked: _Look, window: Box, grid: TileGrid, axis: int) -> list[Bord
         for in_empty, channel in np.ndindex(measured.shape[1:]):
             jumps = np.array([np.nan, *measured[:, in_empty, channel]])
             shifted = [s for p in inside if (s := _strength(jumps, p, meets, reach)[0])]
-            usual = float(np.quantile(shifted, AT_MOST)) if len(shifted) > 1 else 1.0
+            if len(shifted) < max(LEAST, len(meets) / 4):
+                continue
+            usual = float(np.quantile(shifted, AT_MOST))
             for p in (q for q, one in meets.items() if one == kind):
                 strength, beside = _strength(jumps, p, meets, reach)
                 at, empty = (0, 0, 0), not in_empty and looked.image is not None

@@ -83,3 +83,7 @@ def test_a_window_without_borders_says_so() -> None:
     found = check_seams(field(0)[:10, :10, :10], Box.of((10, 10, 10)), GRID)
     assert found.worst is None
     assert "no patch border" in found.verdict()
+    dense = TileGrid.of(
+        SHAPE, (32, 32, 32), 0.75
+    )  # patches meet at every fourth plane: there is nothing to compare with
+    assert not check_seams(field(0), Box.of(SHAPE), dense).verdict().startswith("no seams")
