@@ -232,6 +232,8 @@ def status(
 def report(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What a run wrote.")],
     to: Annotated[str, typer.Option("--to", help="File to write; default: OUTPUT.voxweft/report.html.")] = "",
+    pictures: Annotated[str, typer.Option("--pictures", help="Folder for the pictures as PNG files.")] = "",
+    truth: Annotated[str, typer.Option("--truth", help="Volume of the true classes: shown, and Dice.")] = "",
     verbose: Verbose = False,
     crateoptions: Any = None,
 ) -> None:
@@ -239,7 +241,9 @@ def report(
     from voxweft.runner.crate import save_crate
     from voxweft.viewer.page import save_report
 
-    say(save_report(output, to))
+    say(save_report(output, to, pictures_to=pictures, truth=truth))
+    if pictures:
+        say(pictures)
     if crateoptions.ro_crate:
         say(save_crate(output, crateoptions))
 

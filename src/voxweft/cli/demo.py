@@ -21,6 +21,7 @@ from voxweft.testing.phantom import make_phantom
 from voxweft.testing.roll import Roll, write_tifxyz
 from voxweft.testing.surface import make_ink_phantom
 from voxweft.viewer.batch_page import save_batch_page
+from voxweft.viewer.contact_sheet import contact_sheet, save_picture
 from voxweft.viewer.page import save_report
 
 VOXEL_NM, SMALLEST = 10.0, 32
@@ -43,11 +44,18 @@ def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
     spec = sink.open()
     found = sink.read(Box.of(spec.shape_zyx))[0] > 127
     dice = 2 * float((found & phantom.membrane).sum()) / max(1, int(found.sum()) + int(phantom.membrane.sum()))
-    page = save_report(str(result), "")
+    truth, seen = target / "truth.zarr", target / "pictures"
+    _write_image(str(truth), phantom.membrane.astype(np.uint8), is_label=True)
+    page = save_report(str(result), "", pictures_to=str(seen), truth=str(truth))
+    shown = ("image", "prediction", "against the truth (white: right, orange: too much, blue: missed)")
+    files = [seen / f"z_{name}.png" for name in ("image", "prediction", "against_the_truth")]
+    items = [(name, np.asarray(Image.open(file).convert("RGB"))) for name, file in zip(shown, files, strict=True)]
+    save_picture(contact_sheet(items, columns=3), target / "membranes.png")
     return [
         f"phantom:   {image} ({size} x {size} x {size} voxels, noise and missing wedge)",
         f"membranes: {result} (OME-Zarr, probability 0 to 255)",
         f"report:    {page}",
+        f"picture:   {target / 'membranes.png'} (more in {seen})",
         f"Dice against the truth: {dice:.3f}; {report.elapsed_s:.1f} s, {report.voxels_per_s / 1e6:.2f} Mvoxel/s",
     ]
 
@@ -175,11 +183,13 @@ def _write_scroll(folder: Path, layers: np.ndarray) -> tuple[Path, Path]:
     return scroll, write_tifxyz(surface, roll.points(), 1 / POINT_EVERY, source=scroll.name)
 
 
-def _write_image(url: str, image: np.ndarray, geometry: Geometry = GEOMETRY, side: int = 64) -> None:
+def _write_image(
+    url: str, image: np.ndarray, geometry: Geometry = GEOMETRY, side: int = 64, is_label: bool = False
+) -> None:
     """The phantom as OME-Zarr."""
     z, y, x = image.shape
     sink = open_sink(url)
     sink.remove()
     chunk = (min(side, z), min(side, y), min(side, x))
-    sink.create(OutputSpec((z, y, x), 1, "uint8", chunk, chunk, geometry=geometry, pyramid="none"))
+    sink.create(OutputSpec((z, y, x), 1, "uint8", chunk, chunk, geometry=geometry, pyramid="none", is_label=is_label))
     sink.write(Box.of((z, y, x)), image[np.newaxis])

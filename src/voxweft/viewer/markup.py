@@ -26,7 +26,7 @@ th{text-align:left;font-weight:500;padding:.15em 1.5em .15em 0;vertical-align:to
 td{overflow-wrap:anywhere;padding:.15em 1em .15em 0;vertical-align:top}td.n{text-align:right;white-space:nowrap}
 .facts th{white-space:nowrap;color:var(--soft)}
 caption,.small,figcaption{text-align:left;color:var(--soft);font-size:.85em}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,250px),1fr));gap:12px}figure{margin:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,205px),1fr));gap:12px}figure{margin:0}
 .grid figure{break-inside:avoid}img{max-width:100%;background:#000;image-rendering:pixelated;display:block}
 .grid img{width:100%}.bars i{display:inline-block;height:.8em;background:var(--bar);max-width:40vw}
 .warn,.note{padding:.5em .8em;border-left:3px solid var(--edge);background:var(--warn);margin:.5em 0;
@@ -37,7 +37,7 @@ i.dot{display:inline-block;width:.85em;height:.85em;border-radius:50%;border:1px
 vertical-align:-.08em;print-color-adjust:exact;-webkit-print-color-adjust:exact}
 .failed{color:#c33}.muted{color:var(--soft)}ul{padding-left:1.2em;margin:.4em 0}a{color:inherit}
 @media(max-width:600px){.facts th,.facts td{display:block;padding:0}.facts td{padding-bottom:.4em}
-body{margin:.6em auto}}
+body{margin:.6em auto}.grid{grid-template-columns:repeat(2,1fr);gap:6px}.grid pre{font-size:10px}}
 @media print{:root{--ink:#000;--soft:#444;--line:#bbb;--paper:#fff;--panel:#f4f4f4;--warn:#fff}body{font-size:11px;
 max-width:none;margin:0}.grid{grid-template-columns:repeat(3,1fr)}details:not([open]){display:none}h2,h3{break-after:avoid}}
 """

@@ -308,7 +308,8 @@ def seam_check(seen: Seen) -> tuple[SeamCheck, str]:
         values = seen.sink.read(box)
         if not labels and subject.finish.output not in ("probability", "probability16"):
             values = pictures.foreground(values, subject.finish)
-        checks.append(check_seams(values, box, grid, image=seen.image(box), labels=labels))
+        image = None if subject.spec.words.is_picture else seen.image(box)  # many layers stand behind a picture
+        checks.append(check_seams(values, box, grid, image=image, labels=labels))
     return SeamCheck.joined(checks), said
 
 
@@ -357,8 +358,8 @@ def causes(seams: tuple[Border, ...], subject: Subject) -> Iterator[str]:
             "empty voxels get another answer in each. A larger --overlap makes the steps smaller, not none."
         )
         yield (
-            "What helps: --mask with where the object is, so that nothing is claimed outside; a larger --patch-size, "
-            "or voxels as large as at training, so that a patch sees more of the object."
+            "What helps: --mask with where the object is, so that nothing is claimed outside; voxels as large as at "
+            "training, or perhaps a larger --patch-size, so that a patch sees more of the object."
         )
     if by_patch:
         yield (

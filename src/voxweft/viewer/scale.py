@@ -86,7 +86,8 @@ def volume_in_words(voxels: float, geometry: Geometry) -> str:
     z, y, x = (size * METERS[geometry.unit] for size in geometry.voxel_size_zyx)
     cubic = voxels * z * y * x
     for name, size in (("cm", 1e-2), *UNITS[2:]):
-        if cubic >= size**3 and (name != "cm" or cubic >= 1e-5):  # a brain is 1300 cm³, a lesion 1300 mm³
+        least = 10 if name == "cm" else 0.01  # a brain is 1300 cm³, a lesion 1300 mm³
+        if cubic >= least * size**3:
             return f"{cubic / size**3:,.4g} {name}³"
     return f"{cubic / 1e-30:.3g} Å³" if cubic else "0"
 

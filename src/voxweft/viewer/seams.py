@@ -29,7 +29,7 @@ from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.tiling import TileGrid
 
 QUANTILE = 0.95
-FAINT, SOFTLY, OF_LABELS = 1.25, 1.6, 2.5  # least jump / that beside it: sharp borders, slow ones, labels
+FAINT, SOFTLY, OF_LABELS = 1.25, 1.6, 2.5  # jump / beside it, at least: of sharp borders, slow ones, labels
 CLEAR = 2.0  # from here on seams are not called faint
 VISIBLE = 0.02  # of the range of values: five grey levels of 255
 AT_MOST = 0.95  # of shifted planes are as strong as what counts as usual
@@ -38,6 +38,7 @@ SQUARE = 8  # voxels of a square of a plane
 MANY = 1 << 14  # voxels of a plane that are enough for a quantile
 REACH = 3  # planes on both sides within which the image is to be quiet
 QUIET = 2 / 3  # of the voxels that are not empty
+LEAST = 8  # shifted planes, below which nothing can be told
 FEW = 256  # voxels, or squares, below which nothing is said of a plane
 SHARP, SOFT = (1, 4), (7, 14)  # how far the planes lie that a border is compared with
 
@@ -53,7 +54,7 @@ class Border:
     kind
         "begins or ends", or "changes": where one patch hands over to the next.
     jump, beside
-        Across it, and the median of the same a few planes away; shares of the range of values, or of changed labels.
+        Across it, and the median of the same a few planes away; shares of the range of values, or of labels.
     strength, usual
         Their ratio, and what shifted planes of the same axis have at most (95 % of them).
     at
@@ -116,7 +117,9 @@ class SeamCheck:
     def verdict(self, names: Sequence[str] = ("z", "y", "x")) -> str:
         """One sentence for a person; ``names`` of the axes."""
         if not self.borders:
-            return "no patch border inside the examined window"
+            return (
+                "nothing can be told: no patch border inside the examined window, or no plane that lies clear of them"
+            )
         if not self.seams:
             return f"no seams: none of {len(self.borders)} patch borders stands out from planes beside it"
         one = self.seams[0]
@@ -240,7 +243,9 @@ def _of_axis(looked: _Look, window: Box, grid: TileGrid, axis: int) -> list[Bord
         for in_empty, channel in np.ndindex(measured.shape[1:]):
             jumps = np.array([np.nan, *measured[:, in_empty, channel]])
             shifted = [s for p in inside if (s := _strength(jumps, p, meets, reach)[0])]
-            usual = float(np.quantile(shifted, AT_MOST)) if len(shifted) > 1 else 1.0
+            if len(shifted) < max(LEAST, len(meets) / 4):
+                continue
+            usual = float(np.quantile(shifted, AT_MOST))
             for p in (q for q, one in meets.items() if one == kind):
                 strength, beside = _strength(jumps, p, meets, reach)
                 at, empty = (0, 0, 0), not in_empty and looked.image is not None
