@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from voxweft.errors import ReadError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
-from voxweft.viewer.layers import Layer
+from voxweft.viewer.layers import Layer, leaving
 
 KEY = re.compile(r"(?:(\d{1,2})/)?zarr\.json|(\d{1,2})/c/(\d{1,9})/(\d{1,9})/(\d{1,9})")
 LEAST, LONGEST, FLAT = 1 << 16, 128, 512  # voxels of a chunk, of its side, and of its side where it is a plane
@@ -66,7 +67,10 @@ class AsZarr:
         z, y, x = (i * c for i, c in zip(place, chunk, strict=True))
         if not all(a < b for a, b in zip((z, y, x), whole.stop, strict=True)):
             return None
-        values = self.layer.read(Box((z, y, x), (z + chunk[0], y + chunk[1], x + chunk[2])) & whole, level)
+        box = Box((z, y, x), (z + chunk[0], y + chunk[1], x + chunk[2])) & whole
+        if link := leaving(self.layer.levels[level], box):
+            raise LinkedError(f"{link} leads out of what is shown; it is not followed")
+        values = self.layer.read(box, level)
         if not values.any():
             return None
         full = np.zeros(chunk, self.layer.dtype.newbyteorder("<"))
@@ -99,11 +103,15 @@ class AsZarr:
         }
 
 
+class LinkedError(ReadError):
+    """A file of a store is a link to somewhere else."""
+
+
 def chunk_of(stored: Zyx, shape: Zyx) -> Zyx:
     """What is sent at once: the stored chunk, made smaller or larger where that is better for a screen.
 
-    >>> chunk_of((64, 64, 64), (500, 500, 500)), chunk_of((1, 4096, 4096), (90, 4096, 4096)), chunk_of((8, 8, 8), (9, 9, 9))
-    ((64, 64, 64), (1, 512, 512), (9, 9, 9))
+    >>> chunk_of((64, 64, 64), (500, 500, 500)), chunk_of((1, 4096, 4096), (90, 4096, 4096))
+    ((64, 64, 64), (1, 512, 512))
     """
     side = FLAT if min(stored) == 1 else LONGEST
     made = [min(c, side, n) for c, n in zip(stored, shape, strict=True)]

@@ -6,7 +6,6 @@ this file.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +16,7 @@ from voxweft.errors import RequestError, VoxweftError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
+from voxweft.stores import open_volume
 from voxweft.viewer.as_zarr import chunk_of
 from voxweft.viewer.layers import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown, layers_of
 
@@ -70,7 +70,7 @@ def get_reader(path: Any) -> Callable[[Any], list[LayerData]] | None:
     if not isinstance(path, str) or not path.rstrip("/").endswith(".zarr"):
         return None
     try:
-        layers_of(path)
+        open_volume(path)
     except (VoxweftError, OSError):
         return None
     return lambda dropped: layer_data(layers_of(dropped))
@@ -110,20 +110,21 @@ def _voxels(layer: Layer, within: Geometry) -> LayerData:
         "translate": origin,
         "units": [within.unit if within.unit in METERS else "pixel"] * 3,
         "visible": layer.visible,
-        "multiscale": True,
+        "multiscale": len(arrays) > 1,
     }
+    data = arrays if len(arrays) > 1 else arrays[0]
     if layer.kind == LABELS:
         settings |= {"opacity": 0.5}
         if layer.names:
             settings["features"] = {"index": [0, *layer.names], "name": ["background", *layer.names.values()]}
         if layer.colours:
             settings["colormap"] = {None: "white", 0: "transparent", **layer.colours}
-        return arrays, settings, "labels"
+        return data, settings, "labels"
     settings |= {"contrast_limits": [layer.low, layer.high]}
     if layer.kind != IMAGE:
-        ramp = ["#000000", layer.colour] if layer.kind == PROBABILITY else "inferno"
-        settings |= {"colormap": ramp, "blending": "additive", "opacity": 0.7}
-    return arrays, settings, "image"
+        settings |= {"colormap": layer.colour if layer.kind == PROBABILITY else "inferno"}
+        settings |= {"blending": "additive", "opacity": 0.7}
+    return data, settings, "image"
 
 
 def _array(layer: Layer, level: int) -> Any:
@@ -134,9 +135,10 @@ def _array(layer: Layer, level: int) -> Any:
     except ImportError:
         return lazy
     stored = layer.levels[level].info.chunk_zyx
-    chunk = chunk_of(stored, lazy.shape)
-    chunk = chunk if math.prod(stored) < math.prod(chunk) else tuple(map(min, stored, lazy.shape))  # type: ignore[assignment]
-    return dask.array.from_array(lazy, chunks=chunk, name=False, meta=np.empty((0, 0, 0), lazy.dtype))
+    whole = zip(chunk_of(stored, lazy.shape), stored, lazy.shape, strict=True)
+    chunk = tuple(max(sent, min(one, n)) for sent, one, n in whole)
+    from_array: Any = dask.array.from_array
+    return from_array(lazy, chunks=chunk, name=False, meta=np.empty((0, 0, 0), lazy.dtype))
 
 
 def _marks(points: Points, within: Geometry) -> LayerData:

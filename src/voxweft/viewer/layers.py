@@ -28,14 +28,17 @@ from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.sampling import spread_points
 from voxweft.image.colours import of_objects, palette
+from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.protocols import Volume
 from voxweft.image.ref import VolumeRef
 from voxweft.image.units import METERS
+from voxweft.image.views import Stack, ViewedVolume
 from voxweft.remote import is_remote, without_secrets
 from voxweft.runner.records import read_plan
 from voxweft.stores import open_ref, open_volume
 from voxweft.stores.attributes import attributes_of
+from voxweft.stores.url import local_path
 from voxweft.viewer.pictures import TINT
 
 IMAGE, PROBABILITY, LABELS = "image", "probability", "labels"
@@ -91,7 +94,7 @@ class Layer:
 
     def read(self, box: Box, level: int = 0) -> NDArray[Any]:
         """Voxels [Z, Y, X] of a level."""
-        return self.levels[level].read(box)[self.channel].astype(self.dtype, copy=False)
+        return np.asarray(self.levels[level].read(box)[self.channel].astype(self.dtype, copy=False))
 
     def place(self, level: int, within: Geometry) -> tuple[list[float], list[float]]:
         """Voxel size of a level, and where its first voxel's centre lies, along the axes of another volume.
@@ -213,7 +216,10 @@ def layers_of(output: str, image: str = "", points: str = "", kind: str = "") ->
     if unsure := _beside(output):
         results += [replace(layer, visible=False) for layer in _channels(UNCERTAINTY, UNCERTAINTY, unsure, ())]
     info = levels[0].info
-    picks = _points(points, info.geometry, info.shape_zyx) if points else ()
+    picks = _points(points, info, notes) if points else ()
+    for volume in {id(layer.levels[0]): layer.levels[0] for layer in results}.values():
+        if link := leaving(volume, Box.of(volume.info.chunk_zyx) & Box.of(volume.info.shape_zyx)):
+            notes.append(f"{link} and maybe more are links out of the store; a browser is not shown what they lead to")
     report = f"{output}.voxweft/report.html"
     has_report = not is_remote(output) and Path(report.removeprefix("file://")).is_file()
     title = without_secrets(output)
@@ -230,6 +236,19 @@ def _levels(source: str, ref: VolumeRef | None = None) -> tuple[Volume, ...]:
     url = ref.url if ref else source
     later = range(first.info.level + 1, len(first.info.levels))
     return (first, *(open_volume(url, level=level) for level in later))
+
+
+def leaving(volume: Any, box: Box) -> Path | None:
+    """A chunk of a box of a local zarr that is a link to outside of the store; None where there is none."""
+    if isinstance(volume, Stack):
+        return next(filter(None, (leaving(one, box) for one in volume.volumes)), None)
+    if isinstance(volume, ViewedVolume):
+        return leaving(volume.base, volume.view.reach(box, volume.base.info.shape_zyx))
+    files = getattr(volume, "files", None)
+    if files is None or is_remote(volume.info.url):
+        return None
+    root = local_path(volume.info.url).resolve()
+    return next((file for file in files(box) if not file.resolve().is_relative_to(root)), None)
 
 
 def _said(output: str) -> Mapping[str, Any]:
@@ -284,6 +303,7 @@ class _Placed:
 
     def __init__(self, base: Volume, geometry: Geometry) -> None:
         self.info, self.read = replace(base.info, geometry=geometry), base.read
+        self.files = getattr(base, "files", None)
 
 
 def _beside(output: str) -> tuple[Volume, ...]:
@@ -403,7 +423,7 @@ def _sampled(levels: tuple[Volume, ...], channel: int) -> NDArray[Any]:
     """Values of a channel: all of a small level, else boxes spread over it; chunks that are not stored read as 0."""
     volume, whole = levels[-1], Box.of(levels[-1].info.shape_zyx)
     if math.prod(whole.shape) <= 2 << 20:
-        return volume.read(whole)[channel].ravel()
+        return np.asarray(volume.read(whole)[channel].ravel())
     found = []
     for point in spread_points(whole, LOOKED_AT):
         start = tuple(max(0, min(p, n - SIDE)) for p, n in zip(point, whole.stop, strict=True))
@@ -413,7 +433,7 @@ def _sampled(levels: tuple[Volume, ...], channel: int) -> NDArray[Any]:
     return values[values != 0] if values.any() else values
 
 
-def _points(path: str, place: Geometry, shape: Zyx) -> tuple[Points, ...]:
+def _points(path: str, info: VolumeInfo, notes: list[str]) -> tuple[Points, ...]:
     """Picks of a file, a layer for each object."""
     from voxweft.stores.copick_files import read_picks
     from voxweft.stores.particle_lists import read_list
@@ -431,11 +451,13 @@ def _points(path: str, place: Geometry, shape: Zyx) -> tuple[Points, ...]:
         names, xyz, pixels = np.array(listed.objects), listed.centres, listed.in_pixels
         if listed.centred:
             raise RequestError(f"--points {path} counts from the middle; voxweft particles convert makes a .csv of it")
-    zyx = xyz[:, ::-1]
+    zyx, place = xyz[:, ::-1], info.geometry
     if not pixels:
         ratio = METERS["angstrom"] / METERS[place.unit] if place.unit in METERS else 1.0
         zyx = zyx * ratio / np.array(place.voxel_size_zyx)
-    inside = ((zyx >= 0) & (zyx < np.array(shape))).all(axis=1)
+    inside = ((zyx >= 0) & (zyx < np.array(info.shape_zyx))).all(axis=1)
+    if not inside.all():
+        notes.append(f"{int((~inside).sum())} of {len(inside)} points lie outside and are not shown")
     kinds = sorted({*names.tolist()})
     colours = palette(len(kinds) + 1)
     return tuple(

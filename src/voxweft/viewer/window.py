@@ -15,8 +15,8 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import queue
 import secrets
-import threading
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,7 +25,7 @@ import numpy as np
 
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.image.units import METERS
-from voxweft.viewer.as_zarr import AsZarr
+from voxweft.viewer.as_zarr import AsZarr, LinkedError
 from voxweft.viewer.layers import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown
 
 HOST = "127.0.0.1"
@@ -119,9 +119,12 @@ class Window:
         with self._viewer.config_state.txn() as config:
             config.show_ui_controls = False
             config.viewer_size = size
-        came, got = threading.Event(), list[Any]()
-        self._viewer.async_screenshot(lambda reply: (got.append(reply), came.set()))
-        return bytes(got[0].screenshot.image) if came.wait(timeout_s) else None
+        replies: queue.Queue[Any] = queue.Queue()
+        self._viewer.async_screenshot(replies.put)
+        try:
+            return bytes(replies.get(timeout=timeout_s).screenshot.image)
+        except queue.Empty:
+            return None
 
     def close(self) -> None:
         """Stop serving."""
@@ -191,7 +194,7 @@ def _refusing() -> type:
     """Refuses all."""
     import tornado.web
 
-    class Refusing(tornado.web.RequestHandler):  # type: ignore[misc]
+    class Refusing(tornado.web.RequestHandler):
         def prepare(self) -> None:
             self.set_status(403)
             self.finish(f"this server is called {HOST}\n")
@@ -205,7 +208,7 @@ def _routes(window: Window, executor: Any) -> list[Any]:
 
     files = [AsZarr(layer, window.shown.geometry) for layer in window.shown.layers]
 
-    class Guarded(tornado.web.RequestHandler):  # type: ignore[misc]
+    class Guarded(tornado.web.RequestHandler):
         def prepare(self) -> None:
             if not hmac.compare_digest(self.path_args[0].encode(), window.token.encode()):
                 raise tornado.web.HTTPError(404)
@@ -228,6 +231,8 @@ def _routes(window: Window, executor: Any) -> list[Any]:
                 raise tornado.web.HTTPError(404)
             try:
                 found = await asyncio.wrap_future(executor.submit(files[int(n)].get, key))
+            except LinkedError as error:
+                raise tornado.web.HTTPError(403) from error
             except (VoxweftError, OSError) as error:
                 raise tornado.web.HTTPError(500) from error
             self.send(found, "application/octet-stream")
