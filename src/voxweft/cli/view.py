@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import sys
-import time
+import threading
 import webbrowser
-from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from voxweft.cli.front_end import FrontEnd
 from voxweft.cli.show import Verbose, say
-from voxweft.viewer.layers import Shown, layers_of
+from voxweft.viewer.layers import layers_of
+from voxweft.viewer.shown import Shown
 
 app = typer.Typer()
 
@@ -57,6 +58,9 @@ def view(
 def _serve(shown: Shown, port: int, at: str, place: tuple[float, float, float], browser: bool) -> None:
     from voxweft.viewer.window import Window
 
+    ended = threading.Event()
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, lambda *_: ended.set())  # nothing is left undone, so this is an ordinary end
     with Window(shown, port, place) as window:
         link = window.link(at.replace(" ", "")) if at else window.url
         _told(shown)
@@ -66,9 +70,7 @@ def _serve(shown: Shown, port: int, at: str, place: tuple[float, float, float], 
         sys.stdout.flush()
         if browser:
             webbrowser.open(link)
-        with suppress(KeyboardInterrupt):
-            while True:
-                time.sleep(3600)
+        ended.wait()
 
 
 def _told(shown: Shown) -> None:

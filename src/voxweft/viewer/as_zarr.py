@@ -21,7 +21,8 @@ from voxweft.errors import ReadError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
-from voxweft.viewer.layers import Layer, leaving
+from voxweft.viewer.layers import leaving
+from voxweft.viewer.shown import Layer
 
 KEY = re.compile(r"(?:(\d{1,2})/)?zarr\.json|(\d{1,2})/c/(\d{1,9})/(\d{1,9})/(\d{1,9})")
 LEAST, LONGEST, FLAT = 1 << 16, 128, 512  # voxels of a chunk, of its side, and of its side where it is a plane

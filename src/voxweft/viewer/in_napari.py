@@ -18,7 +18,8 @@ from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
 from voxweft.stores import open_volume
 from voxweft.viewer.as_zarr import chunk_of
-from voxweft.viewer.layers import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown, layers_of
+from voxweft.viewer.layers import layers_of
+from voxweft.viewer.shown import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown
 
 MISSING = "napari is not installed here: pip install 'napari[all]', or leave out --napari to look in a browser"
 LayerData = tuple[Any, dict[str, Any], str]

@@ -1,4 +1,4 @@
-"""What is shown of an output, whatever shows it: layers as plain data, read when somebody looks at them.
+"""Finding what there is to show of an output.
 
 image            what the result was made from, as far as it is still there
 probability      a layer for each class
@@ -14,7 +14,7 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,144 +39,12 @@ from voxweft.runner.records import read_plan
 from voxweft.stores import open_ref, open_volume
 from voxweft.stores.attributes import attributes_of
 from voxweft.stores.url import local_path
-from voxweft.viewer.pictures import TINT
+from voxweft.viewer.shown import IMAGE, KINDS, LABELS, ORANGE, PROBABILITY, Layer, Points, Shown
 
-IMAGE, PROBABILITY, LABELS = "image", "probability", "labels"
-KINDS = (IMAGE, PROBABILITY, LABELS, UNCERTAINTY)
 MOST_CHANNELS, MOST_NAMES = 16, 20_000
 LOOKED_AT, SIDE = 24, 48  # boxes for the contrast, and their sides in voxels
-ORANGE = f"#{bytes(TINT.astype(np.uint8)).hex()}"
 OBJECT_FILES = (".nii", ".nii.gz", ".mha", ".nrrd")  # that hold labels where they are of uint8
 OF_OBJECTS = ("uint32", "int32", "uint64", "int64")  # dtypes of labels that are numbers of objects, and not of classes
-WIDE = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "float32"}  # what viewers cannot take
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """One thing to look at.
-
-    Attributes
-    ----------
-    name, kind
-        As it is told; "image", "probability", "labels" or "uncertainty".
-    levels
-        Its resolution levels, the finest first.
-    channel
-        Which one of them is meant.
-    low, high
-        Values that are black and white, or nothing and full colour.
-    colour
-        Of a probability, "#rrggbb".
-    names, colours
-        Of labels, by their values.
-    visible
-        Whether it is shown from the first.
-    """
-
-    name: str
-    kind: str
-    levels: tuple[Volume, ...]
-    channel: int = 0
-    low: float = 0.0
-    high: float = 255.0
-    colour: str = ORANGE
-    names: Mapping[int, str] = field(default_factory=dict)
-    colours: Mapping[int, str] = field(default_factory=dict)
-    visible: bool = True
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        """What :meth:`read` gives: labels unsigned, all else what a graphics card can take."""
-        name = self.levels[0].info.dtype
-        if self.kind == LABELS:
-            return np.dtype(name if name.startswith("uint") else "uint8" if name == "bool" else "uint64")
-        return np.dtype(name if name not in WIDE and name != "uint64" else WIDE.get(name, "float32"))
-
-    def read(self, box: Box, level: int = 0) -> NDArray[Any]:
-        """Voxels [Z, Y, X] of a level."""
-        return np.asarray(self.levels[level].read(box)[self.channel].astype(self.dtype, copy=False))
-
-    def place(self, level: int, within: Geometry) -> tuple[list[float], list[float]]:
-        """Voxel size of a level, and where its first voxel's centre lies, along the axes of another volume.
-
-        Both z y x in the unit of ``within``, from the centre of its first voxel.
-        """
-        own = self.levels[level].info.geometry
-        ratio = METERS[own.unit] / METERS[within.unit] if {own.unit, within.unit} <= METERS.keys() else 1.0
-        step = np.subtract([ratio * v for v in own.origin_zyx], within.origin_zyx)
-        origin = np.array(within.direction).T @ step
-        return [ratio * v for v in own.voxel_size_zyx], [float(v) for v in origin]
-
-
-@dataclass(frozen=True, slots=True)
-class Points:
-    """Picks: voxels z y x of the output, float64 [n, 3]; and what they are called."""
-
-    name: str
-    centres: NDArray[np.float64]
-    colour: str = ORANGE
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """All that is shown of an output.
-
-    Attributes
-    ----------
-    title
-        The output, without what may let others in.
-    geometry, shape_zyx
-        Voxel size and extent of the output, in whose voxels places are told.
-    layers, points
-        The lowest first.
-    notes
-        What could not be shown, and why.
-    report
-        Where its report.html lies; "" where there is none.
-    """
-
-    title: str
-    geometry: Geometry
-    shape_zyx: Zyx
-    layers: tuple[Layer, ...]
-    points: tuple[Points, ...] = ()
-    notes: tuple[str, ...] = ()
-    report: str = ""
-
-    def only(self, names: str) -> Shown:
-        """The same with other layers switched on: their names, or the first words of them, separated by commas.
-
-        Raises
-        ------
-        RequestError
-            If there is none of that name.
-        """
-        asked = [name.strip() for name in names.split(",") if name.strip()]
-        known = [layer.name for layer in self.layers]
-        if unknown := [name for name in asked if not any(one.startswith(name) for one in known)]:
-            raise RequestError(f"--layers {unknown[0]!r} is none of the layers: {', '.join(known)}")
-        if not asked:
-            return self
-        layers = (replace(one, visible=any(one.name.startswith(name) for name in asked)) for one in self.layers)
-        return replace(self, layers=tuple(layers))
-
-    def place(self, at: str) -> tuple[float, float, float]:
-        """A place "z,y,x" in voxels; "": the middle.
-
-        Raises
-        ------
-        RequestError
-            If it is none, or outside.
-        """
-        if not at:
-            return tuple((n - 1) / 2 for n in self.shape_zyx)  # type: ignore[return-value]
-        try:
-            z, y, x = (float(word) for word in at.split(","))
-        except ValueError:
-            raise RequestError(f"--at {at!r} is no place; write z,y,x in voxels, for example 10,200,300") from None
-        if not all(0 <= v < n for v, n in zip((z, y, x), self.shape_zyx, strict=True)):
-            raise RequestError(f"--at {at} is outside of {self.title}, which is {self.shape_zyx} voxels (z y x)")
-        return z, y, x
 
 
 def layers_of(output: str, image: str = "", points: str = "", kind: str = "") -> Shown:
@@ -325,9 +193,9 @@ def _results(
     if kind == LABELS:
         names, colours = _names(output, said, levels[0], named)
         return [Layer(title, LABELS, levels, names=names, colours=colours)]
-    omero = said.get("ome", said).get("omero", {})
-    told = tuple(str(c.get("label", "")) for c in omero.get("channels", ())) if isinstance(omero, dict) else ()
-    return _channels(title, kind, levels, told or named)
+    with suppress(KeyError, TypeError, AttributeError):
+        named = tuple(str(c["label"]) for c in said.get("ome", said)["omero"]["channels"])
+    return _channels(title, kind, levels, named)
 
 
 def _kind(output: str, volume: Volume, plan: Plan | None) -> str:
@@ -369,14 +237,14 @@ def _names(
     output: str, said: Mapping[str, Any], volume: Volume, classes: tuple[str, ...]
 ) -> tuple[dict[int, str], dict[int, str]]:
     """Names and colours of labels: as the array says, as its table of objects does, or those of the model's classes."""
-    label = said.get("ome", said).get("image-label") or {}
     names, colours = dict[int, str](), dict[int, str]()
-    for row in label.get("properties") or ():
-        if word := next((row[k] for k in ("name", "label", "class", "class_name") if row.get(k)), ""):
-            names[int(row["label-value"])] = str(word)
-    for row in label.get("colors") or ():
-        if len(rgba := row.get("rgba", ())) >= 3:
-            colours[int(row["label-value"])] = _hex(rgba[:3])
+    with suppress(KeyError, TypeError, ValueError, AttributeError):  # others write it too
+        label = said.get("ome", said).get("image-label") or {}
+        for row in label.get("properties") or ():
+            if word := next((row[k] for k in ("name", "label", "class", "class_name") if row.get(k)), ""):
+                names[int(row["label-value"])] = str(word)
+        for row in label.get("colors") or ():
+            colours[int(row["label-value"])] = _hex(row["rgba"][:3])
     many = volume.info.dtype in OF_OBJECTS
     if not names:
         is_mask = not many and _is_mask(volume)
@@ -409,7 +277,7 @@ def contrast(levels: tuple[Volume, ...], channel: int = 0) -> tuple[float, float
     --------
     >>> ramp = open_volume(np.arange(1000, dtype=np.uint16).reshape(10, 10, 10))
     >>> contrast((ramp,))
-    (9.99, 996.0)
+    (9.99, 996.003)
     """
     values = _sampled(levels, channel).astype(np.float64)
     values = values[np.isfinite(values)]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.colours import of_objects
-from voxweft.viewer.layers import IMAGE, LABELS, PROBABILITY, Layer, Shown
+from voxweft.viewer.shown import IMAGE, LABELS, PROBABILITY, Layer, Shown
 from voxweft.viewer.window import Window
 
 CHROMIUM = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")

@@ -26,7 +26,7 @@ import numpy as np
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.image.units import METERS
 from voxweft.viewer.as_zarr import AsZarr, LinkedError
-from voxweft.viewer.layers import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown
+from voxweft.viewer.shown import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown
 
 HOST = "127.0.0.1"
 MISSING = "voxweft view needs the extra 'view': pip install 'voxweft[view]'"
@@ -66,7 +66,7 @@ class Window:
     Raises
     ------
     RequestError
-        If the extra is not installed, or the port is taken.
+        If the extra is not installed, the port is taken, or a window is open already.
     """
 
     def __init__(self, shown: Shown, port: int = 0, at: tuple[float, float, float] | None = None) -> None:
@@ -75,6 +75,8 @@ class Window:
         except ImportError as error:
             raise RequestError(MISSING) from error
         self.shown, self.token = shown, secrets.token_hex(20)
+        if neuroglancer.server.is_server_running():
+            raise RequestError("neuroglancer serves something else in this process; one window at a time")
         neuroglancer.set_server_bind_address(HOST, port)
         try:
             neuroglancer.server.start()

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import re
+import signal
 import sys
+import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,6 +22,7 @@ from voxweft.errors import RequestError
 from voxweft.viewer.as_zarr import AsZarr
 from voxweft.viewer.layers import contrast, layers_of
 from voxweft.viewer.window import Window
+from warm import WarmProcess
 
 pytest.importorskip("neuroglancer", reason="the extra 'view' is not installed")
 
@@ -162,8 +168,10 @@ def test_picks_lie_where_their_file_says(tmp_path: Path) -> None:
     assert "1 of 2 points lie outside" in shown.notes[0]
 
 
-def test_what_its_plan_names_is_shown_below_it_and_its_absence_is_told(voxweft: Voxweft, tmp_path: Path) -> None:
-    voxweft("demo", "out", "--size", 64, "-q")
+def test_what_its_plan_names_is_shown_below_it_and_its_absence_is_told(
+    voxweft: Voxweft, tmp_path: Path, image: np.ndarray
+) -> None:
+    ome(tmp_path / "image.zarr", [image])
     voxweft(
         "run",
         "out/phantom.zarr",
@@ -186,7 +194,7 @@ def test_what_its_plan_names_is_shown_below_it_and_its_absence_is_told(voxweft: 
     done = voxweft("view", "labels.zarr", "--screenshot", "p.png", "--layers", "image,unc", PATH="")
     assert "three planes (no Chromium is installed)" in done.stdout
     assert picture(tmp_path / "p.png").std() > 10
-    (tmp_path / "out/phantom.zarr").rename(tmp_path / "moved.zarr")
+    (tmp_path / "image.zarr").rename(tmp_path / "moved.zarr")
     gone = layers_of(str(tmp_path / "labels.zarr"))
     assert [layer.name for layer in gone.layers] == ["labels", "uncertainty"]
     assert "give it with --image" in gone.notes[0]
@@ -219,6 +227,21 @@ def test_without_the_extra_it_says_what_to_install(window: Window, monkeypatch: 
     monkeypatch.setitem(sys.modules, "neuroglancer", None)
     with pytest.raises(RequestError, match=r"voxweft\[view\]"):
         Window(window.shown)
+
+
+def test_the_command_serves_until_it_is_interrupted(warm: WarmProcess, tmp_path: Path) -> None:
+    ome(tmp_path / "a.zarr", [np.ones((8, 8, 8), np.uint8)])
+    with (tmp_path / "out").open("wb") as out:
+        run = warm.start(["view", "a.zarr", "--at", "1,2,3", "--no-browser"], tmp_path, os.environ, out=out.fileno())
+    until = time.monotonic() + 60
+    while "Ctrl-C" not in (told := (tmp_path / "out").read_text()) and time.monotonic() < until:
+        time.sleep(0.1)
+    link = re.search(r"http://127\.0\.0\.1:\d+/at/\w+/1,2,3", told)
+    assert link, told
+    with urllib.request.urlopen(link[0]) as page:
+        assert b"neuroglancer" in page.read()
+    os.kill(run.pid, signal.SIGINT)
+    assert run.wait(20) == 0
 
 
 def test_a_port_that_is_taken_is_told(window: Window, voxweft: Voxweft) -> None:
