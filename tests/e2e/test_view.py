@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -48,7 +49,7 @@ def test_image_and_labels_are_drawn_and_nothing_is_asked_of_others(tmp_path: Pat
     for name, values, more in (("image", image, {}), ("labels", labels, about)):
         group = zarr.open_group(tmp_path / f"{name}.zarr", mode="w", zarr_format=3)
         group.create_array("0", data=values, chunks=(8, 32, 32))
-        group.attrs["ome"] = {"version": "0.5", "multiscales": scales, **more}
+        group.attrs.update({"ome": dict[str, Any](version="0.5", multiscales=scales, **more)})
     shown = layers_of(str(tmp_path / "labels.zarr"), str(tmp_path / "image.zarr"))
     with Window(shown) as window:
         data = photograph(window, chromium(), 90, f"--log-net-log={tmp_path / 'net.json'}")
@@ -79,7 +80,7 @@ def test_the_command_takes_a_picture_of_a_remote_result(
     axes = [{"name": n, "type": "space"} for n in "zyx"]
     steps = [{"type": "scale", "scale": [1.0] * 3}]
     scales = [{"axes": axes, "datasets": [{"path": "0", "coordinateTransformations": steps}]}]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": scales}
+    group.attrs.update({"ome": dict[str, Any](version="0.5", multiscales=scales)})
     upload(s3, tmp_path / "remote.zarr", "view/remote.zarr")
     done = voxweft("view", "s3://bucket/view/remote.zarr", "--screenshot", "r.png", **environment(s3))
     assert "neuroglancer in Chromium" in done.stdout

@@ -23,7 +23,10 @@ def view(
     output: Annotated[str, typer.Argument(metavar="OUTPUT", help="What voxweft wrote, or any volume; also s3://.")],
     image: Annotated[str, typer.Option(help="What it was made from; default: as its plan says.")] = "",
     at: Annotated[str, typer.Option(help="Place to open, z,y,x in voxels of OUTPUT; default: the middle.")] = "",
-    points: Annotated[str, typer.Option(help="Picks to show: .csv, .star, or .json of copick.")] = "",
+    points: Annotated[
+        list[str] | None,
+        typer.Option(help="Picks to show, .csv, .star or .json of copick; may be given several times."),
+    ] = None,
     shows: Annotated[
         str, typer.Option("--as", help="What OUTPUT holds: image, probability, labels or uncertainty.")
     ] = "",
@@ -39,7 +42,7 @@ def view(
     verbose: Verbose = False,
 ) -> None:
     """Look at a result: image, classes and uncertainty as layers in a browser, from this machine alone."""
-    shown = layers_of(output, image, points, shows).only(layers)
+    shown = layers_of(output, image, points or (), shows).only(layers)
     place = shown.place(at)
     if screenshot:
         from voxweft.viewer.screenshot import save

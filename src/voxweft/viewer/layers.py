@@ -12,7 +12,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ OBJECT_FILES = (".nii", ".nii.gz", ".mha", ".nrrd")  # that hold labels where th
 OF_OBJECTS = ("uint32", "int32", "uint64", "int64")  # dtypes of labels that are numbers of objects, and not of classes
 
 
-def layers_of(output: str, image: str = "", points: str = "", kind: str = "") -> Shown:
+def layers_of(output: str, image: str = "", points: Sequence[str] = (), kind: str = "") -> Shown:
     """What there is to see of an output, the finest level of which is opened and sampled for its contrast.
 
     Parameters
@@ -57,7 +57,8 @@ def layers_of(output: str, image: str = "", points: str = "", kind: str = "") ->
     image
         What it was made from; "": as its plan says, where that is still there.
     points
-        Picks: .csv (x, y, z in Angstrom), .star, or the .json of copick.
+        Files of picks: .csv (x, y, z in Angstrom), .star, or the .json of copick; none: of a segmentation in a copick
+        project those of the same user and session.
     kind
         What the output holds: "image", "probability", "labels" or "uncertainty"; "": as it says itself.
 
@@ -78,13 +79,16 @@ def layers_of(output: str, image: str = "", points: str = "", kind: str = "") ->
     levels = _levels(output)
     said, plan = _said(output), _plan(output)
     results = _results(output, levels, said, plan, kind)
-    below = _image(image, plan, notes)
+    tomogram, picked = _copick(output)
+    below = _image(image or tomogram, plan, notes)
     if below and (whole := _aligned(below, levels[0], notes)):
         results = [*_channels("image", IMAGE, whole, ()), *results]
     if unsure := _beside(output):
         results += [replace(layer, visible=False) for layer in _channels(UNCERTAINTY, UNCERTAINTY, unsure, ())]
     info = levels[0].info
-    picks = _points(points, info, notes) if points else ()
+    picks = tuple(one for path in points or picked for one in _points(path, info, notes))
+    colours = palette(len(picks) + 1)
+    picks = tuple(replace(one, colour=_hex(colours[n])) for n, one in enumerate(picks, start=1))
     for volume in {id(layer.levels[0]): layer.levels[0] for layer in results}.values():
         if link := leaving(volume, Box.of(volume.info.chunk_zyx) & Box.of(volume.info.shape_zyx)):
             notes.append(f"{link} and maybe more are links out of the store; a browser is not shown what they lead to")
@@ -201,7 +205,7 @@ def _results(
 def _kind(output: str, volume: Volume, plan: Plan | None) -> str:
     """What an output holds, by what it says itself, by its plan, or else by its values' type."""
     info, finish = volume.info, next((s.finish for s in plan.stages if isinstance(s, Sweep)), None) if plan else None
-    if info.is_label or info.dtype in OF_OBJECTS:
+    if info.is_label or info.dtype in OF_OBJECTS or _is_copick(output):
         return LABELS
     if output.endswith(f"_{UNCERTAINTY}.zarr"):
         return UNCERTAINTY
@@ -301,6 +305,23 @@ def _sampled(levels: tuple[Volume, ...], channel: int) -> NDArray[Any]:
     return values[values != 0] if values.any() else values
 
 
+def _copick(output: str) -> tuple[str, list[str]]:
+    """The only tomogram and the picks that belong to a segmentation in a copick project, as its files are called.
+
+    Segmentations/SPACING_USER_SESSION_NAME.zarr  Picks/USER_SESSION_OBJECT.json  VoxelSpacingSPACING/NAME.zarr
+    """
+    path, words = Path(output).absolute(), output.rpartition("/")[2].split("_")
+    if not _is_copick(output) or len(words) < 4:
+        return "", []
+    run = path.parent.parent
+    seen = [p for p in run.glob(f"VoxelSpacing{words[0]}/*.zarr") if not p.name.endswith("_features.zarr")]
+    return str(seen[0]) if len(seen) == 1 else "", sorted(map(str, run.glob(f"Picks/{words[1]}_{words[2]}_*.json")))
+
+
+def _is_copick(output: str) -> bool:
+    return not is_remote(output) and Path(output).absolute().parent.name == "Segmentations"
+
+
 def _points(path: str, info: VolumeInfo, notes: list[str]) -> tuple[Points, ...]:
     """Picks of a file, a layer for each object."""
     from voxweft.stores.copick_files import read_picks
@@ -325,10 +346,6 @@ def _points(path: str, info: VolumeInfo, notes: list[str]) -> tuple[Points, ...]
         zyx = zyx * ratio / np.array(place.voxel_size_zyx)
     inside = ((zyx >= 0) & (zyx < np.array(info.shape_zyx))).all(axis=1)
     if not inside.all():
-        notes.append(f"{int((~inside).sum())} of {len(inside)} points lie outside and are not shown")
+        notes.append(f"{int((~inside).sum())} of {inside.size} points lie outside and are not shown")
     kinds = sorted({*names.tolist()})
-    colours = palette(len(kinds) + 1)
-    return tuple(
-        Points(kind or "picks", zyx[inside & (names == kind)], _hex(colours[n]))
-        for n, kind in enumerate(kinds, start=1)
-    )
+    return tuple(Points(kind or "picks", zyx[inside & (names == kind)]) for kind in kinds)

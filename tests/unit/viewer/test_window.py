@@ -12,6 +12,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ from warm import WarmProcess
 pytest.importorskip("neuroglancer", reason="the extra 'view' is not installed")
 
 
-def ome(path: Path, arrays: list[np.ndarray], size: float = 10.0, **more: object) -> str:
+def ome(path: Path, arrays: list[np.ndarray], size: float = 10.0, **more: Any) -> str:
     """An OME-Zarr with these levels."""
     group = zarr.open_group(path, mode="w", zarr_format=3)
     scales = []
@@ -37,7 +38,7 @@ def ome(path: Path, arrays: list[np.ndarray], size: float = 10.0, **more: object
         steps = [{"type": "scale", "scale": [size * 2**n] * 3}, {"type": "translation", "translation": [moved] * 3}]
         scales.append({"path": str(n), "coordinateTransformations": steps})
     axes = [{"name": name, "type": "space", "unit": "nanometer"} for name in "zyx"]
-    group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": scales}], **more}
+    group.attrs.update({"ome": dict[str, Any](version="0.5", multiscales=[{"axes": axes, "datasets": scales}], **more)})
     return str(path)
 
 
@@ -161,11 +162,22 @@ def test_contrast_and_what_is_missing_is_told(tmp_path: Path) -> None:
 def test_picks_lie_where_their_file_says(tmp_path: Path) -> None:
     url = ome(tmp_path / "tomogram.zarr", [np.ones((40, 40, 40), np.uint8)], size=1.0)  # nm
     (tmp_path / "picks.csv").write_text("id,experiment,particle_type,x,y,z\n0,a,ribosome,50,60,70\n1,a,b,5000,60,70\n")
-    shown = layers_of(url, points=str(tmp_path / "picks.csv"))
+    shown = layers_of(url, points=[str(tmp_path / "picks.csv")])
     (found,) = [p for p in shown.points if len(p.centres)]
     assert found.name == "ribosome"
     assert np.allclose(found.centres, [[7, 6, 5]])  # z y x in voxels of 10 Angstrom
     assert "1 of 2 points lie outside" in shown.notes[0]
+    (tmp_path / "Picks").mkdir()
+    point = {"location": {"x": 30, "y": 20, "z": 10}, "transformation_": np.eye(4).tolist(), "instance_id": 0}
+    text = json.dumps({"pickable_object_name": "apoferritin", "points": [point]})
+    (tmp_path / "Picks/ada_1_apoferritin.json").write_text(text)
+    (tmp_path / "Picks/bob_1_apoferritin.json").write_text(text)
+    beside = ome(tmp_path / "Segmentations/10.000_ada_1_net.zarr", [np.ones((8, 8, 8), np.uint8)], size=1.0)
+    ome(tmp_path / "VoxelSpacing10.000/wbp.zarr", [np.ones((8, 8, 8), np.uint8)], size=1.0)
+    (found,) = layers_of(beside).points
+    assert [layer.kind for layer in layers_of(beside).layers] == ["image", "labels"]
+    assert found.name == "apoferritin"
+    assert np.allclose(found.centres, [[1, 2, 3]])
 
 
 def test_what_its_plan_names_is_shown_below_it_and_its_absence_is_told(
@@ -174,7 +186,7 @@ def test_what_its_plan_names_is_shown_below_it_and_its_absence_is_told(
     ome(tmp_path / "image.zarr", [image])
     voxweft(
         "run",
-        "out/phantom.zarr",
+        "image.zarr",
         "labels.zarr",
         "--model",
         "demo",
