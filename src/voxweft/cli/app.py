@@ -228,7 +228,7 @@ def report(
     verbose: Verbose = False,
     crateoptions: Any = None,
 ) -> None:
-    """Write report.html: pictures, histogram, seam check, times, origin."""
+    """Write report.html: pictures, histogram, seams, times, origin."""
     from voxweft.runner.crate import save_crate
     from voxweft.viewer.page import save_report
 

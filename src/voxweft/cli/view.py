@@ -41,7 +41,7 @@ def view(
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the link.")] = True,
     verbose: Verbose = False,
 ) -> None:
-    """Look at a result: image, classes and uncertainty as layers in a browser, from this machine alone."""
+    """Look at a result over its image, in a browser or in napari."""
     shown = layers_of(output, image, points or (), shows).only(layers)
     place = shown.place(at)
     if screenshot:
