@@ -15,6 +15,7 @@ MODULES = [
     "voxweft.cli.panoptic",
     "voxweft.cli.particles",
     "voxweft.cli.label",
+    "voxweft.cli.view",
     "voxweft.cli.serve",
     "voxweft.cli.export",
     "voxweft.cli.models",

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -109,14 +111,18 @@ class ZarrVolume:
 
     def stores(self, box: Box) -> bool:
         """Whether any chunk, or shard, of a box is stored; of an array on a server always true."""
+        return self._path is None or any(file.exists() for file in self.files(box))
+
+    def files(self, box: Box) -> Iterator[Path]:
+        """Where the chunks, or shards, of a box lie if they are stored; of an array on a server none."""
         if self._path is None:
-            return True
+            return
         folder, array = local_path(self._url) / self._path, self._array
         sizes = getattr(array, "shards", None) or array.chunks
         taken = (slice(i, i + 1) if isinstance(i, int) else i for i in self._axes.index(box))
         bounds = (i.indices(n) for i, n in zip(taken, array.shape, strict=True))
         places = (range(lo // size, -(-hi // size)) for (lo, hi, _), size in zip(bounds, sizes, strict=True))
-        return any((folder / array.metadata.encode_chunk_key(i)).exists() for i in itertools.product(*places))
+        yield from (folder / array.metadata.encode_chunk_key(i) for i in itertools.product(*places))
 
     def _read(self, box: Box) -> NDArray[Any]:
         wanted = self._axes.index(box)
