@@ -25,14 +25,15 @@ def counted(n: int, things: str, form: str = "{}") -> str:
 
     >>> counted(1, "forward passes"), counted(3, "columns"), counted(1, "boxes"), counted(0, "copies")
     ('1 forward pass', '3 columns', '1 box', '0 copies')
-    >>> counted(1200, "patches", "{:,}")
-    '1,200 patches'
+    >>> counted(1, "bands of rows"), counted(1200, "patches", "{:,}")
+    ('1 band of rows', '1,200 patches')
     """
     return f"{form.format(n)} {singular(things) if n == 1 else things}"
 
 
 def singular(things: str) -> str:
-    """One of them."""
-    if things.endswith("ies"):
-        return things.removesuffix("ies") + "y"
-    return things.removesuffix("es" if things.endswith(("xes", "ches", "sses")) else "s")
+    """One of them: a band of rows, a patch, a copy."""
+    name, of, rest = things.partition(" of ")
+    if name.endswith("ies"):
+        return name.removesuffix("ies") + "y" + of + rest
+    return name.removesuffix("es" if name.endswith(("xes", "ches", "sses")) else "s") + of + rest

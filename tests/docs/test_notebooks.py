@@ -36,7 +36,7 @@ def test_stored_outputs_are_small_and_name_no_machine() -> None:
 
 def _kinds(cell: nbformat.NotebookNode) -> list[str]:
     """Of the outputs of a cell: streams, and the forms of what is shown."""
-    return [kind for one in cell.get("outputs", ()) for kind in (one.get("data") or {one.get("name", "error"): ""})]
+    return sorted(kind for one in cell.get("outputs", ()) for kind in (one.get("data") or [one.get("name", "error")]))
 
 
 def _words(path: Path) -> str:

@@ -28,6 +28,7 @@ from voxweft.cli.show import (
 )
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.runner.crate import CrateOptions
+from voxweft.shown import counted
 from voxweft.version import __version__
 
 app = typer.Typer(
@@ -200,14 +201,14 @@ def verify(
         if as_json:
             print(json.dumps(parts))
         elif not quiet:
-            say(f"complete: {parts['n_parts']} parts, {parts['n_patches']} patches")
+            say(f"complete: {counted(parts['n_parts'], 'parts')}, {counted(parts['n_patches'], 'patches')}")
         return
     with Listener(quiet) as listen:
         found = check(output, emit=listen)
     if as_json:
         print(json.dumps(found))
     elif not quiet:
-        counts = f"{found['n_units']} {found['noun']}, {found['n_levels']} levels"
+        counts = f"{counted(found['n_units'], found['noun'])}, {counted(found['n_levels'], 'levels')}"
         say(f"complete: {counts}, plan {found['plan_digest'][:12]}")
 
 

@@ -10,13 +10,13 @@ from PIL import Image
 from voxweft.apps import ink
 from voxweft.apps.ink.options import InkModelOptions, InkOptions, InkPartOptions, LayerOptions, PictureOptions
 from voxweft.apps.run import run
-from voxweft.engine.events import Emit
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
 from voxweft.image.info import Geometry, OutputSpec
 from voxweft.runner.execution import Execution
-from voxweft.stores import open_sink
+from voxweft.stores import open_sink, open_volume
 from voxweft.testing.phantom import make_phantom
 from voxweft.testing.roll import Roll, write_tifxyz
 from voxweft.testing.surface import make_ink_phantom
@@ -28,6 +28,7 @@ VOXEL_NM, SMALLEST = 10.0, 32
 GEOMETRY = Geometry((VOXEL_NM,) * 3, "nanometer")
 ROLLED = (128, 256)  # rows and columns of the surface that are rolled up again
 POINT_EVERY = 4  # voxels, of a tifxyz
+REPLACED = "{} held another phantom, which is replaced: results that were made from that one no longer belong to it"
 
 
 def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
@@ -37,7 +38,7 @@ def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
     target = Path(folder)
     phantom = make_phantom((size, size, size), seed=seed)
     image, result = target / "phantom.zarr", target / "membranes.zarr"
-    _write_image(str(image), phantom.image)
+    _write_image(str(image), phantom.image, emit)
     execution = Execution(overwrite=True, command=f"voxweft demo {folder} --size {size} --seed {seed}")
     report = run(str(image), str(result), "demo", RunOptions(), execution=execution, emit=emit)
     sink = open_sink(str(result))
@@ -45,7 +46,7 @@ def run_demo(folder: str, size: int, seed: int, emit: Emit) -> list[str]:
     found = sink.read(Box.of(spec.shape_zyx))[0] > 127
     dice = 2 * float((found & phantom.membrane).sum()) / max(1, int(found.sum()) + int(phantom.membrane.sum()))
     truth, seen = target / "truth.zarr", target / "pictures"
-    _write_image(str(truth), phantom.membrane.astype(np.uint8), is_label=True)
+    _write_image(str(truth), phantom.membrane.astype(np.uint8), silent, is_label=True)
     page = save_report(str(result), "", pictures_to=str(seen), truth=str(truth))
     shown = ("image", "prediction", "against the truth (white: right, orange: too much, blue: missed)")
     files = [seen / f"z_{name}.png" for name in ("image", "prediction", "against_the_truth")]
@@ -65,9 +66,10 @@ def run_ink_demo(folder: str, seed: int, emit: Emit) -> list[str]:
     segment = Path(folder) / "segment"
     phantom = make_ink_phantom(seed=seed)
     (segment / "layers").mkdir(parents=True, exist_ok=True)
-    for n, layer in enumerate(phantom.layers):
-        Image.fromarray(layer).save(segment / "layers" / f"{n:02d}.png")
-    scroll, surface = _write_scroll(Path(folder), phantom.layers)
+    changed = [_write_layer(segment / "layers" / f"{n:02d}.png", layer) for n, layer in enumerate(phantom.layers)]
+    if any(changed):
+        emit(Event("note", REPLACED.format(segment)))
+    scroll, surface = _write_scroll(Path(folder), phantom.layers, emit)
     place = str(Path(folder) / "ink.png")
     result = ink.infer(
         (
@@ -124,7 +126,7 @@ def run_panoptic_demo(folder: str, seed: int, emit: Emit) -> list[str]:
 
     target = Path(folder)
     made, image, result = make_granules(seed=seed), str(target / "granules.zarr"), str(target / "objects.zarr")
-    _write_image(image, made.image)
+    _write_image(image, made.image, emit)
     model = write_granule_model(target)
     command = f"voxweft demo {folder} --panoptic --seed {seed}"
     execution = Execution(overwrite=True, command=command)
@@ -174,21 +176,35 @@ def _best_overlap(inside: np.ndarray, found: np.ndarray) -> float:
     return max(scores, default=0.0)
 
 
-def _write_scroll(folder: Path, layers: np.ndarray) -> tuple[Path, Path]:
+def _write_scroll(folder: Path, layers: np.ndarray, emit: Emit) -> tuple[Path, Path]:
     """The upper left of a surface volume rolled up, as a scroll of 2.4 micrometres, and its surface as tifxyz."""
     rows, columns = ROLLED
     roll = Roll(rows, columns, len(layers), radius=columns / 2)
     scroll, surface = folder / "scroll.zarr", folder / "tifxyz"
-    _write_image(str(scroll), roll.lay(layers[:, :rows, :columns]), Geometry((2.4,) * 3, "micrometer"), 32)
+    _write_image(str(scroll), roll.lay(layers[:, :rows, :columns]), emit, Geometry((2.4,) * 3, "micrometer"), 32)
     return scroll, write_tifxyz(surface, roll.points(), 1 / POINT_EVERY, source=scroll.name)
 
 
+def _write_layer(path: Path, layer: np.ndarray) -> bool:
+    """A layer as a picture, unless it is there; whether it took the place of another."""
+    there = path.exists()
+    if there and np.array_equal(np.asarray(Image.open(path)), layer):
+        return False
+    Image.fromarray(layer).save(path)
+    return there
+
+
 def _write_image(
-    url: str, image: np.ndarray, geometry: Geometry = GEOMETRY, side: int = 64, is_label: bool = False
+    url: str, image: np.ndarray, emit: Emit, geometry: Geometry = GEOMETRY, side: int = 64, is_label: bool = False
 ) -> None:
-    """The phantom as OME-Zarr."""
+    """The phantom as OME-Zarr; the same one stays as it is, and of another one it is said that it was replaced."""
     z, y, x = image.shape
     sink = open_sink(url)
+    if sink.exists():
+        there = open_volume(url)
+        if there.shape == image.shape and np.array_equal(there[...], image):
+            return
+        emit(Event("note", REPLACED.format(url)))
     sink.remove()
     chunk = (min(side, z), min(side, y), min(side, x))
     sink.create(OutputSpec((z, y, x), 1, "uint8", chunk, chunk, geometry=geometry, pyramid="none", is_label=is_label))

@@ -48,6 +48,7 @@ from voxweft.launch.steps import PART, Step
 from voxweft.model.card import ModelCard
 from voxweft.runner.crate import CrateOptions
 from voxweft.runner.workers import WorkerOptions
+from voxweft.shown import counted
 
 STEPS = {"prepare": "prepare", "inference": "infer", "infer": "infer", "reduce": "reduce", "run": "run"}
 app = typer.Typer(
@@ -204,7 +205,9 @@ def _tell(result: Any, report_to: str, quiet: bool, crate_options: Any) -> None:
 
     for one in (result, *result.also):
         if not quiet:
-            summary(replace(one.report, output=one.picture or one.zarr), unit="bands of rows", pictures=False)
+            summary(
+                replace(one.report, output=one.picture or one.zarr), unit="bands of rows", pictures=False, voxel="pixel"
+            )
             if one.known:
                 say(f"unknown in places, see: {one.known}")
         if one.picture:
@@ -224,10 +227,11 @@ def _in_rows(plan: Any, cost: Any) -> dict[str, str]:
 
     stage = plan.sweep
     return {
-        "volume": f"{stage.info.n_channels} layers of {pixels(stage.info.shape_zyx)} pixels (rows x columns)",
+        "volume": f"{counted(stage.info.n_channels, 'layers')} of {pixels(stage.info.shape_zyx)} pixels "
+        "(rows x columns)",
         "patches": f"{cost.n_patches} tiles of {pixels(stage.grid.patch)}, {cost.n_patches_computed} computed",
         "columns": f"{cost.n_columns} of {stage.columns.column_yx[1]} pixels",
-        "slabs": f"{cost.n_slabs} bands of {stage.columns.slab_z} rows",
+        "slabs": f"{counted(cost.n_slabs, 'bands')} of {counted(stage.columns.slab_z, 'rows')}",
     }
 
 

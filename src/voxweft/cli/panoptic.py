@@ -13,6 +13,7 @@ from voxweft.cli.front_end import Division, FrontEnd
 from voxweft.cli.show import Estimate, LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, table, tell
 from voxweft.errors import RequestError
 from voxweft.runner.execution import Execution
+from voxweft.shown import counted
 
 app = typer.Typer(help="Objects of electron microscopy: images, stacks, ortho-planes.", no_args_is_help=True)
 Source = Annotated[
@@ -192,7 +193,7 @@ def _swept(
         with Listener(quiet, log_json) as listen:
             done = panoptic.images(source, target, model, options, execution=_recorded(execution), emit=listen)
         if not quiet:
-            say(f"complete: {len(done)} images\nresult: {target}")
+            say(f"complete: {counted(len(done), 'images')}\nresult: {target}")
         return
     if estimate:
         from voxweft.apps.panoptic.forecast import forecast

@@ -16,6 +16,7 @@ from voxweft.cli.flags import with_options
 from voxweft.cli.front_end import Division, FrontEnd
 from voxweft.cli.show import LogJson, Quiet, ReportTo, Verbose, check_page, command_line, say, table
 from voxweft.remote import is_remote
+from voxweft.shown import counted
 
 app = typer.Typer(help="Particles in tomograms: segment, localize, evaluate.", no_args_is_help=True)
 OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -172,7 +173,7 @@ def import_tomograms(
 
 
 def _counts(found: dict[str, int], place: str) -> None:
-    table({name: f"{n} picks" for name, n in found.items()})
+    table({name: counted(n, "picks") for name, n in found.items()})
     say(f"result: {place}")
 
 

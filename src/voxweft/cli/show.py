@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections.abc import Iterable
 from typing import IO, Annotated, Any
 
 import typer
@@ -17,7 +18,9 @@ from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
+from voxweft.image.explored import facts_of
 from voxweft.remote import without_secrets
+from voxweft.shown import counted
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
@@ -43,7 +46,7 @@ def check_page(path: str) -> None:
         raise RequestError(f"--report {path}: the folder is not there")
 
 
-def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: bool = True) -> None:
+def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: bool = True, voxel: str = "voxel") -> None:
     """What a run did, on standard output; where it is complete and has pictures, with report.html."""
     page = ""
     if pictures and result.status == State.COMPLETE:
@@ -57,10 +60,10 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
     for line in result.redone[:REDONE_SHOWN]:
         say(f"redone: {line}", file=sys.stderr)
     if len(result.redone) > REDONE_SHOWN:
-        say(f"redone: {len(result.redone) - REDONE_SHOWN} more parts, see the report", file=sys.stderr)
-    speed = f", {result.voxels_per_s / 1e6:.2f} Mvoxel/s" if result.voxels_per_s else ""
+        say(f"redone: {counted(len(result.redone) - REDONE_SHOWN, 'more parts')}, see the report", file=sys.stderr)
+    speed = f", {result.voxels_per_s / 1e6:.2f} M{voxel}/s" if result.voxels_per_s else ""
     say(
-        f"{result.status}: {result.n_units_done} of {result.n_units} {unit}, {took}{speed}, "
+        f"{result.status}: {result.n_units_done} of {counted(result.n_units, unit)}, {took}{speed}, "
         f"peak memory {result.peak_memory_bytes / 1e9:.2f} GB"
     )
     say(f"result: {result.output}")
@@ -122,13 +125,15 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
     stage = made.sweep
     setting, info = stage.passes[0].setting, stage.info
     rows = {
-        "volume": f"{info.shape_zyx} z y x, {info.dtype}, {info.format}",
-        "patches": f"{cost.n_patches} of {stage.grid.patch}, {cost.n_patches_computed} computed (waste {cost.waste})",
-        "forward passes": f"{cost.n_forwards} ({stage.n_forwards:g} views, {made.models[0].card.n_folds} folds)",
-        "columns": f"{cost.n_columns} of {stage.columns.column_yx} voxels (y, x)",
-        "slabs": f"{cost.n_slabs} of {stage.columns.slab_z} planes",
+        "volume": ", ".join(facts_of(info).values()),
+        "patches": f"{cost.n_patches} of {_by(stage.grid.patch)}, "
+        f"{cost.n_patches_computed} computed (waste {cost.waste})",
+        "forward passes": f"{cost.n_forwards} ({stage.n_forwards:g} {'view' if stage.n_forwards == 1 else 'views'}, "
+        f"{counted(made.models[0].card.n_folds, 'folds')})",
+        "columns": f"{cost.n_columns} of {_by(stage.columns.column_yx)} voxels (y x)",
+        "slabs": f"{cost.n_slabs} of {counted(stage.columns.slab_z, 'planes')}",
         "runtime": f"{setting.runtime} on {setting.device}, {setting.precision}, batch {setting.batch_size}, "
-        f"{setting.n_threads} cores a pass",
+        f"{counted(setting.n_threads, 'cores')} a pass",
         "candidates": "\n".join(trial_in_words(trial) for trial in made.measured.get("runtimes", ())),
         "input": f"{_bytes(cost.bytes_decoded)} decoded"
         + (f", {_bytes(cost.bytes_read)} stored" if cost.bytes_read else ""),
@@ -151,7 +156,7 @@ def show_status(found: Any) -> None:
     from voxweft.runner.status import STATES
 
     share = found.n_units_done / max(1, found.n_units)
-    facts = [f"{found.state}: {found.n_units_done} of {found.n_units} {found.noun} ({share:.0%})"]
+    facts = [f"{found.state}: {found.n_units_done} of {counted(found.n_units, found.noun)} ({share:.0%})"]
     facts += [f"{name} {done} of {n}" for name, (done, n) in found.stages.items() if 0 < done < n][1:]
     if found.n_running:
         facts.append(f"{found.n_running} at work")
@@ -177,6 +182,10 @@ def table(rows: dict[str, str]) -> None:
     for name, value in rows.items():
         grid.add_row(plain(name), plain(value))
     Console(highlight=False, markup=False).print(grid)
+
+
+def _by(sizes: Iterable[int]) -> str:
+    return " x ".join(map(str, sizes))
 
 
 def _bytes(n: int) -> str:

@@ -132,6 +132,8 @@ def plan_run(
         found = replace(found, seen=survey(draft.sweep, mask))
         if not found.seen.n_patches:
             raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
+    least = replace(found, budget=budget_for(options, device, n_workers))
+    plan_sweep(volume.info, refs, options, least)  # what cannot fit is refused before anything is measured
     schemes = measure_volume(volume, found.normalization, emit)
     measured = _Measured(app.settings)
     if not app.settings:

@@ -27,6 +27,7 @@ from voxweft.runner.planning import follow
 from voxweft.runner.records import check_output, provenance, require_apart, tells_another_plan
 from voxweft.runner.verify import strike_lost
 from voxweft.runner.workers import Workers
+from voxweft.shown import counted
 from voxweft.stores import open_sink
 
 LOST = "files of finished units were gone, which are computed again: {}"
@@ -173,8 +174,8 @@ def store_or_follow(opened: Opened, place: Place, device: str, emit: Emit) -> tu
 
 
 def _in_words(plan: Plan) -> str:
-    patches = [f"{s.n_patches_computed} patches" for s in plan.stages if isinstance(s, Sweep) and not s.stores]
-    return ", ".join([f"{plan.main.n_units} {plan.main.noun}", *patches[:1]])
+    patches = [counted(s.n_patches_computed, "patches") for s in plan.stages if isinstance(s, Sweep) and not s.stores]
+    return ", ".join([counted(plan.main.n_units, plan.main.noun), *patches[:1]])
 
 
 def _url(ref: Any) -> str:

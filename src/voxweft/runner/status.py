@@ -10,7 +10,7 @@ from typing import Any
 
 from voxweft.engine.attempts import Attempt, attempts_in
 from voxweft.engine.ledger import Ledger
-from voxweft.engine.part import State
+from voxweft.engine.part import Part, State
 from voxweft.engine.plan import Plan
 from voxweft.engine.stage import Stage
 from voxweft.errors import RequestError
@@ -108,7 +108,7 @@ def status(output: str | Path) -> Status:
     plan, ledger = _planned(output)
     stage, report, attempts = plan.main, ledger.report(), attempts_in(ledger)
     done = {one.name: ledger.done(one.name) for one in plan.stages}
-    own = [a for a in attempts if a.stage == stage.name]
+    own = [_as_divided(a, ledger) for a in attempts if a.stage == stage.name]
     parts = _parts(stage, own, done[stage.name])
     at_work = any(a.state == State.RUNNING for a in attempts)
     if report.get("status") == State.FAILED and not at_work:
@@ -145,6 +145,15 @@ def _planned(output: str) -> tuple[Plan, Ledger]:
     if output.rstrip("/").endswith(".zarr") or ending_of(output):
         return plan_of(open_sink(output))
     raise RequestError(f"{output!r} is no output of a run; give its OME-Zarr (*.zarr), or a folder of voxweft predict")
+
+
+def _as_divided(attempt: Attempt, ledger: Ledger) -> Attempt:
+    """The attempt with the units that are left to it, where a worker with nothing to do was given the others."""
+    if attempt.count:
+        return attempt
+    start, stop = attempt.units
+    end = ledger.end_of(Part(attempt.stage, attempt.index, 0, range(start, stop), attempt.call).key)
+    return attempt if end is None else replace(attempt, units=(start, min(stop, end)))
 
 
 def _failed(parts: Sequence[PartStatus], failures: Mapping[str, str]) -> list[PartStatus]:
