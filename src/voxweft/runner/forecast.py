@@ -108,7 +108,8 @@ def forecast(
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask and mask is None else mask
     models = [load_model(model, targets=options.targets)]
-    opened = plan_run(volume, models, options, app=AppRequest("run", normalization), mask=mask, emit=emit)
+    app = AppRequest("run", normalization, estimate=True)
+    opened = plan_run(volume, models, options, app=app, mask=mask, emit=emit)
     return opened.plan, forecast_of(opened, options, measure_cost(opened, options), overlaps)
 
 

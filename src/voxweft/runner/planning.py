@@ -34,7 +34,7 @@ from voxweft.image.views import Channels
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.devices import budget_for, devices_of
-from voxweft.runner.measure import measure_volume
+from voxweft.runner.measure import estimate_volume, measure_volume
 from voxweft.runner.opening import Opened, require_precisions
 from voxweft.runner.place import IN_MEMORY
 
@@ -67,6 +67,8 @@ class AppRequest:
         Further volumes by their names, for the stages that follow.
     n_alike
         Volumes of about this size for which the runtime is chosen here; 0: it is this volume's alone.
+    estimate
+        Whether a sample may stand for the whole volume: for a plan that is looked at, not run.
     """
 
     name: str = "run"
@@ -78,6 +80,7 @@ class AppRequest:
     target: Target | None = None
     inputs: Mapping[str, Volume] = field(default_factory=dict)
     n_alike: int = 0
+    estimate: bool = False
 
 
 def plan_run(
@@ -127,7 +130,10 @@ def plan_run(
         found = replace(found, seen=survey(draft.sweep, mask))
         if not found.seen.n_patches:
             raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
-    schemes = measure_volume(volume, found.normalization, emit)
+    if app.estimate:
+        schemes, remarks = estimate_volume(volume, found.normalization)
+    else:
+        schemes, remarks = measure_volume(volume, found.normalization, emit), ()
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
@@ -140,7 +146,7 @@ def plan_run(
         measured=measured.told,
     )
     made = _with_more(plan_sweep(volume.info, refs, options, found), app)
-    opened = Opened(replace(made, notes=(*made.notes, *measured.notes)), volumes, models)
+    opened = Opened(replace(made, notes=(*made.notes, *measured.notes, *remarks)), volumes, models)
     if app.networks is not None:
         opened.predictors = app.networks
     opened.networks |= measured.networks
