@@ -84,6 +84,7 @@ def plan(
         bool, typer.Option("--choices", help="Run sample regions with cheaper settings: time, labels that flip.")
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
     options: Any = None,
 ) -> None:
@@ -91,11 +92,13 @@ def plan(
     from dataclasses import asdict
 
     from voxweft.cli.choices import show_choices
+    from voxweft.cli.progress import Listener
     from voxweft.runner.choices import forecast_choices
     from voxweft.runner.forecast import forecast
 
     choices |= options.effort == "auto"
-    made, cost = (forecast_choices if choices else forecast)(source, model, options)
+    with Listener(quiet) as listen:
+        made, cost = (forecast_choices if choices else forecast)(source, model, options, emit=listen)
     if as_json:
         print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))
         return

@@ -49,7 +49,8 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
     if pictures and result.status == State.COMPLETE:
         from voxweft.viewer.page import save_report
 
-        page = save_report(result.output, report_to)
+        with Console(stderr=True).status("making report.html"):
+            page = save_report(result.output, report_to)
     minutes, seconds = divmod(result.elapsed_s, 60)
     took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
     for warning in result.warnings:
@@ -152,7 +153,8 @@ def show_status(found: Any) -> None:
     facts = [f"{found.state}: {found.n_units_done} of {found.n_units} {found.noun} ({share:.0%})"]
     facts += [f"{name} {done} of {n}" for name, (done, n) in found.stages.items() if 0 < done < n][1:]
     if found.n_running:
-        facts.append(f"{found.n_running} at work")
+        patches = f" ({found.n_patches_running:,} patches done)" if found.n_patches_running else ""
+        facts.append(f"{found.n_running} at work{patches}")
     if found.voxels_per_s:
         facts.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
     if found.seconds_left is not None and found.n_running:

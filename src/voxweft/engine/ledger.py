@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from voxweft.engine.op import Table
 from voxweft.errors import PlanMismatchError, RequestError, RunError
 from voxweft.image.protocols import Records
 
+BEAT_S = 10.0
 READ_AT_ONCE = 16  # records, since each may be a request
 ASKING_COSTS = 50  # times as long as it takes to ask whose an output is nobody asks again
 HEAD = b'{"generation":"'
@@ -51,6 +52,11 @@ class Ledger:
     def __init__(self, records: Records, generation: str = "") -> None:
         self._records, self.generation = records, generation
         self._asked_at, self._asking_s = 0.0, 0.0
+
+    @property
+    def beat_s(self) -> float:
+        """Seconds between signs of life: as often as a person looks where a record is a file, else as is cheap."""
+        return float(getattr(self._records, "beat_s", BEAT_S))
 
     def store_or_follow(self, plan: bytes) -> tuple[bytes, bool]:
         """Store the plan, or get the one that somebody stored before, and whether it was stored now.
@@ -132,10 +138,11 @@ class Ledger:
         """Store the state of an attempt at a part."""
         self._records.put(f"attempts/{key}.json", json.dumps(record).encode())
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """The states of all attempts."""
+    def attempts(self, known: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """The states of all attempts by their keys, but for those that are known."""
+        keys = [key for key in self._records.keys("attempts/") if key not in known]
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            return [_load(data) for data in pool.map(self._records.get, self._records.keys("attempts/"))]
+            return dict(zip(keys, map(_load, pool.map(self._records.get, keys)), strict=True))
 
     def end_early(self, part: str, unit: int) -> None:
         """Let a part that is being computed end before a unit."""

@@ -14,7 +14,7 @@ import numpy as np
 from voxweft.backends import folds_of, reload
 from voxweft.engine.calibrate import Question, choose_setting
 from voxweft.engine.choices import ChosenOptions
-from voxweft.engine.events import Emit, silent
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.masking import mask_scale
 from voxweft.engine.options import RunOptions
@@ -122,6 +122,7 @@ def plan_run(
     models, options = _apart(models, options)
     refs = tuple(model_ref(model) for model in models)
     volumes = {VOLUME: volume, **app.inputs} | ({MASK: mask} if mask is not None else {})
+    emit(Event("phase", "looking at the volume"))
     found = _looked_at(volumes, refs, options, app)
     draft = plan_sweep(volume.info, refs, options, found)
     if records is not None and (stored := Ledger(records).plan()):
@@ -131,13 +132,14 @@ def plan_run(
         if not found.seen.n_patches:
             raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
     if app.estimate:
+        emit(Event("phase", "estimating the numbers of the whole volume from a sample"))
         schemes, remarks = estimate_volume(volume, found.normalization)
     else:
         schemes, remarks = measure_volume(volume, found.normalization, emit), ()
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
-        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers))
+        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers), emit)
     found = replace(
         found,
         normalization=schemes,
@@ -202,6 +204,7 @@ def _measured(
     schemes: tuple[Schemes, ...],
     options: RunOptions,
     job: tuple[int, int, int],
+    emit: Emit,
 ) -> _Measured:
     """Decide for each network in turn; ``job``: patches of the sweep, volumes alike, and processes of this machine."""
     import torch
@@ -219,12 +222,13 @@ def _measured(
         alone = len(models) == 1 and not n_alike
         n_forwards = n_patches * max(1, n_alike) // len(models)
         choices.append(
-            choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), job[2], alone))
+            choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), job[2], alone, emit))
         )
     allowed = None if options.precision == choices[0].setting.precision else options.tolerance
     notes = [precision_note(choice.told, choice.setting.precision, allowed) for choice in choices]
     told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}
     if n_patches >= PROBE_FROM:
+        emit(Event("phase", "probing how far the tiling decides the answer"))
         first = stage.passes[0].channels
         seen = volume if first is None else Channels(first).of(volume)
         with suppress(torch.OutOfMemoryError):

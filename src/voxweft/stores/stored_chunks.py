@@ -70,8 +70,9 @@ def spread_over(
         found = []
         for index in zip(*np.unravel_index(places, grid.shape), strict=True):
             ends = [(int(i) * s, min((int(i) + 1) * s, m)) for i, s, m in zip(index, size, shape, strict=True)]
-            starts = [a + int(draw.random() * max(0, b - a - side + 1)) for a, b in ends]
-            found.append(Box(tuple(starts), tuple(min(a + side, b) for a, (_, b) in zip(starts, ends, strict=True))))
+            z, y, x = (a + int(draw.random() * max(0, b - a - side + 1)) for a, b in ends)
+            (_, z1), (_, y1), (_, x1) = ends
+            found.append(Box((z, y, x), (min(z + side, z1), min(y + side, y1), min(x + side, x1))))
         return found
 
     there, vacant = np.flatnonzero(grid), np.flatnonzero(~grid)[:1]
