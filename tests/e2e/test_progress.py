@@ -19,7 +19,8 @@ import numpy as np
 import pytest
 import zarr
 
-from voxweft import VoxweftError, status
+import voxweft
+from voxweft import RunOptions, VoxweftError, status
 from voxweft.runner.status import Status
 
 SLOW = "fake://null?patch=32,32,32&delay={delay}"
@@ -104,3 +105,27 @@ def test_an_interrupt_stops_at_once_and_says_what_is_kept(cube: Path, tmp_path: 
     assert time.monotonic() - begun < 1.5  # a second, and something for a busy machine
     assert run.returncode == 130
     assert "stopped: 0 of 3 slabs are kept in o.zarr; the same command goes on" in told
+
+
+def test_a_kill_within_a_slab_loses_no_more_than_is_kept(cube: Path, tmp_path: Path) -> None:
+    """One slab; killed on its way, and its bits are those of a run that nobody stopped."""
+    options = RunOptions(pyramid=False, tta="rotation")
+    model = "fake://blur?patch=32,32,32"
+    whole = voxweft.run(str(cube), str(tmp_path / "whole.zarr"), model, options)
+    arguments = [*command(cube, 0, "--no-pyramid", "--tta", "rotation", "--checkpoint-every", "1s"), "--quiet"]
+    arguments[arguments.index("--model") + 1] = f"{model}&delay=60"
+    records = tmp_path / "o.zarr.voxweft"
+    run = subprocess.Popen(arguments, cwd=tmp_path)
+    while not list(records.glob("checkpoints/sweep/000000")):
+        assert run.poll() is None, "it was complete before anything was kept"
+        time.sleep(0.05)
+    run.kill()
+    run.wait()
+    assert not list(records.glob("done/sweep/*"))
+    done = subprocess.run(arguments, cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    report = json.loads((records / "report.json").read_text())
+    assert report["totals"]["n_patches"] < whole.totals["n_patches"]
+    a, b = (zarr.open(tmp_path / f"{name}.zarr")["0"][:] for name in ("whole", "o"))
+    np.testing.assert_array_equal(a, b)
+    assert not [p for p in records.glob("checkpoints/**/*") if p.is_file() and "-" in p.parent.name]

@@ -214,7 +214,7 @@ class Listener:
                 self._last = now
                 self._console.print(f"{text}: {plain(numbers)}".rstrip(": "), highlight=False, markup=False)
         else:
-            known = {"completed": count.done, "total": count.total or None}
+            known: dict[str, Any] = {"completed": count.done, "total": count.total or None}
             known |= {"numbers": plain(numbers), "clock": spell_duration(round(now - self._begun))}
             if self._task is None:
                 self._task = self._bar.add_task(text, **known)

@@ -11,13 +11,14 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from voxweft.engine.fields import spell_duration
+from voxweft.engine.fields import parse_duration, spell_duration
 from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
 from voxweft.remote import without_secrets
+from voxweft.runner.execution import Execution
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
@@ -134,6 +135,7 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         "output": f"{_bytes(cost.bytes_written)} before compression",
         "memory": _bytes(cost.memory_bytes),
         "time": spell_duration(cost.seconds),
+        "a stop loses": f"{spell_duration(_at_stake(stage, cost))} of work at most",
         "other choices": "\n".join(cost.choices),
     }
     if probe := made.measured.get("tiling"):
@@ -143,6 +145,13 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
     if made.notes:
         rows["notes"] = "\n".join(made.notes)
     table(rows | (more or {}))
+
+
+def _at_stake(stage: Any, cost: Any) -> float:
+    """Seconds between what is kept: a slab, or what is kept of one by default."""
+    slab_s = float(cost.seconds) / max(1, cost.n_columns * cost.n_slabs)
+    in_slabs = stage.sparse or stage.regrid or stage.n_tallied or stage.passes[0].setting.device != "cpu"
+    return slab_s if in_slabs else min(slab_s, parse_duration(Execution().checkpoint_every) or slab_s)
 
 
 def show_status(found: Any) -> None:

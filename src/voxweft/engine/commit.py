@@ -46,6 +46,8 @@ class Commit:
     ) -> None:
         self.stage, self._sinks, self.ledger, self._emit = stage, sinks, ledger, emit
         self.totals = totals or Totals()
+        self.checkpoint_s = 0.0
+        """How often what a unit has so far is kept; 0: never."""
         self._lock = threading.Lock()  # several blocks may be computed at the same time
 
     def __call__(

@@ -33,6 +33,7 @@ class Ledger:
         tables/objects/000003.npz    the table of unit 3 of stage "objects"
         attempts/5e0c….json          somebody works, or worked, on a part (see voxweft.engine.attempts)
         ends/5e0c…-3.json            part 3 of a run ends early: another worker has the rest
+        checkpoints/sweep/000012…    what a slab has so far (see voxweft.engine.checkpoint)
         parts/1-of-4.json            report of a part
         report.json                  report of the whole run
 
@@ -151,6 +152,19 @@ class Ledger:
     def end_of(self, part: str) -> int | None:
         """The unit before which a part ends early, if it does."""
         return _load(self._records.get(f"ends/{part}.json")).get("unit")
+
+    def put_checkpoint(self, key: str, data: bytes) -> None:
+        """Store what a unit has so far, or a piece of it."""
+        self._records.put(f"checkpoints/{key}", data)
+
+    def checkpoint(self, key: str) -> bytes | None:
+        """The same, if it is there."""
+        return self._records.get(f"checkpoints/{key}")
+
+    def forget_checkpoint(self, *keys: str) -> None:
+        """Remove such records."""
+        for key in keys:
+            self._records.remove(f"checkpoints/{key}")
 
     def put_report(self, name: str, report: Mapping[str, Any]) -> None:
         """Store a report."""

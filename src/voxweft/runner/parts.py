@@ -52,6 +52,7 @@ class PartTask:
     n_sharing: int
     operations: tuple[Callable[..., Any], ...] = ()
     generation: str = ""
+    checkpoint_s: float = 0.0
     version: str = __version__
 
 
@@ -185,7 +186,7 @@ class SharedParts:
         self._count, self._ended, self._looked = count or PatchCount(stage, ()), dict[str, Attempt](), 0.0
         self._plan, self._stage, self._ledger = with_absolute_paths(plan), stage, Ledger(place.records)
         self._output, self._files = place.absolute()
-        self._generation = place.generation
+        self._generation, self._checkpoint_s = place.generation, place.checkpoint_s
         self._workers, self._call, self._emit = workers, uuid.uuid4().hex[:12], emit
         self._units: list[range] = []
         self._operations = tuple(_operations_of(plan))
@@ -202,6 +203,7 @@ class SharedParts:
             self._workers.n_sharing,
             self._operations,
             self._generation,
+            self._checkpoint_s,
         )
 
     def split(self, running: Collection[PartTask]) -> PartTask | None:
@@ -295,7 +297,8 @@ def run_part(task: PartTask) -> PartRecord:
         raise RequestError(f"the worker has voxweft {__version__}, the run is of {task.version}; install the same")
     with _one_at_a_time:
         plan, device = task.plan, task.devices[worker_number() % len(task.devices)]
-        place = replace(Place.at(task.output, plan, task.files), generation=task.generation)
+        place = Place.at(task.output, plan, task.files)
+        place = replace(place, generation=task.generation, checkpoint_s=task.checkpoint_s)
         ledger, lanes = Ledger(place.records), worker_threads() or lanes_for(device, task.n_sharing)
 
         def goes_on(unit: int) -> bool:
@@ -338,6 +341,7 @@ def compute_part(
     with attempt(ledger, Attempt.at(part), totals, emit) as counting:
         made = opened if isinstance(opened, Opened) else opened()
         commit = Commit(stage, place.sinks_of(stage), ledger, counting, totals)
+        commit.checkpoint_s = place.checkpoint_s
         compute = made.stage(stage, place, *device)
         done = ledger.done(stage.name)
         for run in stage.runs(unit for unit in part.units if unit not in done):
