@@ -109,10 +109,13 @@ def test_an_interrupt_stops_at_once_and_says_what_is_kept(cube: Path, tmp_path: 
 
 def test_a_kill_within_a_slab_loses_no_more_than_is_kept(cube: Path, tmp_path: Path) -> None:
     """One slab; killed on its way, and its bits are those of a run that nobody stopped."""
-    options = RunOptions(pyramid=False, tta="rotation")
+    options = RunOptions(pyramid=False, tta="rotation", runtime="torch")
     model = "fake://blur?patch=32,32,32"
     whole = voxweft.run(str(cube), str(tmp_path / "whole.zarr"), model, options)
-    arguments = [*command(cube, 0, "--no-pyramid", "--tta", "rotation", "--checkpoint-every", "1s"), "--quiet"]
+    arguments = [
+        *command(cube, 0, "--no-pyramid", "--tta", "rotation", "--checkpoint-every", "1s", "--runtime", "torch"),
+        "--quiet",
+    ]
     arguments[arguments.index("--model") + 1] = f"{model}&delay=60"
     records = tmp_path / "o.zarr.voxweft"
     run = subprocess.Popen(arguments, cwd=tmp_path)
