@@ -152,7 +152,7 @@ class _Sample:
             return np.full((2, self._n_channels), np.inf if k else 0.0)
         some = [self.statistics(without=n) for n in range(k)]
         values = np.array([[s.mean, [s.std(c) for c in range(self._n_channels)]] for s in some])
-        return np.sqrt((k - 1) * values.var(axis=0))
+        return np.asarray(np.sqrt((k - 1) * values.var(axis=0)))
 
 
 def _spread(volume: Volume, stores: Callable[[Box], bool]) -> tuple[list[Box], Box | None, float]:

@@ -125,7 +125,7 @@ class ZarrVolume:
         there, size = self._stored.there, self._stored.size
         fixed = zip(self._axes.fixed, size, strict=True)
         there = there[tuple(slice(None) if index is None else index // s for index, s in fixed)]
-        grid = self._axes.arranged(there).any(axis=0)
+        grid = np.asarray(self._axes.arranged(there).any(axis=0))
         return spread_over(grid, self._axes.pick(size), self.info.shape_zyx, (n, side))
 
     def _read(self, box: Box) -> NDArray[Any]:
