@@ -26,6 +26,7 @@ if (
 if TYPE_CHECKING:
     from voxweft.apps.run import run, run_many
     from voxweft.backends import load_model
+    from voxweft.cli.progress import progress
     from voxweft.engine.options import RunOptions
     from voxweft.engine.plan import Plan
     from voxweft.engine.report import Report
@@ -53,6 +54,7 @@ __all__ = [
     "make_plan",
     "open_sink",
     "open_volume",
+    "progress",
     "run",
     "run_many",
     "status",
@@ -62,6 +64,7 @@ __all__ = [
 _HOMES = {
     "voxweft.apps.run": ("run", "run_many"),
     "voxweft.backends": ("load_model",),
+    "voxweft.cli.progress": ("progress",),
     "voxweft.engine.options": ("RunOptions",),
     "voxweft.engine.plan": ("Plan",),
     "voxweft.engine.report": ("Report",),

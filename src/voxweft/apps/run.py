@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from voxweft.backends import load_model, reload
-from voxweft.engine.events import Emit, silent
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.named import takes_options, with_named
 from voxweft.engine.options import RunOptions
@@ -212,6 +212,7 @@ def _run(
     app: AppRequest | None = None,
 ) -> Report:
     source, output, model = what
+    emit(Event("phase", "opening the volume and the model"))
     sink = open_sink(output)
     check_output(sink, execution)
     volume = open_volume(source, level=options.level, select=options.select)

@@ -42,7 +42,8 @@ app = typer.Typer(
 # typer may bring a click of its own, so the class is looked up
 USAGE: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 MOST_LINES = 3  # of an error
-GRACE_S = 1.5  # to leave the work in order
+GRACE_S = 0.6  # to leave the work in order
+SHOW_CURSOR = "\x1b[?25h\r\x1b[K"
 AGAIN = "Run the same command again to continue: finished slabs are kept."
 
 
@@ -82,7 +83,7 @@ class Interrupts:
         """Say so; the exit code."""
         for one in (signal.SIGINT, signal.SIGTERM):
             signal.signal(one, signal.SIG_IGN)  # a second Ctrl-C would only spoil the end
-        print(f"voxweft: interrupted. {AGAIN}", file=sys.stderr, flush=True)
+        print(f"voxweft: {_stopped()}", file=sys.stderr, flush=True)
         return INTERRUPTED
 
     def _interrupt(self, *_: object) -> None:
@@ -95,8 +96,16 @@ class Interrupts:
 
     @staticmethod
     def _leave() -> None:
-        os.write(2, f"voxweft: interrupted. {AGAIN}\n".encode())
+        cursor = SHOW_CURSOR if sys.stderr.isatty() else ""  # which the bar had hidden
+        os.write(2, f"{cursor}voxweft: {_stopped()}\n".encode())
         os._exit(INTERRUPTED)
+
+
+def _stopped() -> str:
+    """What a person who stopped a command is told."""
+    progress = sys.modules.get("voxweft.cli.progress")
+    kept = progress.Listener.last.kept() if progress and progress.Listener.last else ""
+    return f"stopped: {kept}; the same command goes on." if kept else f"interrupted. {AGAIN}"
 
 
 def _explain(error: BaseException) -> tuple[str, int]:
@@ -106,7 +115,7 @@ def _explain(error: BaseException) -> tuple[str, int]:
             few = str(error).count("\n") < MOST_LINES  # more are in the names of files
             return str(error) if few else "\n".join(x.replace("\n", "\\n") for x in error.lines), error.exit_code
         case KeyboardInterrupt() | typer.Abort():
-            return f"interrupted. {AGAIN}", INTERRUPTED
+            return _stopped(), INTERRUPTED
         case MemoryError():
             return "out of memory. Run the same command with --overwrite and a smaller --memory.", 1
         case Exception() if isinstance(error, OSError) or type(error).__module__.startswith("obstore"):

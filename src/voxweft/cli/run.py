@@ -86,6 +86,7 @@ def plan(
         bool, typer.Option("--choices", help="Run sample regions with cheaper settings: time, labels that flip.")
     ] = False,
     as_json: AsJson = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
     options: Any = None,
 ) -> None:
@@ -98,7 +99,7 @@ def plan(
     from voxweft.runner.forecast import forecast
 
     choices |= options.effort == "auto"
-    with Listener() as listen:
+    with Listener(quiet) as listen:
         made, cost = (forecast_choices if choices else forecast)(source, model, options, emit=listen)
     if as_json:
         print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from voxweft.engine.fields import spell_duration
+from voxweft.engine.fields import parse_duration, spell_duration
 from voxweft.engine.part import State
 from voxweft.engine.report import REDONE_SHOWN, trial_in_words
 from voxweft.engine.uncertain import UNCERTAINTY
@@ -20,6 +20,7 @@ from voxweft.errors import RequestError, plain
 from voxweft.foreign import local
 from voxweft.image.explored import facts_of
 from voxweft.remote import without_secrets
+from voxweft.runner.execution import Execution
 from voxweft.shown import counted
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
@@ -52,7 +53,8 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
     if pictures and result.status == State.COMPLETE:
         from voxweft.viewer.page import save_report
 
-        page = save_report(result.output, report_to)
+        with Console(stderr=True).status("making report.html"):
+            page = save_report(result.output, report_to)
     minutes, seconds = divmod(result.elapsed_s, 60)
     took = f"{minutes:.0f} min {seconds:.0f} s" if minutes else f"{seconds:.1f} s"
     for warning in result.warnings:
@@ -140,6 +142,7 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         "output": f"{_bytes(cost.bytes_written)} before compression",
         "memory": _bytes(cost.memory_bytes),
         "time": spell_duration(cost.seconds),
+        "a stop loses": f"{spell_duration(_at_stake(stage, cost))} of work at most",
         "other choices": "\n".join(cost.choices),
     }
     if probe := made.measured.get("tiling"):
@@ -151,6 +154,13 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
     table(rows | (more or {}))
 
 
+def _at_stake(stage: Any, cost: Any) -> float:
+    """Seconds between what is kept: a slab, or what is kept of one by default."""
+    slab_s = float(cost.seconds) / max(1, cost.n_columns * cost.n_slabs)
+    in_slabs = stage.sparse or stage.regrid or stage.n_tallied or stage.passes[0].setting.device != "cpu"
+    return slab_s if in_slabs else min(slab_s, parse_duration(Execution().checkpoint_every) or slab_s)
+
+
 def show_status(found: Any) -> None:
     """The state of a run, on standard output: one line for all, then the parts that are not simply done."""
     from voxweft.runner.status import STATES
@@ -159,7 +169,8 @@ def show_status(found: Any) -> None:
     facts = [f"{found.state}: {found.n_units_done} of {counted(found.n_units, found.noun)} ({share:.0%})"]
     facts += [f"{name} {done} of {n}" for name, (done, n) in found.stages.items() if 0 < done < n][1:]
     if found.n_running:
-        facts.append(f"{found.n_running} at work")
+        patches = f" ({found.n_patches_running:,} patches done)" if found.n_patches_running else ""
+        facts.append(f"{found.n_running} at work{patches}")
     if found.voxels_per_s:
         facts.append(f"{found.voxels_per_s / 1e6:.2f} Mvoxel/s")
     if found.seconds_left is not None and found.n_running:

@@ -15,12 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from voxweft.engine.events import Emit, Event, silent
-from voxweft.engine.ledger import Ledger
+from voxweft.engine.ledger import BEAT_S, Ledger
 from voxweft.engine.part import Part, State
 from voxweft.engine.stage import Stage
+from voxweft.engine.totals import Totals
 
-BEAT_S, SOON_S = 10.0, 1.0  # between signs of life: at most, and at least
-SILENT_S = 3.5 * BEAT_S  # without a sign of life for so long, a worker is lost
+SOON_S = 0.5  # between looks at what was done
+SILENT_S = 35.0  # without a sign of life for so long, a worker is lost
 
 
 @dataclass(slots=True)
@@ -46,8 +47,8 @@ class Attempt:
         behind; see :attr:`state`.
     error
         Why it failed.
-    n_units
-        What it finished so far.
+    n_units, n_patches
+        What it finished so far; patches that were skipped are counted.
     """
 
     stage: str
@@ -64,6 +65,7 @@ class Attempt:
     outcome: State = State.RUNNING
     error: str = ""
     n_units: int = 0
+    n_patches: int = 0
 
     @classmethod
     def of(cls, record: Mapping[str, Any]) -> Attempt:
@@ -102,8 +104,10 @@ class Attempt:
 
 
 @contextmanager
-def attempt(ledger: Ledger, one: Attempt, emit: Emit = silent) -> Iterator[Emit]:
-    """Tell the ledger that this process works on a part, every ten seconds that it still does, and how it ended.
+def attempt(ledger: Ledger, one: Attempt, totals: Totals, emit: Emit = silent) -> Iterator[Emit]:
+    """Tell the ledger every few seconds that this process works on a part, what it has done, and how it ended.
+
+    ``totals`` are those of the part; whoever listens is told of patches as they are done.
 
     Yields
     ------
@@ -117,21 +121,26 @@ def attempt(ledger: Ledger, one: Attempt, emit: Emit = silent) -> Iterator[Emit]
     """
     one.host, one.pid, one.space, one.job = platform.node(), os.getpid(), _process_space(), _job()
     one.began = one.beat = time.time()
-    key, news, ended = uuid.uuid4().hex, threading.Event(), threading.Event()
+    key, ended = uuid.uuid4().hex, threading.Event()
     ledger.put_attempt(key, asdict(one))
 
     def beat() -> None:
+        last, before = time.monotonic(), (0, 0)
         while not ended.wait(SOON_S):
-            news.wait(BEAT_S)
-            news.clear()
-            one.beat = time.time()
-            with suppress(Exception):  # the next one may come through
-                ledger.put_attempt(key, asdict(one))
+            one.n_patches = totals.n_patches + totals.n_skipped
+            now = (one.n_units, one.n_patches)
+            if now[1] != before[1]:
+                emit(Event("patches", data={"stage": one.stage, "part": one.index, "n_patches": one.n_patches}))
+            due = ledger.beat_s if now != before else BEAT_S
+            before = now
+            if time.monotonic() - last >= due:
+                last, one.beat = time.monotonic(), time.time()
+                with suppress(Exception):  # the next one may come through
+                    ledger.put_attempt(key, asdict(one))
 
     def counting(event: Event) -> None:
         if event.kind == "unit":
             one.n_units += 1
-            news.set()
         emit(event)
 
     thread = threading.Thread(target=beat, daemon=True, name="voxweft-beat")
@@ -147,9 +156,8 @@ def attempt(ledger: Ledger, one: Attempt, emit: Emit = silent) -> Iterator[Emit]
         raise
     finally:
         ended.set()
-        news.set()
         thread.join(BEAT_S)
-        one.beat = time.time()
+        one.beat, one.n_patches = time.time(), totals.n_patches + totals.n_skipped
         with suppress(Exception):  # what matters is in the units
             ledger.put_attempt(key, asdict(one))
 
@@ -157,7 +165,8 @@ def attempt(ledger: Ledger, one: Attempt, emit: Emit = silent) -> Iterator[Emit]
 def attempts_in(ledger: Ledger) -> list[Attempt]:
     """All attempts that a ledger knows of, in the order in which they began."""
     return sorted(
-        (Attempt.of(a) for a in ledger.attempts() if {"stage", "index", "count"} <= a.keys()), key=lambda a: a.began
+        (Attempt.of(a) for a in ledger.attempts().values() if {"stage", "index", "count"} <= a.keys()),
+        key=lambda a: a.began,
     )
 
 

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from voxweft.engine.bench import EXACT, Bench
+from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.options import RunOptions
 from voxweft.engine.samples import JUDGED, Samples
 from voxweft.engine.totals import lanes_for, n_cores
@@ -57,6 +58,8 @@ class Question:
         Of each patch; processes that share the cores of this machine.
     alone
         Whether one network works on one volume: only then a pass may have several cores, and int8 may be taken.
+    emit
+        Told of each candidate that is opened and timed.
     """
 
     model: Model
@@ -67,6 +70,7 @@ class Question:
     n_views: int = 1
     n_workers: int = 1
     alone: bool = True
+    emit: Emit = silent
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +175,7 @@ class _Contest:
             self._best = self._exact = self._plain
             with suppress(torch.OutOfMemoryError):  # of the plainest itself; the run halves it then
                 self._find()
+            self._tell(self._best)
             try:
                 predictor = self._bench.open(self._best)
                 break
@@ -264,6 +269,10 @@ class _Contest:
         self._note(self._best)
         return self._job_s(self._best, patch_s)
 
+    def _tell(self, setting: ForwardSetting) -> None:
+        words = [setting.runtime, setting.precision, f"batch {setting.batch_size}" if setting.batch_size > 1 else ""]
+        self._q.emit(Event("phase", f"opening and timing the network: {' '.join(filter(None, words))}"))
+
     def _worth_s(self, setting: ForwardSetting) -> float:
         runtime_s = WORTH_S.get(setting.runtime, LONG_S) if setting.runtime != self._best.runtime else 0.0
         return max(runtime_s, WORTH_OTHERWISE_S.get(setting.precision, WORTH_S["torch"]))
@@ -288,6 +297,7 @@ class _Contest:
         if known is not None and self._job_s(setting, known) + opening_s > GAIN * best_s:
             self._note(setting)
             return
+        self._tell(setting)
         try:
             if setting.precision == "int8" and not setting.network:
                 setting = self._bench.quantized(setting)

@@ -37,11 +37,17 @@ class Commit:
         The stage; where each of its arrays goes.
     ledger, emit
         Who keeps and who hears of it.
+    totals
+        To go on from.
     """
 
-    def __init__(self, stage: Stage, sinks: Sequence[Sink], ledger: Ledger, emit: Emit) -> None:
+    def __init__(
+        self, stage: Stage, sinks: Sequence[Sink], ledger: Ledger, emit: Emit, totals: Totals | None = None
+    ) -> None:
         self.stage, self._sinks, self.ledger, self._emit = stage, sinks, ledger, emit
-        self.totals = Totals()
+        self.totals = totals or Totals()
+        self.checkpoint_s = 0.0
+        """How often what a unit has so far is kept; 0: never."""
         self._lock = threading.Lock()  # several blocks may be computed at the same time
 
     def __call__(

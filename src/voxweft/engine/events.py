@@ -14,8 +14,9 @@ class Event:
     Attributes
     ----------
     kind
-        "plan", "statistics", "begin" (of a stage), "unit" (of a stage is complete), "progress", "picture", "note",
-        "warning" or "done".
+        "phase" (something that may take a while begins), "plan", "statistics", "begin" (of a stage), "unit" (of a stage
+        is complete), "progress" (units, and patches where the stage has them), "patches" (of a part), "picture",
+        "note", "warning" or "done".
     text
         One sentence for a person.
     data

@@ -57,14 +57,14 @@ class SameGrid:
     ) -> None:
         self._stage, self._box, self._weaver, self._mask, self._writer = stage, box, weaver, mask, writer
         self._known = known
-        self._cursor = box.start[0]
+        self.cursor = box.start[0]
         self._background = [
             np.array(f.background if f.output == "logits" else [0] * f.n_channels)[:, None] for f in stage.finishes
         ]
 
     def to(self, end: int) -> None:
         """Strip by strip."""
-        lo, self._cursor = self._cursor, max(self._cursor, end)
+        lo, self.cursor = self.cursor, max(self.cursor, end)
         if lo < end:
             self.planes(lo, end)
             self._writer.advance(end)

@@ -36,7 +36,7 @@ class OnDevice(SameGrid):
 
     def to(self, end: int) -> None:
         """The writer is told when they are placed."""
-        lo, self._cursor = self._cursor, max(self._cursor, end)
+        lo, self.cursor = self.cursor, max(self.cursor, end)
         if lo < end:
             self.planes(lo, end)
             self._pending.append(lambda: self._writer.advance(end))

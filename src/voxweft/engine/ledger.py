@@ -7,7 +7,7 @@ import json
 import time
 import uuid
 import zlib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +18,7 @@ from voxweft.engine.op import Table
 from voxweft.errors import PlanMismatchError, RequestError, RunError
 from voxweft.image.protocols import Records
 
+BEAT_S = 10.0
 READ_AT_ONCE = 16  # records, since each may be a request
 ASKING_COSTS = 50  # times as long as it takes to ask whose an output is nobody asks again
 HEAD = b'{"generation":"'
@@ -32,6 +33,7 @@ class Ledger:
         tables/objects/000003.npz    the table of unit 3 of stage "objects"
         attempts/5e0c….json          somebody works, or worked, on a part (see voxweft.engine.attempts)
         ends/5e0c…-3.json            part 3 of a run ends early: another worker has the rest
+        checkpoints/sweep/000012…    what a slab has so far (see voxweft.engine.checkpoint)
         parts/1-of-4.json            report of a part
         report.json                  report of the whole run
 
@@ -51,6 +53,11 @@ class Ledger:
     def __init__(self, records: Records, generation: str = "") -> None:
         self._records, self.generation = records, generation
         self._asked_at, self._asking_s = 0.0, 0.0
+
+    @property
+    def beat_s(self) -> float:
+        """Seconds between signs of life: as often as a person looks where a record is a file, else as is cheap."""
+        return float(getattr(self._records, "beat_s", BEAT_S))
 
     def store_or_follow(self, plan: bytes) -> tuple[bytes, bool]:
         """Store the plan, or get the one that somebody stored before, and whether it was stored now.
@@ -132,10 +139,11 @@ class Ledger:
         """Store the state of an attempt at a part."""
         self._records.put(f"attempts/{key}.json", json.dumps(record).encode())
 
-    def attempts(self) -> list[dict[str, Any]]:
-        """The states of all attempts."""
+    def attempts(self, known: Collection[str] = ()) -> dict[str, dict[str, Any]]:
+        """The states of all attempts by their keys, but for those that are known."""
+        keys = [key for key in self._records.keys("attempts/") if key not in known]
         with ThreadPoolExecutor(READ_AT_ONCE) as pool:
-            return [_load(data) for data in pool.map(self._records.get, self._records.keys("attempts/"))]
+            return dict(zip(keys, map(_load, pool.map(self._records.get, keys)), strict=True))
 
     def end_early(self, part: str, unit: int) -> None:
         """Let a part that is being computed end before a unit."""
@@ -144,6 +152,19 @@ class Ledger:
     def end_of(self, part: str) -> int | None:
         """The unit before which a part ends early, if it does."""
         return _load(self._records.get(f"ends/{part}.json")).get("unit")
+
+    def put_checkpoint(self, key: str, data: bytes) -> None:
+        """Store what a unit has so far, or a piece of it."""
+        self._records.put(f"checkpoints/{key}", data)
+
+    def checkpoint(self, key: str) -> bytes | None:
+        """The same, if it is there."""
+        return self._records.get(f"checkpoints/{key}")
+
+    def forget_checkpoint(self, *keys: str) -> None:
+        """Remove such records."""
+        for key in keys:
+            self._records.remove(f"checkpoints/{key}")
 
     def put_report(self, name: str, report: Mapping[str, Any]) -> None:
         """Store a report."""

@@ -144,6 +144,8 @@ class PlaneReader(Held):
         """Hold the planes ``lo <= z < hi``; drop what lies before. ``lo`` never goes back."""
         while self._held and self._held[0][1] <= lo:
             self._held.popleft()
+        while self._spans and self._ahead is None and self._spans[0][1] <= lo:
+            self._spans.popleft()  # of a sweep that goes on from the middle
         while self._spans and self._spans[0][0] < hi:
             future = self._ahead or self._submit()
             self._ahead = None

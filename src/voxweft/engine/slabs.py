@@ -66,6 +66,10 @@ class SlabWriter:
         """The slab that is being filled; None after the last."""
         return self._unit
 
+    def final(self, end: int) -> list[NDArray[Any]]:
+        """The planes [C, Z, Y, X] below ``end`` of the slab that is being filled, of each output."""
+        return [buffer[:, : max(0, end - self._box.start[0])] for buffer in self._buffers]
+
     def put(self, z: int, y: int, values: Sequence[NDArray[Any]], box: Box) -> None:
         """Place a strip [C, 1, rows, width], one an output, whose row 0 is row ``y`` of the swept box."""
         if z >= self._box.stop[0]:

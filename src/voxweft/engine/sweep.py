@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from voxweft.engine.cells import CellMask
+from voxweft.engine.checkpoint import Checkpoints
 from voxweft.engine.commit import Commit, GoesOn
-from voxweft.engine.finishing import Finishing, finishing
+from voxweft.engine.finishing import Finishing, SameGrid, finishing
 from voxweft.engine.finishing_device import OnDevice
 from voxweft.engine.forward import ForwardQueue, cores_each, planes_of
 from voxweft.engine.known import KnownPlanes
@@ -56,7 +57,10 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
     ):
         there = opened.device != "cpu" and stage.regrid is None
         finish = (OnDevice if there else finishing)(stage, made, weaver, mask, writer, known)
-        _weave(patch_layers(stage, box), Loom(stage, box, patches, weaver, mask, writer, finish), totals, goes_on)
+        loom = Loom(stage, box, patches, weaver, mask, writer, finish)
+        if isinstance(finish, SameGrid) and not (there or known or stage.n_tallied or opened.patches):
+            loom = replace(loom, kept=Checkpoints(stage, commit, weaver, finish, writer))
+        _weave(patch_layers(stage, box), loom, totals, goes_on)
 
 
 def _sweep_cells(opened: OpenedSweep, units: range, made: Box, commit: Commit, goes_on: GoesOn) -> None:
@@ -91,12 +95,17 @@ class Loom:
     mask: Mask
     writer: SlabWriter
     finish: Finishing
+    kept: Checkpoints | None = None
 
 
 def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: GoesOn) -> None:
     """Layer by layer: hold its planes, run its patches, finish what is final after it."""
     patches, weaver, mask, extent = loom.patches, loom.weaver, loom.mask, loom.stage.info.shape_zyx[0]
     n_finished, cursor, unit = 0, loom.box.start[0], loom.writer.unit  # finished layers; the first plane that is not
+    n_before = 0
+    if loom.kept:
+        layers, n_before = loom.kept.find(list(layers))
+        cursor = loom.kept.cursor
     for n, layer in enumerate(layers):
         if loom.writer.unit != unit:
             unit = loom.writer.unit
@@ -106,15 +115,19 @@ def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: Go
         with totals.timed("wait for input"):
             patches.need(first, last)
             mask.need(min(cursor, first), last)
-        patches.then(partial(weaver.begin_layer, layer.one, layer.z_index))
-        missed = [mask.misses(tile.box & loom.box) for tile in layer.tiles]
-        patches.expect(layer.one, [tile for tile, out in zip(layer.tiles, missed, strict=True) if not out])
-        for tile, out in zip(layer.tiles, missed, strict=True):
+        if not n_before:
+            patches.then(partial(weaver.begin_layer, layer.one, layer.z_index))
+        tiles, n_before, n_left_out = layer.tiles[n_before:], 0, n_before
+        missed = [mask.misses(tile.box & loom.box) for tile in tiles]
+        patches.expect(layer.one, [tile for tile, out in zip(tiles, missed, strict=True) if not out])
+        for k, (tile, out) in enumerate(zip(tiles, missed, strict=True), start=n_left_out + 1):
             if out:
                 patches.then(partial(weaver.skip, layer.one, tile))
                 totals.n_skipped += 1
             else:
                 patches.add(layer.one, tile)
+            if loom.kept:
+                patches.then(partial(loom.kept.look, layer, k))
 
         def end_layer(end: int = layer.end) -> None:
             nonlocal cursor, n_finished
@@ -122,6 +135,8 @@ def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: Go
             cursor = max(cursor, end)
             with totals.timed("finish"):
                 loom.finish.to(end)
+            if loom.kept:
+                loom.kept.forget()
 
         patches.then(end_layer)
         if n - n_finished >= AHEAD:

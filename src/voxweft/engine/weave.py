@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -163,6 +163,20 @@ class Weaver:
             holes.append(uncovered)
         return self._sum[:, planes], _nowhere(holes, one_is_enough=self._one_is_enough)
 
+    def sums(self) -> NDArray[np.float32]:
+        """The sums themselves, on the host [C', Z, Y, X]; what is written to them counts."""
+        found: NDArray[np.float32] = self._sum.numpy()
+        return found
+
+    def state(self) -> tuple[int, list[Any]]:
+        """The plane that is plane 0 of the sums, and what is known of skipped patches, as JSON values."""
+        return self._base, self._skips.state()
+
+    def restore(self, base: int, skips: list[Any]) -> None:
+        """Go on from a state, with its sums."""
+        self._base = base
+        self._skips.restore(skips)
+
     def _channels(self, one: int) -> torch.Tensor:
         """The sums of a pass."""
         n = len(self._sum) // self._n_groups
@@ -208,6 +222,13 @@ class _Skips:
     def add(self, one: int, tile: Tile) -> None:
         z, y, x = tile.index
         self._layers[one, z][1].add((y, x))
+
+    def state(self) -> list[Any]:
+        return [[*key, start, sorted(skipped)] for key, (start, skipped) in self._layers.items()]
+
+    def restore(self, state: list[Any]) -> None:
+        self._layers = {(one, z): (start, {(y, x) for y, x in skipped}) for one, z, start, skipped in state}
+        self._planes = {}
 
     def weight(self, lo: int, hi: int, one: int | None = None) -> NDArray[np.float32] | None:
         """Sum of the weights that ran [Z, Y, X], exactly 1 where nothing was skipped; None where nothing at all was.

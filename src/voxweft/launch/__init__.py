@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from voxweft.launch.executors import (
+    TICK_S,
     open_executor,
     require_executor,
     run_parts,
@@ -10,4 +11,4 @@ from voxweft.launch.executors import (
     worker_threads,
 )
 
-__all__ = ["open_executor", "require_executor", "run_parts", "worker_number", "worker_threads"]
+__all__ = ["TICK_S", "open_executor", "require_executor", "run_parts", "worker_number", "worker_threads"]

@@ -31,7 +31,7 @@ def forecast_choices(source: Any, model: Any, options: RunOptions, emit: Emit = 
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask else None
     models = load_models(model, options)
-    opened, cost, row = choose(volume, models, options, mask=mask, emit=emit)
+    opened, cost, row = choose(volume, models, options, mask=mask, estimate=True, emit=emit)
     made = forecast_of(opened, ChosenOptions.of(options, row.choice.options), cost)
     return opened.plan, replace(made, choices=(), seconds=round(row.seconds or made.seconds, 2))
 
@@ -66,13 +66,15 @@ def choose(
     *,
     mask: Volume | None = None,
     n_workers: int = 1,
+    estimate: bool = False,
     emit: Emit = silent,
 ) -> tuple[Opened, Cost, Row]:
     """Compare choices and plan the request, or with ``--effort auto`` what is chosen; all is told in the plan."""
     asked = ChosenOptions.of(options, {})
-    opened = plan_run(volume, models, asked, mask=mask, n_workers=n_workers, emit=emit)
+    app = AppRequest(estimate=estimate)
+    opened = plan_run(volume, models, asked, app=app, mask=mask, n_workers=n_workers, emit=emit)
     begun = time.perf_counter()
-    cost = measure_cost(opened, asked, CALIBRATION_S)
+    cost = measure_cost(opened, asked, CALIBRATION_S, emit)
     found = Sampling(opened, asked, cost, n_workers).compare(begun, emit)
     row = next(row for row in found.rows if row.choice.is_asked)
     notes, measured = [], opened.plan.measured

@@ -12,7 +12,8 @@ import numpy as np
 import psutil
 
 from voxweft.engine.budget import buffers_for
-from voxweft.engine.events import Emit, silent
+from voxweft.engine.events import Emit, Event, silent
+from voxweft.engine.fields import spell_duration
 from voxweft.engine.named import takes_options, with_named
 from voxweft.engine.options import RunOptions
 from voxweft.engine.part import Part
@@ -124,8 +125,9 @@ def forecast_for(
     """
     volume = open_volume(source, level=options.level, select=options.select)
     mask = open_volume(options.mask) if options.mask and mask is None else mask
-    opened = plan_run(volume, models, options, app=AppRequest("run", normalization), mask=mask, emit=emit)
-    return opened.plan, forecast_of(opened, options, measure_cost(opened, options), overlaps)
+    app = AppRequest("run", normalization, estimate=True)
+    opened = plan_run(volume, models, options, app=app, mask=mask, emit=emit)
+    return opened.plan, forecast_of(opened, options, measure_cost(opened, options, emit=emit), overlaps)
 
 
 def forecast_of(opened: Opened, options: RunOptions, cost: Cost, overlaps: Mapping[str, float] = OVERLAPS) -> Forecast:
@@ -200,10 +202,11 @@ class Cost:
     base_bytes: int = 0
 
 
-def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRATION_S) -> Cost:
+def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRATION_S, emit: Emit = silent) -> Cost:
     """Run crops from the middle for real, into memory: a small one to warm up, then one of about so many seconds."""
     age_s = time.time() - psutil.Process().create_time()
     start_s, base_bytes = min(age_s, START_S), peak_memory_bytes()
+    emit(Event("phase", f"running a piece from the middle, in about {spell_duration(wanted_s)}"))
     first = _run_crop(opened, options, n_patches=8)
     wanted = max(8, round(wanted_s / max(first.patch_s, 1e-4)))
     cost = _run_crop(opened, options, n_patches=min(wanted, MAX_PATCHES))

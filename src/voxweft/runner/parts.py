@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 import uuid
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,16 +15,17 @@ from voxweft.engine.commit import Commit
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.op import find_op
-from voxweft.engine.part import Part, PartRecord
+from voxweft.engine.part import Part, PartRecord, State
 from voxweft.engine.plan import InputRef, PatchesRef, Plan
 from voxweft.engine.report import peak_memory_bytes
 from voxweft.engine.stage import Stage, Sweep
-from voxweft.engine.totals import lanes_for
+from voxweft.engine.totals import Totals, lanes_for
 from voxweft.errors import RequestError, RunError
 from voxweft.image.ref import VolumeRef
-from voxweft.launch import run_parts, worker_number, worker_threads
+from voxweft.launch import TICK_S, run_parts, worker_number, worker_threads
 from voxweft.model.protocols import Predictor
 from voxweft.model.ref import ModelRef
+from voxweft.runner.count import PatchCount, expected_patch_s
 from voxweft.runner.opening import Opened
 from voxweft.runner.place import Place
 from voxweft.runner.workers import Workers
@@ -50,6 +52,7 @@ class PartTask:
     n_sharing: int
     operations: tuple[Callable[..., Any], ...] = ()
     generation: str = ""
+    checkpoint_s: float = 0.0
     version: str = __version__
 
 
@@ -94,11 +97,12 @@ class Crew:
         todo = [part for part in parts if any(unit not in done for unit in part.units)]
         if not todo:
             return
-        n_done = len(done)
-        self._emit(
-            Event("begin", data={"stage": stage.name, "n_units": stage.n_units, "n_done": n_done, "noun": stage.noun})
-        )
-        for part, result in self._here(stage, todo) if self._workers.kind == "serial" else self._there(stage, todo):
+        serial = self._workers.kind == "serial"
+        count = PatchCount(stage, done)
+        for n, part in enumerate(todo):
+            count.expect(part.index if serial else n, part.units)
+        self._emit(Event("begin", data=self._begin(stage, len(done)) | count.told()))
+        for part, result in self._here(stage, todo, count) if serial else self._there(stage, todo, count):
             if not isinstance(result, Exception):
                 self.outcome.records.append(result)
                 continue
@@ -107,16 +111,33 @@ class Crew:
             if len(todo) > 1:
                 self._emit(Event("warning", f"part {name} is set aside: {result}"))
 
-    def _here(self, stage: Stage, parts: Sequence[Part]) -> Iterator[tuple[Part, PartRecord | Exception]]:
+    def _begin(self, stage: Stage, n_done: int) -> dict[str, Any]:
+        data = {"stage": stage.name, "n_units": stage.n_units, "n_done": n_done, "noun": stage.noun}
+        if stage != self._opened.plan.main:
+            return data
+        patch_s = expected_patch_s(self._opened.plan, self._workers.n, self._workers.n_sharing)
+        return data | {"output": self._place.url, "patch_s": patch_s}
+
+    def _here(
+        self, stage: Stage, parts: Sequence[Part], count: PatchCount
+    ) -> Iterator[tuple[Part, PartRecord | Exception]]:
         device, lanes = self._workers.devices[0], self._workers.n_threads
 
+        def emit(event: Event) -> None:
+            if event.kind == "patches":
+                count.note(event.data["part"], event.data["n_patches"])
+                event = Event("progress", stage.noun, {"stage": stage.name} | count.told())
+            self._emit(event)
+
         def one(part: Part) -> PartRecord:
-            return compute_part(self._opened, stage, part, self._place, (device, lanes), emit=self._emit)
+            return compute_part(self._opened, stage, part, self._place, (device, lanes), emit=emit)
 
         return run_parts(self._executor, one, parts)
 
-    def _there(self, stage: Stage, parts: Sequence[Part]) -> Iterator[tuple[Part, PartRecord | Exception]]:
-        shared = SharedParts(self._opened.plan, stage, self._place, self._workers, self._emit)
+    def _there(
+        self, stage: Stage, parts: Sequence[Part], count: PatchCount
+    ) -> Iterator[tuple[Part, PartRecord | Exception]]:
+        shared = SharedParts(self._opened.plan, stage, self._place, self._workers, self._emit, count)
         tasks = [shared.task(part.units) for part in parts]
         if self._workers.scheduler and not self._at_once():
             text = f"no worker has come to {self._workers.scheduler} yet; the run waits for the first"
@@ -159,10 +180,13 @@ def _divided(units: range, count: int) -> list[range]:
 class SharedParts:
     """The parts of one stage for several workers, split where a worker has nothing left to do."""
 
-    def __init__(self, plan: Plan, stage: Stage, place: Place, workers: Workers, emit: Emit) -> None:
+    def __init__(
+        self, plan: Plan, stage: Stage, place: Place, workers: Workers, emit: Emit, count: PatchCount | None = None
+    ) -> None:
+        self._count, self._ended, self._looked = count or PatchCount(stage, ()), dict[str, Attempt](), 0.0
         self._plan, self._stage, self._ledger = with_absolute_paths(plan), stage, Ledger(place.records)
         self._output, self._files = place.absolute()
-        self._generation = place.generation
+        self._generation, self._checkpoint_s = place.generation, place.checkpoint_s
         self._workers, self._call, self._emit = workers, uuid.uuid4().hex[:12], emit
         self._units: list[range] = []
         self._operations = tuple(_operations_of(plan))
@@ -179,6 +203,7 @@ class SharedParts:
             self._workers.n_sharing,
             self._operations,
             self._generation,
+            self._checkpoint_s,
         )
 
     def split(self, running: Collection[PartTask]) -> PartTask | None:
@@ -194,13 +219,32 @@ class SharedParts:
         except RunError:  # no reason to end what goes on well
             return None
         self._units[task.part.index] = range(given.start, middle)
+        self._count.expect(task.part.index, self._units[task.part.index])
+        self._count.expect(len(self._units), range(middle, given.stop))
         return self.task(range(middle, given.stop))
 
     def tick(self) -> None:
         """Tell how much all workers together have done."""
+        if time.monotonic() - self._looked < self._ledger.beat_s - TICK_S / 2:
+            return
+        self._looked = time.monotonic()
         n_done = len(self._ledger.done(self._stage.name))
+        if told := self._count.told():
+            self._look()
+            told = self._count.told()
         data = {"stage": self._stage.name, "n_done": n_done, "n_units": self._stage.n_units}
-        self._emit(Event("progress", self._stage.noun, data))
+        self._emit(Event("progress", self._stage.noun, data | told))
+
+    def _look(self) -> None:
+        """At the signs of life of those who work for this call; what has ended is read once."""
+        found = {key: Attempt.of(record) for key, record in self._ledger.attempts(self._ended).items() if record}
+        self._ended |= {key: one for key, one in found.items() if one.outcome != State.RUNNING}
+        counts = dict[int, int]()
+        for one in (self._ended | found).values():
+            if (one.call, one.stage) == (self._call, self._stage.name):
+                counts[one.index] = counts.get(one.index, 0) + one.n_patches
+        for part, n_patches in counts.items():
+            self._count.note(part, n_patches)
 
 
 def _operations_of(plan: Plan) -> Iterator[Callable[..., Any]]:
@@ -253,7 +297,8 @@ def run_part(task: PartTask) -> PartRecord:
         raise RequestError(f"the worker has voxweft {__version__}, the run is of {task.version}; install the same")
     with _one_at_a_time:
         plan, device = task.plan, task.devices[worker_number() % len(task.devices)]
-        place = replace(Place.at(task.output, plan, task.files), generation=task.generation)
+        place = Place.at(task.output, plan, task.files)
+        place = replace(place, generation=task.generation, checkpoint_s=task.checkpoint_s)
         ledger, lanes = Ledger(place.records), worker_threads() or lanes_for(device, task.n_sharing)
 
         def goes_on(unit: int) -> bool:
@@ -292,9 +337,11 @@ def compute_part(
     guarded: list[Any] = [sink for sink in place.sinks_of(stage) if hasattr(sink, "guard")]
     for sink in guarded:
         sink.guard = ledger.require_mine_still
-    with attempt(ledger, Attempt.at(part), emit) as counting:
+    totals = Totals()
+    with attempt(ledger, Attempt.at(part), totals, emit) as counting:
         made = opened if isinstance(opened, Opened) else opened()
-        commit = Commit(stage, place.sinks_of(stage), ledger, counting)
+        commit = Commit(stage, place.sinks_of(stage), ledger, counting, totals)
+        commit.checkpoint_s = place.checkpoint_s
         compute = made.stage(stage, place, *device)
         done = ledger.done(stage.name)
         for run in stage.runs(unit for unit in part.units if unit not in done):

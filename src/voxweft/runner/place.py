@@ -35,6 +35,8 @@ class Place:
         Opens where the patches of a part are kept.
     generation
         Of the plan whose outputs they are, as its ledger knows it; "" where nobody writes.
+    checkpoint_s
+        How often whoever writes keeps what a slab has so far; 0: never.
     """
 
     url: str
@@ -43,6 +45,7 @@ class Place:
     files: Mapping[str, str] = field(default_factory=dict)
     store_of: Callable[[int], PatchLogits] | None = None
     generation: str = ""
+    checkpoint_s: float = 0.0
     _beside: dict[str, Sink] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod

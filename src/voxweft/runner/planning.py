@@ -34,7 +34,7 @@ from voxweft.image.views import Channels
 from voxweft.model.protocols import ForwardSetting, Model, Predictor
 from voxweft.model.ref import ModelRef, model_ref
 from voxweft.runner.devices import budget_for, devices_of
-from voxweft.runner.measure import measure_volume
+from voxweft.runner.measure import estimate_volume, measure_volume
 from voxweft.runner.opening import Opened, require_precisions
 from voxweft.runner.place import IN_MEMORY
 from voxweft.runner.respaced import respaced
@@ -68,6 +68,8 @@ class AppRequest:
         Further volumes by their names, for the stages that follow.
     n_alike
         Volumes of about this size for which the runtime is chosen here; 0: it is this volume's alone.
+    estimate
+        Whether a sample may stand for the whole volume: for a plan that is looked at, not run.
     """
 
     name: str = "run"
@@ -79,6 +81,7 @@ class AppRequest:
     target: Target | None = None
     inputs: Mapping[str, Volume] = field(default_factory=dict)
     n_alike: int = 0
+    estimate: bool = False
 
 
 def plan_run(
@@ -124,6 +127,7 @@ def plan_run(
     for note in spacing_notes([ref.card for ref in refs], volume.info):
         emit(Event("warning", note))
     volumes = {VOLUME: volume, **app.inputs} | ({MASK: mask} if mask is not None else {})
+    emit(Event("phase", "looking at the volume"))
     found = _looked_at(volumes, refs, options, app)
     draft = plan_sweep(volume.info, refs, options, found)
     if records is not None and (stored := Ledger(records).plan()):
@@ -134,11 +138,15 @@ def plan_run(
             raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
     least = replace(found, budget=budget_for(options, device, n_workers))
     plan_sweep(volume.info, refs, options, least)  # what cannot fit is refused before anything is measured
-    schemes = measure_volume(volume, found.normalization, emit)
+    if app.estimate:
+        emit(Event("phase", "estimating the numbers of the whole volume from a sample"))
+        schemes, remarks = estimate_volume(volume, found.normalization)
+    else:
+        schemes, remarks = measure_volume(volume, found.normalization, emit), ()
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
-        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers))
+        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers), emit)
     found = replace(
         found,
         normalization=schemes,
@@ -147,7 +155,7 @@ def plan_run(
         measured=measured.told,
     )
     made = _with_more(plan_sweep(volume.info, refs, options, found), app)
-    opened = Opened(replace(made, notes=(*made.notes, *measured.notes)), volumes, models)
+    opened = Opened(replace(made, notes=(*made.notes, *measured.notes, *remarks)), volumes, models)
     if app.networks is not None:
         opened.predictors = app.networks
     opened.networks |= measured.networks
@@ -214,6 +222,7 @@ def _measured(
     schemes: tuple[Schemes, ...],
     options: RunOptions,
     job: tuple[int, int, int],
+    emit: Emit,
 ) -> _Measured:
     """Decide for each network in turn; ``job``: patches of the sweep, volumes alike, and processes of this machine."""
     import torch
@@ -231,12 +240,13 @@ def _measured(
         alone = len(models) == 1 and not n_alike
         n_forwards = n_patches * max(1, n_alike) // len(models)
         choices.append(
-            choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), job[2], alone))
+            choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), job[2], alone, emit))
         )
     allowed = None if options.precision == choices[0].setting.precision else options.tolerance
     notes = [precision_note(choice.told, choice.setting.precision, allowed) for choice in choices]
     told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}
     if n_patches >= PROBE_FROM:
+        emit(Event("phase", "probing how far the tiling decides the answer"))
         first = stage.passes[0].channels
         seen = volume if first is None else Channels(first).of(volume)
         with suppress(torch.OutOfMemoryError):

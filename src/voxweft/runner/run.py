@@ -41,7 +41,7 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     RunError
         If parts failed; the others are complete, and the report names those that are not.
     """
-    started = time.perf_counter()
+    started, place = time.perf_counter(), replace(place, checkpoint_s=workers.checkpoint_s)
     opened = opened.with_plan(with_absolute_paths(opened.plan))  # a plan is followed from any folder
     urls = [_url(one.ref) for one in opened.plan.inputs]
     if workers.kind != "serial" and IN_MEMORY in (place.url, *urls):

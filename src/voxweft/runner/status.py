@@ -12,7 +12,7 @@ from voxweft.engine.attempts import Attempt, attempts_in
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.part import Part, State
 from voxweft.engine.plan import Plan
-from voxweft.engine.stage import Stage
+from voxweft.engine.stage import Stage, Sweep
 from voxweft.errors import RequestError
 from voxweft.runner.patches import records_of
 from voxweft.runner.records import plan_of
@@ -62,6 +62,8 @@ class Status:
         Of each stage the units that are complete, and all.
     at
         Unix time of this view, seconds.
+    n_patches_running
+        Patches that those at work have done.
     """
 
     output: str
@@ -76,6 +78,7 @@ class Status:
     parts: tuple[PartStatus, ...]
     stages: Mapping[str, tuple[int, int]]
     at: float
+    n_patches_running: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -119,7 +122,8 @@ def status(output: str | Path) -> Status:
         if one != stage and len(done[one.name]) < one.n_units
         for tries in _by_part([a for a in attempts if a.stage == one.name]).values()
     }
-    speed, n_done = _speed(own), len(done[stage.name])
+    speed, n_done = _speed(stage, own), len(done[stage.name])
+    begun = sum(_n_units(stage, a) - a.n_units for a in own if a.state == State.RUNNING)
     whole = n_done == stage.n_units and (bool(stage.pieces()) or report.get("status") == State.COMPLETE)
     voxels = 0.0 if stage.kind == "gather" or stage.pieces() else stage.region.n_voxels / max(1, stage.n_units)
     return Status(
@@ -131,7 +135,8 @@ def status(output: str | Path) -> Status:
         n_running=sum(a.state == State.RUNNING for a in attempts),
         units_per_s=round(speed, 6),
         voxels_per_s=round(speed * voxels, 1),
-        seconds_left=round((stage.n_units - n_done) / speed, 1) if speed > 0 else None,
+        seconds_left=round(max(0.0, stage.n_units - n_done - begun) / speed, 1) if speed > 0 else None,
+        n_patches_running=sum(a.n_patches for a in own if a.state == State.RUNNING),
         parts=tuple(parts),
         stages={one.name: (len(done[one.name]), one.n_units) for one in plan.stages},
         at=time.time(),
@@ -165,11 +170,18 @@ def _failed(parts: Sequence[PartStatus], failures: Mapping[str, str]) -> list[Pa
     ]
 
 
-def _speed(attempts: Sequence[Attempt]) -> float:
+def _speed(stage: Stage, attempts: Sequence[Attempt]) -> float:
     """Units a second of those that are at work, judged by all attempts."""
-    seconds = sum(a.beat - a.began for a in attempts if a.n_units)
+    seconds = sum(a.beat - a.began for a in attempts if a.n_units or a.n_patches)
     n_running = sum(a.state == State.RUNNING for a in attempts)
-    return n_running * sum(a.n_units for a in attempts) / seconds if seconds > 0 else 0.0
+    return n_running * sum(_n_units(stage, a) for a in attempts) / seconds if seconds > 0 else 0.0
+
+
+def _n_units(stage: Stage, one: Attempt) -> float:
+    """Units that an attempt finished, and its share of those that it is at work on, by their patches."""
+    n_patches = stage.cost(range(*one.units)) if isinstance(stage, Sweep) and one.n_patches and not stage.sparse else 0
+    whole = one.units[1] - one.units[0]
+    return max(one.n_units, min(whole, whole * one.n_patches / n_patches)) if n_patches else one.n_units
 
 
 def _state_of(states: set[State], at_work: bool) -> State:

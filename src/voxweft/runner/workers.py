@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from voxweft.engine.fields import option
+from voxweft.engine.fields import option, parse_duration
 from voxweft.engine.totals import lanes_for, n_cores
 from voxweft.errors import RequestError
 from voxweft.launch import open_executor, require_executor
@@ -44,9 +44,16 @@ class WorkerOptions(LaunchOptions):
     """Who computes, and how many of them."""
 
     workers: int = option(0, "Workers; 0: one a device, or one a core.", decides=False)
+    checkpoint_every: str = option(
+        "2min", "Keep what a slab has so far this often: a stop loses no more. 0s: never.", decides=False
+    )
 
     def __post_init__(self) -> None:
         LaunchOptions.__post_init__(self)
+        if parse_duration(self.checkpoint_every) is None and self.checkpoint_every not in ("0", "0s"):
+            raise RequestError(
+                f"--checkpoint-every {self.checkpoint_every!r} is no time; write for example 2min or 30s"
+            )
         if self.workers < 0:
             raise RequestError(f"--workers {self.workers} is negative; 0 means one a device, or one a core")
 
@@ -67,6 +74,8 @@ class Workers:
         The devices that they are spread over.
     scheduler
         Address of a Dask scheduler, or "".
+    checkpoint_s
+        How often they keep what a slab has so far; 0: never.
     """
 
     kind: str | Executor
@@ -74,6 +83,7 @@ class Workers:
     n_sharing: int
     devices: tuple[str, ...]
     scheduler: str = ""
+    checkpoint_s: float = 0.0
 
     @classmethod
     def of(cls, options: WorkerOptions, devices: Sequence[str]) -> Workers:
@@ -84,16 +94,16 @@ class Workers:
         RequestError
             If the Dask scheduler does not answer, or Dask is not installed.
         """
-        kind = options.kind(options.workers or len(devices))
+        kind, every_s = options.kind(options.workers or len(devices)), parse_duration(options.checkpoint_every) or 0.0
         if kind == "serial":
-            return cls(kind, 1, 1, tuple(devices[:1]))
+            return cls(kind, 1, 1, tuple(devices[:1]), checkpoint_s=every_s)
         if options.scheduler:
             n, n_sharing = count_workers(options.scheduler)
-            return cls(kind, max(1, n), n_sharing, tuple(devices), options.scheduler)
+            return cls(kind, max(1, n), n_sharing, tuple(devices), options.scheduler, every_s)
         if kind == "dask":
             require_dask()
         n = options.workers or (len(devices) if devices[0] != "cpu" else n_cores())
-        return cls(kind, n, n, tuple(devices))
+        return cls(kind, n, n, tuple(devices), checkpoint_s=every_s)
 
     @property
     def n_threads(self) -> int:

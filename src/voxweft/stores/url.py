@@ -68,6 +68,8 @@ def unreadable() -> tuple[type[Exception], ...]:
 class LocalRecords:
     """Records as files of a folder."""
 
+    beat_s = 2.0  # between signs of life; quick to write
+
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 

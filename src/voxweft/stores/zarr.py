@@ -23,6 +23,7 @@ from voxweft.stores.attributes import direction_of, stamp_of
 from voxweft.stores.chunk_folder import ChunkFolder
 from voxweft.stores.mended import MendedStore
 from voxweft.stores.multiscales import Image, image_of
+from voxweft.stores.stored_chunks import StoredChunks, spread_over
 from voxweft.stores.url import local_path, read_error, unreadable, zarr_store
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class ZarrVolume:
             raise VolumeError(f"{self._url} is a single array; --level {level} needs a multi-scale group")
         self._array: zarr.Array[Any] = arrays[level]
         self._path = path if local else None
+        self._stored = StoredChunks.of(self._array, local_path(self._url) / path) if local else None
         self._plain = ChunkFolder.of(self._array, local_path(self._url) / path) if local and not cache else None
         self._axes = Axes.of(_names(self._array, image), self._array.shape, self._url, select)
         self.info = self._describe(image, path, arrays, level)
@@ -96,7 +98,7 @@ class ZarrVolume:
             levels=tuple(axes.pick(a.shape) for a in arrays),
             level=level,
             is_label=bool(image and image.is_label),
-            stored_bytes=None if is_remote(self._url) else _stored_bytes(self._url, path),
+            stored_bytes=self._stored.n_bytes if self._stored else None,
             stamp=stamp_of(image.attributes.get("voxweft") if image else None),
             notes=(*dict.fromkeys(self._store.notes), *([note] if note else [])),
             details={"shard_zyx": axes.pick(shards)} if shards else {},
@@ -111,7 +113,7 @@ class ZarrVolume:
 
     def stores(self, box: Box) -> bool:
         """Whether any chunk, or shard, of a box is stored; of an array on a server always true."""
-        return self._path is None or any(file.exists() for file in self.files(box))
+        return self._stored is None or self._stored.any(self._axes.index(box))
 
     def files(self, box: Box) -> Iterator[Path]:
         """Where the chunks, or shards, of a box lie if they are stored; of an array on a server none."""
@@ -123,6 +125,22 @@ class ZarrVolume:
         bounds = (i.indices(n) for i, n in zip(taken, array.shape, strict=True))
         places = (range(lo // size, -(-hi // size)) for (lo, hi, _), size in zip(bounds, sizes, strict=True))
         yield from (folder / array.metadata.encode_chunk_key(i) for i in itertools.product(*places))
+
+    def stored_boxes(self, n: int, side: int) -> tuple[list[Box], Box | None, float] | None:
+        """Boxes spread over the chunks that are stored, at most ``n`` with sides up to ``side`` voxels.
+
+        Returns
+        -------
+        tuple or None
+            Them, one where nothing is stored, and the share of chunks that are; None for an array on a server.
+        """
+        if self._stored is None:
+            return None
+        there, size = self._stored.there, self._stored.size
+        fixed = zip(self._axes.fixed, size, strict=True)
+        there = there[tuple(slice(None) if index is None else index // s for index, s in fixed)]
+        grid = np.asarray(self._axes.arranged(there).any(axis=0))
+        return spread_over(grid, self._axes.pick(size), self.info.shape_zyx, (n, side))
 
     def _read(self, box: Box) -> NDArray[Any]:
         wanted = self._axes.index(box)
@@ -239,8 +257,3 @@ def _geometry(image: Image | None, level: int, axes: Axes, url: str) -> tuple[Ge
     if axes.pick(size) != zyx:  # in the unit of x
         start = tuple(o / s * new for o, s, new in zip(start, axes.pick(size), zyx, strict=True))  # type: ignore[assignment]
     return Geometry(zyx, unit, start, direction_of(image.attributes.get("voxweft"))), note
-
-
-def _stored_bytes(url: str, path: str) -> int | None:
-    folder = local_path(url) / path
-    return sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) if folder.is_dir() else None
