@@ -83,7 +83,5 @@ def test_a_window_without_borders_says_so() -> None:
     found = check_seams(field(0)[:10, :10, :10], Box.of((10, 10, 10)), GRID)
     assert found.worst is None
     assert "no patch border" in found.verdict()
-    dense = TileGrid.of(
-        SHAPE, (32, 32, 32), 0.75
-    )  # patches meet at every fourth plane: there is nothing to compare with
-    assert not check_seams(field(0), Box.of(SHAPE), dense).verdict().startswith("no seams")
+    dense = TileGrid.of(SHAPE, (32, 32, 32), 0.875)  # hardly a plane lies clear of all borders
+    assert check_seams(field(0), Box.of(SHAPE), dense).verdict().startswith("nothing can be told")
