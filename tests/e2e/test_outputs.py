@@ -137,7 +137,8 @@ def test_ctrl_c_says_how_to_go_on(tmp_path: Path, image: NDArray[Any]) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "interrupted. Run the same command again" in told
+    assert "interrupted" in told
+    assert "the same command" in told
 
 
 def test_workers_end_with_the_process_that_started_them(tmp_path: Path, image: NDArray[Any]) -> None:

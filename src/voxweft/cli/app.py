@@ -105,7 +105,7 @@ def _stopped() -> str:
     """What a person who stopped a command is told."""
     progress = sys.modules.get("voxweft.cli.progress")
     kept = progress.Listener.last.kept() if progress and progress.Listener.last else ""
-    return f"stopped: {kept}; the same command goes on." if kept else f"interrupted. {AGAIN}"
+    return f"interrupted: {kept}; the same command goes on." if kept else f"interrupted. {AGAIN}"
 
 
 def _explain(error: BaseException) -> tuple[str, int]:

@@ -114,7 +114,7 @@ class PartOptions:
         check(part_problems(self.num_parts, self.part_id, self.overwrite and not self.prepare))
 
     @property
-    def share(self) -> dict[str, int]:
+    def share(self) -> dict[str, Any]:
         """Number of parts and the one to do, as :class:`~voxweft.runner.execution.Execution` counts them."""
         divided = self.num_parts > 1 and not self.prepare
         return {"num_parts": self.num_parts, "part_id": self.part_id} if divided else {}
