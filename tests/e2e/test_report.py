@@ -24,7 +24,7 @@ def write(path: Path, image: np.ndarray, sizes: tuple[float, float, float], unit
     group.create_array("0", shape=image.shape, chunks=(16, 32, 32), dtype=image.dtype)[:] = image
     axes = [{"name": n, "type": "space", "unit": unit} for n in "zyx"]
     scale = [{"type": "scale", "scale": list(sizes)}]
-    levels = [{"path": "0", "coordinateTransformations": scale}]
+    levels: Any = [{"path": "0", "coordinateTransformations": scale}]
     group.attrs["ome"] = {"version": "0.5", "multiscales": [{"axes": axes, "datasets": levels}]}
     return path
 

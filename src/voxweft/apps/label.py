@@ -17,6 +17,7 @@ from voxweft.engine.stage import Stage
 from voxweft.errors import RequestError, VolumeError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.info import SMALL, OutputSpec, VolumeInfo
+from voxweft.image.protocols import Volume
 from voxweft.image.ref import volume_ref
 from voxweft.image.views import Crop
 from voxweft.ops.components import require_components
@@ -134,7 +135,7 @@ def label(
     """
     options, execution = with_named(named, options or LabelOptions(), execution or Execution())
     require_components()
-    volume = open_volume(source, level=options.level)
+    volume: Volume = open_volume(source, level=options.level)
     _check(volume.info, options)
     if options.roi:
         volume = Crop(Box.parse(options.roi, volume.info.shape_zyx)).of(volume)

@@ -159,7 +159,7 @@ def _at_stake(stage: Any, cost: Any) -> float:
     slab_s = float(cost.seconds) / max(1, cost.n_columns * cost.n_slabs)
     in_slabs = stage.sparse or stage.regrid or stage.n_tallied or stage.passes[0].setting.device != "cpu"
     kept_s = parse_duration(Execution().checkpoint_every)
-    return slab_s if in_slabs or not kept_s else min(slab_s, kept_s)
+    return slab_s if in_slabs or not kept_s else min(slab_s, float(kept_s))
 
 
 def show_status(found: Any) -> None:

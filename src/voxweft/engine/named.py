@@ -7,13 +7,21 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, overload
 
 from voxweft.errors import RequestError
 
 F = TypeVar("F", bound=Callable[..., Any])
-A = TypeVar("A")
-B = TypeVar("B")
+
+
+class _Fields(Protocol):
+    """A dataclass; None is none."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
+
+
+A = TypeVar("A", bound=_Fields)
+B = TypeVar("B", bound=_Fields)
 
 
 def takes_options(*classes: type) -> Callable[[F], F]:
@@ -35,7 +43,15 @@ def takes_options(*classes: type) -> Callable[[F], F]:
     return decorate
 
 
-def with_named(named: Mapping[str, Any], options: A, execution: B = None) -> tuple[A, B]:  # type: ignore[assignment]
+@overload
+def with_named(named: Mapping[str, Any], options: A) -> tuple[A, None]: ...
+
+
+@overload
+def with_named(named: Mapping[str, Any], options: A, execution: B) -> tuple[A, B]: ...
+
+
+def with_named(named: Mapping[str, Any], options: Any, execution: Any = None) -> tuple[Any, Any]:
     """Options, and how they are executed, with what is given by name.
 
     Raises
@@ -55,15 +71,15 @@ def with_named(named: Mapping[str, Any], options: A, execution: B = None) -> tup
     """
     known: dict[str, tuple[int, Field[Any]]] = {}
     for n, one in enumerate((options, execution)):
-        known |= {f.name: (n, f) for f in fields(one) if f.init} if one is not None else {}  # type: ignore[arg-type]
+        known |= {f.name: (n, f) for f in fields(one) if f.init} if one is not None else {}
     if wrong := [name for name in named if name not in known]:
         raise RequestError(*(_no_option(name, list(known)) for name in wrong))
     changes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
     for name, value in named.items():
         n, f = known[name]
         changes[n][name] = _as_option(f, value)
-    given = [replace(one, **more) if more else one for one, more in zip((options, execution), changes, strict=True)]  # type: ignore[type-var]
-    return given[0], given[1]  # type: ignore[return-value]
+    given = [replace(one, **more) if more else one for one, more in zip((options, execution), changes, strict=True)]
+    return given[0], given[1]
 
 
 def _no_option(name: str, known: list[str]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from base64 import b64encode
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import singledispatch
@@ -141,7 +142,7 @@ def _picture(volume: Explored) -> str | None:
     """The central plane as a ``data:`` URL; None where it cannot be read, or would take long."""
     with suppress(Exception):  # to look at an object is never an error
         plane = _central_plane(_small(volume))
-        return pictures.png(plane) if plane is not None else None
+        return "data:image/png;base64," + b64encode(pictures.png_bytes(plane)).decode() if plane is not None else None
     return None
 
 

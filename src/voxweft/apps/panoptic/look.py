@@ -66,7 +66,7 @@ def open_labels(source: Any, options: ExistingOptions) -> Volume:
 
 def open_mask(options: ImageOptions, base: Volume, plane: str) -> Volume:
     """The mask of a plane, on the grid of the result or coarser by a whole factor."""
-    mask = open_volume(options.mask)
+    mask: Volume = open_volume(options.mask)
     if options.roi:
         whole = tuple(mask.info.shape_zyx)
         box = Box.parse(options.roi, whole)  # type: ignore[arg-type]
