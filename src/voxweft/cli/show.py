@@ -156,7 +156,7 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
 
 def _at_stake(stage: Any, cost: Any) -> float:
     """Seconds between what is kept: a slab, or what is kept of one by default."""
-    slab_s = float(cost.seconds) / max(1, cost.n_columns * cost.n_slabs)
+    slab_s: float = cost.seconds / max(1, cost.n_columns * cost.n_slabs)
     in_slabs = stage.sparse or stage.regrid or stage.n_tallied or stage.passes[0].setting.device != "cpu"
     kept_s = parse_duration(Execution().checkpoint_every) or 0.0
     return slab_s if in_slabs or not kept_s else float(min(slab_s, kept_s))
