@@ -232,7 +232,7 @@ class Job:
         if labels is None:
             raise VolumeError(_nothing(project, self.options, run))
         try:
-            volumes = {LABELS: open_volume(labels)}
+            volumes: dict[str, Volume] = {LABELS: open_volume(labels)}
         except VoxweftError as error:
             raise VolumeError(f"{run}: {self.options.segmentation} is half-written or damaged: {error}") from error
         info = volumes[LABELS].info
