@@ -47,9 +47,7 @@ def test_a_run_by_names_is_that_of_the_objects(tmp_path: Path) -> None:
         ({"patch_size": (16, "x")}, "--patch-size"),
     ],
 )
-def test_a_wrong_name_or_value_is_refused_before_anything_is_written(
-    tmp_path: Path, given: dict[str, Any], says: str
-) -> None:
+def test_a_wrong_name_or_value_is_refused_before_anything_is_written(tmp_path: Path, given: Any, says: str) -> None:
     with pytest.raises(voxweft.VoxweftError) as caught:
         voxweft.run(IMAGE, tmp_path / "o.zarr", NULL, **given)
     assert says in str(caught.value)

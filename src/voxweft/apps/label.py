@@ -9,7 +9,7 @@ import numpy as np
 
 from voxweft.engine.events import Emit, silent
 from voxweft.engine.fields import Options, decisive, defaults_of, like, option, parse_size, size_problems, unknown
-from voxweft.engine.named import takes_options, with_named
+from voxweft.engine.named import takes_options, with_both
 from voxweft.engine.options import RegionOptions, StorageOptions
 from voxweft.engine.plan import VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
@@ -133,7 +133,8 @@ def label(
     >>> sink.read(voxweft.Box.of((1, 1, 4))).ravel()
     array([1, 1, 0, 2], dtype=uint32)
     """
-    options, execution = with_named(named, options or LabelOptions(), execution or Execution())
+    both = with_both(named, LabelOptions, options, Execution, execution)
+    options, execution = both
     require_components()
     volume: Volume = open_volume(source, level=options.level)
     _check(volume.info, options)

@@ -11,7 +11,7 @@ from typing import Any
 from voxweft.backends import load_model, reload
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
-from voxweft.engine.named import takes_options, with_named
+from voxweft.engine.named import takes_options, with_both
 from voxweft.engine.options import RunOptions
 from voxweft.engine.report import Report
 from voxweft.errors import PlanMismatchError, RequestError, VoxweftError
@@ -87,7 +87,8 @@ def run(
     >>> voxweft.run(image, other, "fake://null?patch=16,16,16", output="mask", overlap=0.25).status
     'complete'
     """
-    options, execution = with_named(named, options or RunOptions(), execution or Execution())
+    both = with_both(named, RunOptions, options, Execution, execution)
+    options, execution = both
     workers = Workers.of(execution, devices_of(options.device))
     return _run((source, target, model), options, execution, workers, emit)
 
@@ -141,7 +142,8 @@ def run_many(
     >>> [done.report.status for done in run_many(pairs, "fake://null?patch=16,16,16")]
     ['complete', 'complete']
     """
-    options, execution = with_named(named, options or RunOptions(), execution or Execution())
+    both = with_both(named, RunOptions, options, Execution, execution)
+    options, execution = both
     if options.effort == "auto":
         raise RequestError("--effort auto chooses for one volume; run the volumes one by one, or leave it out")
     if options.precision == "int8":

@@ -7,21 +7,13 @@ import inspect
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import Field, fields, replace
-from typing import Any, ClassVar, Protocol, TypeVar, overload
+from typing import Any, TypeVar
 
 from voxweft.errors import RequestError
 
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-class _Fields(Protocol):
-    """A dataclass; None is none."""
-
-    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]
-
-
-A = TypeVar("A", bound=_Fields)
-B = TypeVar("B", bound=_Fields)
+A = TypeVar("A")
+B = TypeVar("B")
 
 
 def takes_options(*classes: type) -> Callable[[F], F]:
@@ -43,16 +35,8 @@ def takes_options(*classes: type) -> Callable[[F], F]:
     return decorate
 
 
-@overload
-def with_named(named: Mapping[str, Any], options: A) -> tuple[A, None]: ...
-
-
-@overload
-def with_named(named: Mapping[str, Any], options: A, execution: B) -> tuple[A, B]: ...
-
-
-def with_named(named: Mapping[str, Any], options: Any, execution: Any = None) -> tuple[Any, Any]:
-    """Options, and how they are executed, with what is given by name.
+def with_named(named: Mapping[str, Any], kind: type[A], options: A | None) -> A:
+    """Options, by default those of their kind, with what is given by name.
 
     Raises
     ------
@@ -61,25 +45,41 @@ def with_named(named: Mapping[str, Any], options: Any, execution: Any = None) ->
 
     Examples
     --------
-    >>> from voxweft import Execution, RunOptions
-    >>> options, execution = with_named({"patch_size": (16, 32, 32), "workers": 2}, RunOptions(), Execution())
-    >>> options.patch_size, execution.workers
-    ('16,32,32', 2)
-    >>> with_named({"overlaps": 0.25}, RunOptions())
+    >>> from voxweft import RunOptions
+    >>> with_named({"patch_size": (16, 32, 32)}, RunOptions, None).patch_size
+    '16,32,32'
+    >>> with_named({"overlaps": 0.25}, RunOptions, None)
     Traceback (most recent call last):
     voxweft.errors.RequestError: there is no option 'overlaps'; did you mean overlap?
     """
-    known: dict[str, tuple[int, Field[Any]]] = {}
-    for n, one in enumerate((options, execution)):
-        known |= {f.name: (n, f) for f in fields(one) if f.init} if one is not None else {}
+    known = _known(kind)
     if wrong := [name for name in named if name not in known]:
         raise RequestError(*(_no_option(name, list(known)) for name in wrong))
-    changes: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
-    for name, value in named.items():
-        n, f = known[name]
-        changes[n][name] = _as_option(f, value)
-    given = [replace(one, **more) if more else one for one, more in zip((options, execution), changes, strict=True)]
-    return given[0], given[1]
+    given: Any = options or kind()
+    changes = {name: _as_option(known[name], value) for name, value in named.items()}
+    return replace(given, **changes) if changes else given  # type: ignore[no-any-return]
+
+
+def with_both(
+    named: Mapping[str, Any], kind: type[A], options: A | None, how: type[B], execution: B | None
+) -> tuple[A, B]:
+    """The same of options and of how they are executed, with names of either; see :func:`with_named`.
+
+    >>> from voxweft import Execution, RunOptions
+    >>> options, execution = with_both({"overlap": 0.25, "workers": 2}, RunOptions, None, Execution, None)
+    >>> options.overlap, execution.workers
+    (0.25, 2)
+    """
+    known = [_known(kind), _known(how)]
+    if wrong := [name for name in named if not any(name in one for one in known)]:
+        raise RequestError(*(_no_option(name, [*known[0], *known[1]]) for name in wrong))
+    of_how = {name: value for name, value in named.items() if name in known[1]}
+    others = {name: value for name, value in named.items() if name not in known[1]}
+    return with_named(others, kind, options), with_named(of_how, how, execution)
+
+
+def _known(kind: type) -> dict[str, Field[Any]]:
+    return {f.name: f for f in fields(kind) if f.init}
 
 
 def _no_option(name: str, known: list[str]) -> str:

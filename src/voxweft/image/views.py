@@ -28,7 +28,7 @@ class BaseView(ABC):
 
     __slots__ = ()
 
-    def of(self, volume: Volume) -> Volume:
+    def of(self, volume: Volume) -> Explored:
         """The volume as it is seen.
 
         Raises

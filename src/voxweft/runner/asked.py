@@ -47,11 +47,11 @@ def make_plan(source: Any, model: Any, options: RunOptions | None = None, **name
     >>> make_plan(info, "fake://null?patch=64,64,64", overlap=0.25).sweep.grid.n_tiles
     1331
     """
-    options, _ = with_named(named, options or RunOptions())
+    asked = with_named(named, RunOptions, options)
     if not isinstance(source, VolumeInfo):
-        source = open_volume(source, level=options.level, select=options.select).info
+        source = open_volume(source, level=asked.level, select=asked.select).info
     models = model if isinstance(model, (list, tuple)) else [model]
-    return planning.make_plan(source, [_ref(one, options) for one in models], options)
+    return planning.make_plan(source, [_ref(one, asked) for one in models], asked)
 
 
 def load_models(model: Any, options: RunOptions) -> Sequence[Model]:

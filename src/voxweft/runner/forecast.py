@@ -104,8 +104,8 @@ def forecast(
     >>> cost.n_patches, cost.n_forwards, cost.seconds > 0
     (64, 64, True)
     """
-    options, _ = with_named(named, options or RunOptions())
-    return forecast_for(source, load_models(model, options), options, emit=emit)
+    asked = with_named(named, RunOptions, options)
+    return forecast_for(source, load_models(model, asked), asked, emit=emit)
 
 
 def forecast_for(

@@ -46,7 +46,7 @@ from voxweft.engine.budget import Budget
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.fields import decisive, defaults_of
 from voxweft.engine.ledger import Ledger
-from voxweft.engine.named import takes_options, with_named
+from voxweft.engine.named import takes_options, with_both
 from voxweft.engine.opened import OpenedSweep
 from voxweft.engine.plan import MASK, VOLUME, InputRef, Plan, Request
 from voxweft.engine.report import Report
@@ -120,7 +120,8 @@ def image(
     RunError
         If the run could not be finished; the same call continues it.
     """
-    options, execution = with_named(named, options or ImageJob(), execution or Execution())
+    both = with_both(named, ImageJob, options, Execution, execution)
+    options, execution = both
     return _swept("panoptic image", source, model, options, _request(output, options, execution, emit))
 
 
@@ -136,7 +137,8 @@ def stack(
     **named: Any,
 ) -> Report:
     """Objects of a volume, from its slices along one plane; as :func:`image`, but objects are numbered from 1."""
-    options, execution = with_named(named, options or StackJob(), execution or Execution())
+    both = with_both(named, StackJob, options, Execution, execution)
+    options, execution = both
     return _swept("panoptic stack", source, model, options, _request(output, options, execution, emit))
 
 
@@ -152,7 +154,8 @@ def ortho(
     **named: Any,
 ) -> Report:
     """Objects of a volume on which its slices along all three planes agree; as :func:`stack`."""
-    options, execution = with_named(named, options or OrthoJob(), execution or Execution())
+    both = with_both(named, OrthoJob, options, Execution, execution)
+    options, execution = both
     return _swept("panoptic ortho", source, model, options, _request(output, options, execution, emit))
 
 
@@ -167,7 +170,8 @@ def match(
     **named: Any,
 ) -> Report:
     """Objects of a stack of label slices that exists, unsigned integers [Z, Y, X]; as :func:`stack`."""
-    options, execution = with_named(named, options or MatchJob(), execution or Execution())
+    both = with_both(named, MatchJob, options, Execution, execution)
+    options, execution = both
     asked = _request(output, options, execution, emit)
     workers = Workers.of(asked.execution, ["cpu"])
     budget = budget_of(options.memory, "cpu", workers.n_sharing)
