@@ -30,7 +30,7 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     up = "../" * page.file.src_uri.count("/")
     markdown = markdown.replace(f"]({up}../benchmarks/RESULTS.md", f"]({up}{PAGE}")
     return re.sub(
-        r"\[([^\]]+)\]\((?:\.\./)+(?:design|Dockerfile)[^)]*\)", r"\1", markdown
+        r"\[([^\]]+)\]\((?:\.\./)+(?:design|examples|Dockerfile)[^)]*\)", r"\1", markdown
     )  # the site has none of these
 
 

@@ -352,14 +352,14 @@ def causes(seams: tuple[Border, ...], subject: Subject) -> Iterator[str]:
     by_patch = schemes & {"instance_zscore", "instance_minmax", "percentile_minmax", "robust_mad"}
     if any(border.in_empty for border in seams):
         yield (
-            "They lie where the image is empty. There a network has nothing to go by but its padding and its own "
-            "normalisation: with InstanceNorm or GroupNorm every patch is scaled by its own mean and deviation, and a "
-            "patch of little object and much background is scaled otherwise than its neighbour, so that the same "
+            "They lie where the image is empty. There a network has little to go by but its padding and its own "
+            "normalisation; the likely cause: with InstanceNorm or GroupNorm every patch is scaled by its own, and "
+            "a patch of little object and much background is scaled otherwise than its neighbour, so that the same "
             "empty voxels get another answer in each. A larger --overlap makes the steps smaller, not none."
         )
         yield (
-            "What helps: --mask with where the object is, so that nothing is claimed outside; voxels as large as at "
-            "training, or perhaps a larger --patch-size, so that a patch sees more of the object."
+            "What may help: --mask with where the object is, so that nothing is claimed outside; voxels as large as at "
+            "training (--resample), or perhaps a larger --patch-size, so that a patch sees more of the object."
         )
     if by_patch:
         yield (
