@@ -59,7 +59,7 @@ def _commands() -> Iterator[str]:
 
 
 def _described(command: Any, *names: str, above: Any = None) -> Iterator[str]:
-    from voxweft.cli.help import EXAMPLES
+    from voxweft.cli.help import examples
 
     context = typer_context(command, names, above)
     for name in sorted(getattr(command, "commands", {})):
@@ -70,8 +70,8 @@ def _described(command: Any, *names: str, above: Any = None) -> Iterator[str]:
         return
     full = " ".join(names)
     yield from (f"## voxweft {full}", "", command.help or "", "")
-    if full in EXAMPLES:
-        yield from ("```console", f"$ {EXAMPLES[full]}", "```", "")
+    if full in examples():
+        yield from ("```console", f"$ {examples()[full]}", "```", "")
     yield from ("| | | |", "|---|---|---|")
     for one in command.params:
         if not getattr(one, "hidden", False):

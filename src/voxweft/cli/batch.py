@@ -161,4 +161,10 @@ FRONT_END = FrontEnd(
         "nnunet predict": Division({"source": "-i", "target": "-o"}),
     },
     reads=words,
+    examples={
+        "batch": "voxweft batch -i images -o labels -m Dataset027_Heart --preview",
+    },
+    rarer={
+        "batch": "uncertainty tta",
+    },
 )

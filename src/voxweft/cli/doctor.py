@@ -108,4 +108,9 @@ def _version(package: str) -> str:
     return ""
 
 
-FRONT_END = FrontEnd(app)
+FRONT_END = FrontEnd(
+    app,
+    examples={
+        "doctor": "voxweft doctor",
+    },
+)

@@ -36,4 +36,9 @@ def export(
         say(f"file: {file}")
 
 
-FRONT_END = FrontEnd(app)
+FRONT_END = FrontEnd(
+    app,
+    examples={
+        "export": "voxweft export mask.zarr mask.tif",
+    },
+)

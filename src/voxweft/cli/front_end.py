@@ -149,6 +149,10 @@ class FrontEnd:
     find_card
         The card of a model that only this front end can load, from a path and the options of ``voxweft info``; None
         where it is not asked for.
+    examples
+        A command line for each of its commands, by their full names; the first line of their help.
+    rarer
+        Options that are common elsewhere but stand under ``--help-all`` here, by the first word of a command's name.
     """
 
     app: typer.Typer
@@ -157,6 +161,8 @@ class FrontEnd:
     divisions: Mapping[str, Division] = field(default_factory=dict)
     reads: Callable[[list[str]], list[str]] = lambda words: words
     find_card: Callable[[str, Mapping[str, Any]], ModelCard | None] = lambda _path, _options: None
+    examples: Mapping[str, str] = field(default_factory=dict)
+    rarer: Mapping[str, str] = field(default_factory=dict)
 
 
 def ready(command: Command, n_parts: int, divisions: Mapping[str, Division]) -> tuple[Command, int, Division]:

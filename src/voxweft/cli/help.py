@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
 import typer
 
 from voxweft.cli.command import ALIASES
+from voxweft.cli.front_ends import front_ends
 
 _COMMON = """
     model model_path model_weights config source target input output input_dir output_dir input_folder s3_path surface
@@ -21,69 +23,32 @@ _COMMON = """
 COMMON = frozenset(_COMMON.split())
 """Options that stand in ``--help``, whichever command has them; commands with few options show all."""
 
-RARER = {
-    "ink": "level mask reverse tta overwrite report uncertainty threshold device",
-    "panoptic": "level mask device report overlap overwrite",
-    "pipeline": "report level num_workers tta_type mask threshold gpus",
-    "predict": "level tta_type mask",
-    "batch": "uncertainty tta",
-    "finalize": "num_workers mask",
-    "run": "threshold",
-    "particles": "tomo_uri quiet",
-}
-"""Of those, what some commands keep for ``--help-all``, by the first word of their name."""
-
 FEW = 15
 """So many options need no choice."""
 
-EXAMPLES = {
+OF_ALL = {
     "info": "voxweft info scan.zarr",
     "verify": "voxweft verify mask.zarr",
     "status": "voxweft status mask.zarr",
     "report": "voxweft report mask.zarr --to mask.html",
     "demo": "voxweft demo example",
-    "models": "voxweft models",
-    "doctor": "voxweft doctor",
-    "run": "voxweft run scan.zarr mask.zarr --model Dataset001_Cells --output mask",
-    "plan": "voxweft plan scan.zarr --model Dataset001_Cells",
-    "predict": "voxweft predict --model-path Dataset059 --input-dir scroll.zarr --output-dir parts",
-    "blend": "voxweft blend parts merged.zarr",
-    "finalize": "voxweft finalize merged.zarr sheets.zarr --threshold",
-    "pipeline": "voxweft pipeline --input scroll.zarr --output sheets.zarr --model Dataset059 --threshold",
-    "batch": "voxweft batch -i images -o labels -m Dataset027_Heart --preview",
-    "export": "voxweft export mask.zarr mask.tif",
-    "view": "voxweft view mask.zarr",
-    "label": "voxweft label mask.zarr objects.zarr --min-size 100",
-    "serve": "voxweft serve --models models --port 8000",
-    "ink prepare": "voxweft ink prepare segment --surface-volume-zarr surface.zarr",
-    "ink run": "voxweft ink run segment ink.png --model model.ckpt",
-    "ink infer": "voxweft ink infer segment --model model.ckpt --num-parts 4 --part-id 0",
-    "ink reduce": "voxweft ink reduce ink.png --num-parts 4 --zarr-output-dir partitions",
-    "ink probe": "voxweft ink probe segment --model model.ckpt --picture probe.png",
-    "ink sweep": "voxweft ink sweep segment sheets --models a.ckpt,b.ckpt --directions forward,reverse",
-    "ink compare": "voxweft ink compare forward.png reverse.png sheet.png",
-    "ink volume": "voxweft ink volume scroll.zarr ink3d.zarr --model model.pt2 --surface segment",
-    "ink flatten": "voxweft ink flatten ink3d.zarr segment ink.png",
-    "ink threshold calibrate": "voxweft ink threshold calibrate ink.png truth.png --output threshold.json",
-    "ink threshold apply": "voxweft ink threshold apply ink.png mask.png --calibration threshold.json",
-    "panoptic image": "voxweft panoptic image stack.zarr sheet.png -m MitoNet.yaml --slices 10,50",
-    "panoptic stack": "voxweft panoptic stack stack.zarr objects.zarr -m MitoNet.yaml --min-size 500",
-    "panoptic ortho": "voxweft panoptic ortho stack.zarr objects.zarr -m MitoNet.yaml --min-size 500",
-    "panoptic match": "voxweft panoptic match slices.zarr objects.zarr --min-size 500",
-    "panoptic consensus": "voxweft panoptic consensus xy.zarr xz.zarr yz.zarr agreed.zarr",
-    "particles segment": "voxweft particles segment -c config.json -mw best_model.pth",
-    "particles localize": "voxweft particles localize -c config.json --seg-uri predict:octopi/1",
-    "particles evaluate": "voxweft particles evaluate -c config.json --ground-truth-user-id curator",
-    "particles export": "voxweft particles export picks.star -c config.json",
-    "particles import-picks": "voxweft particles import-picks picks.star -c config.json --pick-user-id relion",
-    "particles import": "voxweft particles import tomograms -c config.json --objects ribosome=150",
     "submit slurm": "voxweft submit slurm --gpus 1 -- run scan.zarr mask.zarr --model Dataset001_Cells",
     "submit kubernetes": "voxweft submit kubernetes --image voxweft -- run s3://b/in.zarr s3://b/out.zarr -m s3://b/net",
     "submit argo": "voxweft submit argo --image voxweft -- run s3://b/in.zarr s3://b/out.zarr -m s3://b/net",
 }
-"""A command line for each command, by its full name."""
+"""Examples of the commands that are no front end's."""
 
 TYPES = {bool: "", int: "N", float: "NUMBER"}
+
+
+@functools.cache
+def examples() -> dict[str, str]:
+    """A command line for each command, by its full name."""
+    return OF_ALL | {name: line for front_end in front_ends() for name, line in front_end.examples.items()}
+
+
+def _rarer(word: str) -> set[str]:
+    return {name for front_end in front_ends() for name in front_end.rarer.get(word, "").split()}
 
 
 def dressed(command: Any, *names: str, parent: Any = None) -> Any:
@@ -110,10 +75,10 @@ def dressed(command: Any, *names: str, parent: Any = None) -> Any:
         dressed(below, *names, name, parent=context)
     if not hasattr(command, "commands"):
         names = tuple(ALIASES.get(name, name) for name in names)
-        example = EXAMPLES.get(" ".join(names))
+        example = examples().get(" ".join(names))
         command.short_help = command.short_help or (command.help or "").partition("\n\n")[0]
         command.help = f"Example: {example}\n\n{command.help}" if example else command.help
-        _hide(command, COMMON - {*RARER.get(names[0], "").split()} if names else COMMON)
+        _hide(command, COMMON - _rarer(names[0]) if names else COMMON)
     return command
 
 

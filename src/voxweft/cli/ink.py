@@ -373,4 +373,20 @@ FRONT_END = FrontEnd(
     divisions={"ink run": DIVISION, "ink infer": DIVISION, **DIVISIONS},
     reads=with_step,
     find_card=_find_card,
+    examples={
+        "ink prepare": "voxweft ink prepare segment --surface-volume-zarr surface.zarr",
+        "ink run": "voxweft ink run segment ink.png --model model.ckpt",
+        "ink infer": "voxweft ink infer segment --model model.ckpt --num-parts 4 --part-id 0",
+        "ink reduce": "voxweft ink reduce ink.png --num-parts 4 --zarr-output-dir partitions",
+        "ink probe": "voxweft ink probe segment --model model.ckpt --picture probe.png",
+        "ink sweep": "voxweft ink sweep segment sheets --models a.ckpt,b.ckpt --directions forward,reverse",
+        "ink compare": "voxweft ink compare forward.png reverse.png sheet.png",
+        "ink volume": "voxweft ink volume scroll.zarr ink3d.zarr --model model.pt2 --surface segment",
+        "ink flatten": "voxweft ink flatten ink3d.zarr segment ink.png",
+        "ink threshold calibrate": "voxweft ink threshold calibrate ink.png truth.png --output threshold.json",
+        "ink threshold apply": "voxweft ink threshold apply ink.png mask.png --calibration threshold.json",
+    },
+    rarer={
+        "ink": "level mask reverse tta overwrite report uncertainty threshold device",
+    },
 )

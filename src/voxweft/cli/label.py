@@ -44,4 +44,7 @@ FRONT_END = FrontEnd(
     divisions={
         "label": Division({"source": "INPUT", "target": "OUTPUT"}, "target", prepares=True, reduces=True),
     },
+    examples={
+        "label": "voxweft label mask.zarr objects.zarr --min-size 100",
+    },
 )

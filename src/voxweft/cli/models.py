@@ -96,4 +96,9 @@ def _size(n_bytes: int) -> str:
     return f" ({n_bytes / 1e6:.0f} MB)" if n_bytes else ""
 
 
-FRONT_END = FrontEnd(app)
+FRONT_END = FrontEnd(
+    app,
+    examples={
+        "models": "voxweft models",
+    },
+)

@@ -223,4 +223,14 @@ FRONT_END = FrontEnd(
         "panoptic ortho": _SWEPT,
         "panoptic match": _EXISTING,
     },
+    examples={
+        "panoptic image": "voxweft panoptic image stack.zarr sheet.png -m MitoNet.yaml --slices 10,50",
+        "panoptic stack": "voxweft panoptic stack stack.zarr objects.zarr -m MitoNet.yaml --min-size 500",
+        "panoptic ortho": "voxweft panoptic ortho stack.zarr objects.zarr -m MitoNet.yaml --min-size 500",
+        "panoptic match": "voxweft panoptic match slices.zarr objects.zarr --min-size 500",
+        "panoptic consensus": "voxweft panoptic consensus xy.zarr xz.zarr yz.zarr agreed.zarr",
+    },
+    rarer={
+        "panoptic": "level mask device report overlap overwrite",
+    },
 )

@@ -219,4 +219,15 @@ FRONT_END = FrontEnd(
         "particles localize": Division({"config": "--config"}),
     },
     reads=read_words,
+    examples={
+        "particles segment": "voxweft particles segment -c config.json -mw best_model.pth",
+        "particles localize": "voxweft particles localize -c config.json --seg-uri predict:octopi/1",
+        "particles evaluate": "voxweft particles evaluate -c config.json --ground-truth-user-id curator",
+        "particles export": "voxweft particles export picks.star -c config.json",
+        "particles import-picks": "voxweft particles import-picks picks.star -c config.json --pick-user-id relion",
+        "particles import": "voxweft particles import tomograms -c config.json --objects ribosome=150",
+    },
+    rarer={
+        "particles": "tomo_uri quiet",
+    },
 )

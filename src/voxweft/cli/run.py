@@ -124,4 +124,11 @@ FRONT_END = FrontEnd(
             {"source": "INPUT", "target": "OUTPUT", "model": "--model"}, "target", prepares=True, reduces=True
         )
     },
+    examples={
+        "run": "voxweft run scan.zarr mask.zarr --model Dataset001_Cells --output mask",
+        "plan": "voxweft plan scan.zarr --model Dataset001_Cells",
+    },
+    rarer={
+        "run": "threshold",
+    },
 )

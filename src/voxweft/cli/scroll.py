@@ -204,4 +204,15 @@ FRONT_END = FrontEnd(
         "blend": Division(output="output_path"),
         "finalize": Division(output="output_path"),
     },
+    examples={
+        "predict": "voxweft predict --model-path Dataset059 --input-dir scroll.zarr --output-dir parts",
+        "blend": "voxweft blend parts merged.zarr",
+        "finalize": "voxweft finalize merged.zarr sheets.zarr --threshold",
+        "pipeline": "voxweft pipeline --input scroll.zarr --output sheets.zarr --model Dataset059 --threshold",
+    },
+    rarer={
+        "pipeline": "report level num_workers tta_type mask threshold gpus",
+        "predict": "level tta_type mask",
+        "finalize": "num_workers mask",
+    },
 )

@@ -51,4 +51,9 @@ def serve(
     uvicorn.run(own, host=host, port=port, log_level="info" if verbose else "warning", access_log=verbose)
 
 
-FRONT_END = FrontEnd(app)
+FRONT_END = FrontEnd(
+    app,
+    examples={
+        "serve": "voxweft serve --models models --port 8000",
+    },
+)

@@ -86,4 +86,9 @@ def _told(shown: Shown) -> None:
     say(f"layers: {', '.join(names)}" + (f"; switched off: {', '.join(hidden)}" if hidden else ""))
 
 
-FRONT_END = FrontEnd(app)
+FRONT_END = FrontEnd(
+    app,
+    examples={
+        "view": "voxweft view mask.zarr",
+    },
+)

@@ -15,7 +15,7 @@ import typer
 from conftest import Voxweft
 from voxweft.cli.app import app
 from voxweft.cli.front_ends import words_to_read
-from voxweft.cli.help import EXAMPLES, dressed
+from voxweft.cli.help import dressed, examples
 
 
 def names(command: Any, *above: str) -> Iterator[str]:
@@ -56,7 +56,7 @@ def test_help_all_shows_the_rest_in_groups(shown: Any) -> None:
 
 def test_examples_are_command_lines_of_their_commands() -> None:
     whole = typer.main.get_command(app)
-    for name, line in EXAMPLES.items():
+    for name, line in examples().items():
         program, *words = words_to_read(line.split())
         command = whole
         while hasattr(command, "commands"):
