@@ -257,6 +257,11 @@ def repeat(plan_source: str, output: Any, *, execution: Execution | None = None,
     """
     execution = execution or Execution()
     plan = read_plan(plan_source).beside_each_other()
+    if plan.measured.get("estimated"):
+        raise RequestError(
+            f"--plan {plan_source} was made to say what a run costs: its mean and deviation are estimates.",
+            "Give the command itself: voxweft run measures them.",
+        )
     place = Place.at(output, plan)
     made = {output.name for stage in plan.stages for output in stage.outputs if output.spec is None}
     tables = {name: url for name, url in object_places(place.url).items() if name in made}

@@ -142,7 +142,7 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
         "output": f"{_bytes(cost.bytes_written)} before compression",
         "memory": _bytes(cost.memory_bytes),
         "time": spell_duration(cost.seconds),
-        "a stop loses": f"{spell_duration(_at_stake(stage, cost))} of work at most",
+        "a stop loses": f"about {spell_duration(_at_stake(stage, cost))} of work at most",
         "other choices": "\n".join(cost.choices),
     }
     if probe := made.measured.get("tiling"):

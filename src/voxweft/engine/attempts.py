@@ -124,13 +124,20 @@ def attempt(ledger: Ledger, one: Attempt, totals: Totals, emit: Emit = silent) -
     key, ended = uuid.uuid4().hex, threading.Event()
     ledger.put_attempt(key, asdict(one))
 
+    def tell() -> None:
+        if not deaf:
+            try:
+                emit(Event("patches", data={"stage": one.stage, "part": one.index, "n_patches": one.n_patches}))
+            except Exception as error:  # noqa: BLE001 - a listener that fails is no end to the signs of life
+                deaf.append(error)
+
     def beat() -> None:
         last, before = time.monotonic(), (0, 0)
         while not ended.wait(SOON_S):
             one.n_patches = totals.n_patches + totals.n_skipped
             now = (one.n_units, one.n_patches)
             if now[1] != before[1]:
-                emit(Event("patches", data={"stage": one.stage, "part": one.index, "n_patches": one.n_patches}))
+                tell()
             due = ledger.beat_s if now != before else BEAT_S
             before = now
             if time.monotonic() - last >= due:
@@ -143,10 +150,13 @@ def attempt(ledger: Ledger, one: Attempt, totals: Totals, emit: Emit = silent) -
             one.n_units += 1
         emit(event)
 
+    deaf = list[Exception]()
     thread = threading.Thread(target=beat, daemon=True, name="voxweft-beat")
     thread.start()
     try:
         yield counting
+        if deaf:
+            raise deaf[0]
         one.outcome = State.DONE
     except Exception as error:
         one.outcome, one.error = State.FAILED, str(error) or type(error).__name__

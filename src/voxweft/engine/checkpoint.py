@@ -44,10 +44,11 @@ class Checkpoints:
     """
 
     def __init__(self, stage: Sweep, commit: Commit, weaver: Weaver, finish: SameGrid, writer: SlabWriter) -> None:
-        self._stage, self._ledger, self._every_s = stage, commit.ledger, commit.checkpoint_s
+        self._stage, self._commit, self._ledger = stage, commit, commit.ledger
         self._weaver, self._finish, self._writer = weaver, finish, writer
         self._last, self._took_s = time.monotonic(), 0.0
-        self._kept: tuple[int, str, int] | None = None  # unit, name and number of pieces of what is kept
+        self._kept: dict[int, tuple[str, int]] = {}  # of a unit: name and number of pieces of what is kept
+        self._has_warned = False
 
     @property
     def cursor(self) -> int:
@@ -57,13 +58,15 @@ class Checkpoints:
     def look(self, layer: PatchLayer, n_tiles: int) -> None:
         """So many patches of a layer are in the sums; keep that if it is time."""
         waited = time.monotonic() - self._last
-        if not 0 < self._every_s <= waited or waited < SHARE * self._took_s or self._writer.unit is None:
+        if not 0 < self._commit.checkpoint_s <= waited or waited < SHARE * self._took_s or self._writer.unit is None:
             return
         begun = time.monotonic()
         try:
             self._keep(self._writer.unit, layer, n_tiles)
-        except VoxweftError:  # the slab itself may still come through
-            self._every_s = 0.0
+        except VoxweftError as error:  # the next one, or the slab itself, may still come through
+            if not self._has_warned:
+                self._commit.warn(f"what a slab has so far could not be kept, a stop now loses it: {error}")
+            self._has_warned = True
         self._last = time.monotonic()
         self._took_s = self._last - begun
 
@@ -77,25 +80,29 @@ class Checkpoints:
             told = json.loads(head)
             places = [n for n, layer in enumerate(layers) if [layer.one, layer.z_index] == told["layer"]]
             sums, slabs = self._weaver.sums(), self._writer.final(told["cursor"])
-            if places and told["shapes"] == [list(a.shape) for a in (sums, *slabs)]:
+            if (
+                told["generation"] == self._ledger.generation
+                and places
+                and told["shapes"] == [list(a.shape) for a in (sums, *slabs)]
+            ):
                 pieces = [self._ledger.checkpoint(f"{told['name']}/{n}") for n in range(len(told["crc"]))]
                 if [zlib.crc32(piece or b"") for piece in pieces] == told["crc"]:
                     for part, piece in zip(_pieces((sums, *slabs)), pieces, strict=True):
                         part[...] = np.frombuffer(piece or b"", part.dtype).reshape(part.shape)
                     self._weaver.restore(told["base"], told["skips"])
                     self._finish.cursor = told["cursor"]
-                    self._kept = (unit, told["name"], len(pieces))
+                    self._kept[unit] = (told["name"], len(pieces))
                     return layers[places[0] :], told["n_tiles"]
         return layers, 0
 
     def forget(self) -> None:
-        """What is kept of slabs that are complete is needed no more."""
-        if self._kept and self._kept[0] != self._writer.unit:
-            unit, name, n = self._kept
+        """What is kept of slabs that are written is needed no more."""
+        for unit in self._commit.written & self._kept.keys():
+            name, n = self._kept.pop(unit)
             self._ledger.forget_checkpoint(self._key(unit), *(f"{name}/{k}" for k in range(n)))
-            self._kept = None
 
     def _keep(self, unit: int, layer: PatchLayer, n_tiles: int) -> None:
+        self._ledger.require_mine()
         cursor, name = self._finish.cursor, f"{self._key(unit)}-{uuid.uuid4().hex[:12]}"
         arrays = (self._weaver.sums(), *self._writer.final(cursor))
         crc = list[int]()
@@ -106,11 +113,11 @@ class Checkpoints:
         base, skips = self._weaver.state()
         told = {"layer": [layer.one, layer.z_index], "n_tiles": n_tiles, "cursor": cursor, "base": base}
         told |= {"skips": skips, "shapes": [list(a.shape) for a in arrays], "name": name, "crc": crc}
+        told["generation"] = self._ledger.generation
         self._ledger.put_checkpoint(self._key(unit), json.dumps(told).encode())
-        before, self._kept = self._kept, (unit, name, len(crc))
-        if before:
-            gone = [f"{before[1]}/{k}" for k in range(before[2])]
-            self._ledger.forget_checkpoint(*gone, *([self._key(before[0])] if before[0] != unit else []))
+        before, n = self._kept.get(unit, ("", 0))
+        self._kept[unit] = (name, len(crc))
+        self._ledger.forget_checkpoint(*(f"{before}/{k}" for k in range(n)))
 
     def _key(self, unit: int | None) -> str:
         return f"{self._stage.name}/{unit:06d}"

@@ -48,7 +48,13 @@ class Commit:
         self.totals = totals or Totals()
         self.checkpoint_s = 0.0
         """How often what a unit has so far is kept; 0: never."""
+        self.written = set[int]()
+        """The units that are complete."""
         self._lock = threading.Lock()  # several blocks may be computed at the same time
+
+    def warn(self, text: str) -> None:
+        """Tell of something that did not go well."""
+        self._emit(Event("warning", text))
 
     def __call__(
         self,
@@ -98,6 +104,7 @@ class Commit:
         self.ledger.mark(stage.name, unit, record)
         n_voxels = sum(wanted_voxels(stage, box) for box, _ in pieces)
         with self._lock:
+            self.written.add(unit)
             self.totals.n_units += 1
             self.totals.n_voxels += n_voxels
             self.totals.bytes_written += sum(a.nbytes for _, arrays in pieces for a in arrays)

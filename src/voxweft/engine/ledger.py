@@ -161,10 +161,20 @@ class Ledger:
         """The same, if it is there."""
         return self._records.get(f"checkpoints/{key}")
 
+    def begun(self, stage: str) -> set[int]:
+        """The units of a stage of which something is kept."""
+        names = (key.rpartition("/")[2] for key in self._records.keys(f"checkpoints/{stage}/"))
+        return {int(name) for name in names if len(name) == 6 and name.isdecimal()}
+
     def forget_checkpoint(self, *keys: str) -> None:
         """Remove such records."""
         for key in keys:
             self._records.remove(f"checkpoints/{key}")
+
+    def forget_checkpoints(self, stage: str) -> None:
+        """Remove all that is kept of the units of a stage that is complete."""
+        for key in self._records.keys(f"checkpoints/{stage}/"):
+            self._records.remove(key)
 
     def put_report(self, name: str, report: Mapping[str, Any]) -> None:
         """Store a report."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -97,6 +97,16 @@ def share_of(n_units: int, index: int, count: int) -> range:
     if count < 1 or not 0 <= index < count:
         raise RequestError(f"--part-id {index} with --num-parts {count}: use 0 to {max(count, 1) - 1}")
     return range(index * n_units // count, (index + 1) * n_units // count)
+
+
+def broken(run: range, before: Collection[int]) -> Iterator[range]:
+    """A range in pieces, of which each after the first begins with one of the numbers.
+
+    >>> list(broken(range(2, 8), {2, 5, 9}))
+    [range(2, 5), range(5, 8)]
+    """
+    starts = [run.start, *sorted(n for n in before if run.start < n < run.stop), run.stop]
+    yield from (range(a, b) for a, b in itertools.pairwise(starts))
 
 
 def consecutive(units: Iterable[int]) -> Iterator[range]:

@@ -61,6 +61,8 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         if isinstance(finish, SameGrid) and not (there or known or stage.n_tallied or opened.patches):
             loom = replace(loom, kept=Checkpoints(stage, commit, weaver, finish, writer))
         _weave(patch_layers(stage, box), loom, totals, goes_on)
+    if loom.kept:
+        loom.kept.forget()
 
 
 def _sweep_cells(opened: OpenedSweep, units: range, made: Box, commit: Commit, goes_on: GoesOn) -> None:

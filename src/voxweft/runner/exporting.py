@@ -87,7 +87,7 @@ def export(
         raise RequestError(f"{file} is there; choose another name, or give --overwrite")
     if not path.absolute().parent.is_dir():
         raise RequestError(f"{file}: there is no folder {path.parent}")
-    _require_complete(output)
+    _require_complete(output, level)
     _write(output, path, _Asked(level, channel, overwrite), emit)
     return file
 
@@ -135,16 +135,33 @@ def require_held(sink: Sink | None, plan: Plan) -> None:
         )
 
 
-def _require_complete(output: str) -> None:
+def _require_complete(output: str, level: int) -> None:
     """Refuse a result of a run that has not ended."""
-    if not output.rstrip("/").endswith(".zarr") or output.startswith(("http://", "https://")):
+    output = output.rstrip("/")
+    if not output.endswith(".zarr") or output.startswith(("http://", "https://")):
         return
-    ledger = Ledger(open_sink(output).records)
+    ledger, name = _made_by(output)
     if (stored := ledger.plan()) is None or ledger.report().get("status") == State.COMPLETE:
         return
-    stages = [s for s in Plan.from_json(stored).stages if any(o.spec and not o.name and not o.level for o in s.outputs)]
+    stages = [
+        stage
+        for stage in Plan.from_json(stored).stages
+        if any(one.spec and one.name == name and one.level <= level for one in stage.outputs)
+    ]
+    if not stages:
+        return
     if missing := sum(s.n_units - len(ledger.done(s.name)) for s in stages):
         raise RequestError(f"{output} is not complete, {missing} {stages[0].noun} are missing; run its command again")
+
+
+def _made_by(output: str) -> tuple[Ledger, str]:
+    """The ledger of the run that made an output, and the output's name: "", or NAME of X_NAME.zarr beside X.zarr."""
+    stem = output.removesuffix(".zarr")
+    for at in [n for n, letter in enumerate(stem) if letter == "_"]:
+        ledger = Ledger(open_sink(f"{stem[:at]}.zarr").records)
+        if ledger.plan() is not None and Ledger(open_sink(output).records).plan() is None:
+            return ledger, stem[at + 1 :]
+    return Ledger(open_sink(output).records), ""
 
 
 def _write(url: str, path: Path, asked: _Asked, emit: Emit) -> None:
@@ -190,11 +207,10 @@ def _outgoing(url: str, asked: _Asked, told: Callable[[int, int], None]) -> Outg
 
 
 def _is_ours(sink: Sink, path: Path) -> bool:
-    """Whether this run wrote the file, and nobody since."""
+    """Whether this run wrote the file; one that was moved or copied with its records still is."""
     stored = sink.records.get(RECORD)
     return path.exists() and stored is not None and json.loads(stored) == _stamp(path)
 
 
 def _stamp(path: Path) -> dict[str, Any]:
-    found = path.stat()
-    return {"file": str(path.absolute()), "size": found.st_size, "modified_ns": found.st_mtime_ns}
+    return {"file": path.name, "size": path.stat().st_size}

@@ -15,6 +15,7 @@ from voxweft.engine.commit import Commit
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.ledger import Ledger
 from voxweft.engine.op import find_op
+from voxweft.engine.output import broken
 from voxweft.engine.part import Part, PartRecord, State
 from voxweft.engine.plan import InputRef, PatchesRef, Plan
 from voxweft.engine.report import peak_memory_bytes
@@ -343,8 +344,9 @@ def compute_part(
         commit = Commit(stage, place.sinks_of(stage), ledger, counting, totals)
         commit.checkpoint_s = place.checkpoint_s
         compute = made.stage(stage, place, *device)
-        done = ledger.done(stage.name)
-        for run in stage.runs(unit for unit in part.units if unit not in done):
-            if goes_on(run.start):
-                compute(run, commit, goes_on)
+        done, begun = ledger.done(stage.name), ledger.begun(stage.name)
+        for whole in stage.runs(unit for unit in part.units if unit not in done):
+            for run in broken(whole, begun):  # what is kept of a unit is of use to who begins with it
+                if goes_on(run.start):
+                    compute(run, commit, goes_on)
     return PartRecord(part.stage, part.index, part.count, commit.totals.to_dict(), peak_memory_bytes())

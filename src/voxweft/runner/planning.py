@@ -152,7 +152,7 @@ def plan_run(
         normalization=schemes,
         settings=tuple(replace(one, device=device.partition(":")[0]) for one in measured.settings),
         budget=budget_for(options, device, n_workers),
-        measured=measured.told,
+        measured={**measured.told, **({"estimated": True} if remarks else {})},
     )
     made = _with_more(plan_sweep(volume.info, refs, options, found), app)
     opened = Opened(replace(made, notes=(*made.notes, *measured.notes, *remarks)), volumes, models)

@@ -198,6 +198,8 @@ def _compute(
             else:
                 parts = _parts_of_one(opened.plan, stage, share, workers, ledger)
             crew.compute(stage, parts)
+            if len(ledger.done(stage.name)) == stage.n_units:
+                ledger.forget_checkpoints(stage.name)
             if crew.outcome.failures:
                 break
         return crew.outcome
