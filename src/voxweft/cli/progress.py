@@ -110,7 +110,7 @@ class Listener:
     """Shows events on standard error and, if asked, writes each as a line of JSON."""
 
     def __init__(self, quiet: bool = False, log_json: str = "") -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console, self._quiet = Console(stderr=True), quiet
         self._log = _appended(log_json) if log_json else None
         self._notebook = None if quiet else _Notebook.here()
         self._bar = Progress(
@@ -152,7 +152,9 @@ class Listener:
         """What a stop leaves of the run that was told of; "" where none has begun."""
         if not self._output:
             return ""
-        return f"{self._units['done']} of {self._units['total']} {self._noun} are kept in {self._output}"
+        done, total = self._units["done"], self._units["total"]
+        rest = ", and what --checkpoint-every kept of the next" if done < total and self._noun == "slabs" else ""
+        return f"{done} of {total} {self._noun} are kept in {self._output}{rest}"
 
     def __call__(self, event: Event) -> None:
         """Show one event; called from several threads."""
@@ -163,7 +165,7 @@ class Listener:
                 self._log.flush()
             data = event.data
             match event.kind:
-                case "note" | "warning" if event.text in self._said:
+                case "note" | "warning" if event.text in self._said or (self._quiet and event.kind == "note"):
                     pass
                 case "note" | "warning":
                     self._said.add(event.text)
@@ -214,7 +216,7 @@ class Listener:
         if self._notebook:
             self._notebook.show(text, count, numbers)
         elif self._bar.disable:
-            if now - self._last >= EVERY_S:
+            if not self._quiet and now - self._last >= EVERY_S:
                 self._last = now
                 self._console.print(f"{text}: {plain(numbers)}".rstrip(": "), highlight=False, markup=False)
         else:

@@ -22,12 +22,14 @@ from voxweft.cli.show import (
     show_forecast,
     tell,
 )
+from voxweft.engine.events import Event
 from voxweft.engine.options import RunOptions
 from voxweft.errors import RequestError
 from voxweft.runner.crate import CrateOptions
 from voxweft.runner.execution import Execution
 
 app = typer.Typer()
+STARTING = Event("phase", "starting")  # torch alone takes a second or two
 ModelPath = Annotated[str, typer.Option("--model", "-m", help="Model: nnU-Net folder, .pt, .pt2 or .onnx.")]
 
 
@@ -53,12 +55,14 @@ def run(
     """Segment a volume; the same command continues it after any stop."""
     from dataclasses import replace
 
-    from voxweft.apps import run as job
     from voxweft.cli.progress import Listener
 
     check_page(report)
     execution = replace(execution, command=command_line())
     with Listener(quiet, log_json) as listen:
+        listen(STARTING)
+        from voxweft.apps import run as job
+
         if plan:
             if target or model or options != RunOptions():
                 raise RequestError(
@@ -95,11 +99,13 @@ def plan(
 
     from voxweft.cli.choices import show_choices
     from voxweft.cli.progress import Listener
-    from voxweft.runner.choices import forecast_choices
-    from voxweft.runner.forecast import forecast
 
     choices |= options.effort == "auto"
     with Listener(quiet) as listen:
+        listen(STARTING)
+        from voxweft.runner.choices import forecast_choices
+        from voxweft.runner.forecast import forecast
+
         made, cost = (forecast_choices if choices else forecast)(source, model, options, emit=listen)
     if as_json:
         print(json.dumps({"plan": json.loads(made.to_json()), "forecast": asdict(cost)}, indent=1))

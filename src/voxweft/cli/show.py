@@ -23,7 +23,10 @@ from voxweft.remote import without_secrets
 from voxweft.runner.execution import Execution
 from voxweft.shown import counted
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress.", rich_help_panel="What to show")]
+Quiet = Annotated[
+    bool,
+    typer.Option("--quiet", "-q", help="Warnings and errors only.", rich_help_panel="What to show"),
+]
 Verbose = Annotated[bool, typer.Option("--verbose", help="Tracebacks.", rich_help_panel="What to show")]
 LogJson = Annotated[str, typer.Option("--log-json", help="Append events to FILE.", rich_help_panel="What to show")]
 ReportTo = Annotated[str, typer.Option("--report", help="Write report.html here too.", rich_help_panel="What to show")]
@@ -78,10 +81,13 @@ def summary(result: Any, report_to: str = "", unit: str = "slabs", pictures: boo
 
 
 def tell(result: Any, quiet: bool, report_to: str = "", unit: str = "slabs") -> None:
-    """The summary of a run; where it is to be quiet nothing, but report.html where a place for it was given."""
+    """The summary of a run, or where it is to be quiet its warnings; report.html in either case."""
     if not quiet:
         summary(result, report_to, unit)
-    elif report_to and result.status == State.COMPLETE:
+        return
+    for warning in result.warnings:
+        say(f"warning: {warning}", file=sys.stderr)
+    if result.status == State.COMPLETE:
         from voxweft.viewer.page import save_report
 
         save_report(result.output, report_to)

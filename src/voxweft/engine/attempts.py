@@ -134,7 +134,7 @@ def attempt(ledger: Ledger, one: Attempt, totals: Totals, emit: Emit = silent) -
     def beat() -> None:
         last, before = time.monotonic(), (0, 0)
         while not ended.wait(SOON_S):
-            one.n_patches = totals.n_patches + totals.n_skipped
+            one.n_patches = totals.n_passed
             now = (one.n_units, one.n_patches)
             if now[1] != before[1]:
                 tell()
@@ -167,7 +167,7 @@ def attempt(ledger: Ledger, one: Attempt, totals: Totals, emit: Emit = silent) -
     finally:
         ended.set()
         thread.join(BEAT_S)
-        one.beat, one.n_patches = time.time(), totals.n_patches + totals.n_skipped
+        one.beat, one.n_patches = time.time(), totals.n_passed
         with suppress(Exception):  # what matters is in the units
             ledger.put_attempt(key, asdict(one))
 

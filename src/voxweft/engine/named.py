@@ -108,6 +108,8 @@ def _as_option(f: Field[Any], value: Any) -> Any:
 def _side(value: Any) -> str:
     """One of several numbers, or a slice or a pair from where to where."""
     if isinstance(value, slice):
+        if value.step not in (None, 1):
+            raise RequestError(f"a slice with step {value.step} cannot be an option; leave every voxel in")
         value = (value.start, value.stop)
     if isinstance(value, (tuple, list)):
         return ":".join("" if one is None else str(one) for one in value)

@@ -106,7 +106,9 @@ def _weave(layers: Iterable[PatchLayer], loom: Loom, totals: Totals, goes_on: Go
     n_finished, cursor, unit = 0, loom.box.start[0], loom.writer.unit  # finished layers; the first plane that is not
     n_before = 0
     if loom.kept:
-        layers, n_before = loom.kept.find(list(layers))
+        every = list(layers)
+        layers, n_before = loom.kept.find(every)
+        totals.n_restored += sum(len(layer.tiles) for layer in every[: len(every) - len(layers)]) + n_before
         cursor = loom.kept.cursor
     for n, layer in enumerate(layers):
         if loom.writer.unit != unit:

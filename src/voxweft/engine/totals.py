@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-COUNTS = ("n_patches", "n_skipped", "n_units", "n_voxels", "n_nonfinite", "bytes_read", "bytes_written")
+COUNTS = ("n_patches", "n_skipped", "n_restored", "n_units", "n_voxels", "n_nonfinite", "bytes_read", "bytes_written")
 
 
 @dataclass(slots=True)
@@ -19,6 +19,7 @@ class Totals:
     seconds: dict[str, float] = field(default_factory=dict)
     n_patches: int = 0
     n_skipped: int = 0
+    n_restored: int = 0  # patches that an earlier attempt at a slab had done
     n_units: int = 0
     n_voxels: int = 0
     n_nonfinite: int = 0
@@ -32,6 +33,11 @@ class Totals:
         for one in several:
             total.add(cls(**one))
         return total
+
+    @property
+    def n_passed(self) -> int:
+        """Patches that are behind, whoever computed them."""
+        return self.n_patches + self.n_skipped + self.n_restored
 
     @contextmanager
     def timed(self, activity: str) -> Iterator[None]:

@@ -82,12 +82,13 @@ def spacing_note(card: ModelCard, geometry: VoxelSize) -> str:
     sizes = compared(card, geometry)
     if sizes is None or card.spacing_zyx is None:
         return ""
+    alike: dict[str, list[str]] = {}
     axes = zip("zyx", card.spacing_zyx, geometry.voxel_size_zyx, sizes.times_zyx, strict=True)
-    differ = [
-        f"{times:.3g} times as long in {axis} ({found:.4g}) as at training ({trained:.4g})"
-        for axis, trained, found, times in axes
-        if not 1 / TOLERATED <= times <= TOLERATED
-    ]
+    for axis, trained, found, times in axes:
+        if not 1 / TOLERATED <= times <= TOLERATED:
+            lengths = f"{times:.3g} times as long in {{}} ({found:.4g}) as at training ({trained:.4g})"
+            alike.setdefault(lengths, []).append(axis)
+    differ = [lengths.format(", ".join(named)) for lengths, named in alike.items()]
     if not differ:
         return ""
     units = f"{geometry.unit or 'no unit'} here, {card.spacing_unit or 'no unit'} at training"

@@ -39,7 +39,7 @@ from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.shown import Shown
 from voxweft.stores import in_memory, open_volume
 
-CALIBRATION_S = 6.0
+CALIBRATION_S = 2.0
 MAX_PATCHES = 1000
 START_S = 30.0  # that a command takes to begin, at most; an older process began long ago
 OVERLAPS = {f"--overlap {o}": o for o in (0.25, 0.5)}

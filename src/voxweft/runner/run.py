@@ -70,7 +70,8 @@ def run_plan(opened: Opened, place: Place, workers: Workers, execution: Executio
     warnings = (*report.warnings, *([LOST.format("; ".join(lost[:3]))] if lost else []))
     report = replace(report, environment=environment(workers.devices[0]), command=execution.command, warnings=warnings)
     name = REPORT_KEY if execution.part_id < 0 else f"parts/{execution.part_id}-of-{execution.num_parts}.json"
-    if not execution.prepare:
+    is_idle = not outcome.records and not lost and ledger.report(name).get("status") == State.COMPLETE
+    if not execution.prepare and not is_idle:  # the figures of the run that computed are worth more
         ledger.put_report(name, report.to_dict())
     if report.status == State.COMPLETE and name != REPORT_KEY:
         ledger.put_report(REPORT_KEY, _of_all_parts(report, ledger).to_dict())

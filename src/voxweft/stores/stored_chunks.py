@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -75,10 +76,12 @@ def spread_over(
             found.append(Box((z, y, x), (min(z + side, z1), min(y + side, y1), min(x + side, x1))))
         return found
 
+    sides = [np.minimum(s, m - s * np.arange(k)) for k, s, m in zip(grid.shape, size, shape, strict=True)]
+    share = float(np.einsum("zyx,z,y,x->", grid, *sides)) / math.prod(shape)  # files at the ends hold fewer voxels
     there, vacant = np.flatnonzero(grid), np.flatnonzero(~grid)[:1]
     n = min(n, len(there))
     picked = ((np.arange(n) + draw.random(n)) * len(there) / max(1, n)).astype(int)
-    return boxes(there[picked]), next(iter(boxes(vacant)), None), float(grid.mean())
+    return boxes(there[picked]), next(iter(boxes(vacant)), None), share
 
 
 def _files(folder: str, prefix: str = "") -> Iterator[tuple[str, int]]:

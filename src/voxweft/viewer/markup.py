@@ -26,7 +26,7 @@ th{text-align:left;font-weight:500;padding:.15em 1.5em .15em 0;vertical-align:to
 td{overflow-wrap:anywhere;padding:.15em 1em .15em 0;vertical-align:top}td.n{text-align:right;white-space:nowrap}
 .facts th{white-space:nowrap;color:var(--soft)}
 caption,.small,figcaption{text-align:left;color:var(--soft);font-size:.85em}
-.grid{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,205px),1fr));gap:12px}figure{margin:0}
+.grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,170px),1fr));gap:12px}figure{margin:0}
 .grid figure{break-inside:avoid}img{max-width:100%;background:#000;image-rendering:pixelated;display:block}
 .grid img{width:100%}.bars i{display:inline-block;height:.8em;background:var(--bar);max-width:40vw}
 .warn,.note{padding:.5em .8em;border-left:3px solid var(--edge);background:var(--warn);margin:.5em 0;

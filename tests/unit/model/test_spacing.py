@@ -32,7 +32,7 @@ def note(trained: Any, found: Any, unit: str = "", spacing_unit: str = "") -> An
         ((1.0, 1.0, 1.0), (1.3, 1.0, 1.0), "millimeter", "", ["1.3 times as long in z (1.3) as at training (1)"]),
         ((1.0, 1.0, 1.0), (1.0, 0.5, 2.0), "", "", ["0.5 times as long in y (0.5)", "2 times as long in x (2)"]),
         ((4.0, 4.0, 4.0), (8.0, 8.0, 8.0), "nanometer", "", []),  # may be another unit
-        ((4.0, 4.0, 4.0), (8.0, 8.0, 8.0), "nanometer", "nanometer", ["in z (8)", "in y (8)", "in x (8)"]),
+        ((4.0, 4.0, 4.0), (8.0, 8.0, 8.0), "nanometer", "nanometer", ["in z, y, x (8)"]),
         (
             (1.0, 1.0, 1.0),
             (30.0, 4.0, 4.0),
