@@ -15,6 +15,7 @@ import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
+from voxweft.shown import draw_with
 from voxweft.version import __version__
 
 INTERRUPTED = 130  # as shells say of what Ctrl-C ended
@@ -78,6 +79,16 @@ _HOMES = {
     "voxweft.runner.verify": ("verify",),
     "voxweft.stores": ("open_sink", "open_volume"),
 }
+
+
+def _page(shown: Any) -> str:
+    """What a notebook shows of an object; what draws it is imported when somebody looks."""
+    from voxweft.viewer.notebook import html_of
+
+    return html_of(shown)
+
+
+draw_with(_page)
 
 
 def __getattr__(name: str) -> Any:

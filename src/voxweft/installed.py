@@ -35,16 +35,38 @@ def install_line(*extras: str) -> str:
     >>> install_line("em", "s3").endswith("[em,s3]'")
     True
     """
-    path, editable = _source()
-    prefix = sys.prefix.replace("\\", "/")
-    tool = "uv tool" if "/uv/tools/" in prefix else "pipx" if "/pipx/venvs/" in prefix else ""
+    (path, editable), tool = _source(), _tool()
     if tool:  # makes the environment anew: what is there must be named too
         extras = (*(e for e, missing in missing_packages().items() if not missing and e not in extras), *extras)
-    what = f"{'--editable ' * editable}'{path or NAME}[{','.join(extras)}]'"
+    wanted = f"[{','.join(extras)}]" if extras else ""
+    what = f"{'--editable ' * editable}'{path or NAME}{wanted}'"
     if tool:
         return f"{tool} install --force {what}"
+    return f"{_installer()} {what}"
+
+
+def package_line(package: str) -> str:
+    """A shell line that adds a package of others to this installation, whichever tool made it.
+
+    Examples
+    --------
+    >>> package_line("napari[all]").endswith(" 'napari[all]'")
+    True
+    """
+    if _tool() == "uv tool":  # takes what else is wanted along with what is there
+        return f"{install_line()} --with '{package}'"
+    return f"{f'pipx inject {NAME}' if _tool() else _installer()} '{package}'"
+
+
+def _tool() -> str:
+    """What made an environment for voxweft alone; "" in any other."""
+    prefix = sys.prefix.replace("\\", "/")
+    return "uv tool" if "/uv/tools/" in prefix else "pipx" if "/pipx/venvs/" in prefix else ""
+
+
+def _installer() -> str:
     python = shlex.quote(sys.executable or "python")
-    return f"uv pip install --python {python} {what}" if find_spec("pip") is None else f"{python} -m pip install {what}"
+    return f"uv pip install --python {python}" if find_spec("pip") is None else f"{python} -m pip install"
 
 
 def missing_packages() -> dict[str, list[str]]:

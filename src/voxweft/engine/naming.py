@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from voxweft.image.colours import BACKGROUND
 from voxweft.model.head import Head, channel_ranges
 from voxweft.ops.activate import KEPT, UNCERTAIN, UNIT, Finish
 
 Named = tuple[tuple[int, str], ...]
-BACKGROUND, FOREGROUND = "background", "foreground"
+FOREGROUND = "foreground"
 SHOWN: dict[str, tuple[float, float]] = {
     "probability32": (0.0, 1.0),
     "entropy": (0.0, 1.0),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,12 @@ from voxweft.engine.op import Made, gather_op
 from voxweft.engine.opened import Readable
 from voxweft.errors import RequestError
 from voxweft.geometry.box import Box
+from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
 from voxweft.installed import install_line
+from voxweft.stores import tiff_file
+from voxweft.stores.outgoing import Outgoing
 from voxweft.stores.url import local_path
 
 EXPORTS = {"tiff": "labels.tif", "precomputed": "precomputed"}
@@ -37,22 +41,29 @@ def write_export(gathered: Gathered, *, source: str, voxel_size_zyx: Sequence[fl
 
 
 def write_tiff(source: Readable, path: Path, place: Geometry) -> None:
-    """Labels as an OME-TIFF (BigTIFF), plane by plane."""
+    """Labels as an OME-TIFF, plane by plane."""
     try:
-        import tifffile
+        import_module("tifffile")
     except ImportError as error:
         raise RequestError(f"--tiff needs tifffile: {install_line('em')}") from error
-    shape = source.shape_zyx
     temporary = path.with_suffix(".tmp.tif")
-    planes = (plane for values in _slabs(source) for plane in values)
-    z, y, x = place.voxel_size_zyx
-    about = {"axes": "ZYX", "PhysicalSizeZ": z, "PhysicalSizeY": y, "PhysicalSizeX": x}
-    unit = {"nanometer": "nm", "micrometer": "\u00b5m", "millimeter": "mm", "angstrom": "\u00c5"}.get(place.unit)
-    about |= {f"PhysicalSize{axis}Unit": unit for axis in "ZYX"} if unit else {}
-    tifffile.imwrite(
-        temporary, planes, shape=shape, dtype=np.uint32, bigtiff=True, ome=True, metadata=about, compression="zlib"
-    )
+    tiff_file.write_tiff(temporary, Outgoing((_Labels(source, place),), "uint32", path.stem))
     temporary.replace(path)
+
+
+class _Labels:
+    """What a stage wrote, as a volume; what is missing is background."""
+
+    def __init__(self, source: Readable, place: Geometry) -> None:
+        shape = source.shape_zyx
+        chunk = (min(PLANES, shape[0]), CHUNK, CHUNK)
+        self.info = VolumeInfo("", "labels", shape, "uint32", chunk_zyx=chunk, geometry=place, is_label=True)
+        self._source = source
+
+    def read(self, box: Box) -> NDArray[Any]:
+        """Voxels [1, Z, Y, X] of a box."""
+        values = self._source.read(box)
+        return np.zeros((1, *box.shape), np.uint32) if values is None else values[:1].astype(np.uint32)
 
 
 def write_precomputed(source: Readable, folder: Path, place: Geometry) -> None:
@@ -86,11 +97,3 @@ def write_precomputed(source: Readable, folder: Path, place: Geometry) -> None:
     (temporary / "info").write_text(json.dumps(info | {"num_channels": 1, "scales": [scale]}), encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)
-
-
-def _slabs(source: Readable) -> Iterator[NDArray[Any]]:
-    depth, height, width = source.shape_zyx
-    for z in range(0, depth, PLANES):
-        box = Box((z, 0, 0), (min(depth, z + PLANES), height, width))
-        values = source.read(box)
-        yield np.zeros(box.shape, np.uint32) if values is None else values[0].astype(np.uint32)

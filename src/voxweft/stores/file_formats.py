@@ -7,6 +7,7 @@ from importlib import import_module
 from typing import NamedTuple
 
 from voxweft.errors import RequestError
+from voxweft.installed import install_line
 from voxweft.remote import is_remote
 
 
@@ -73,6 +74,6 @@ def format_of(url: str) -> FileFormat:
     try:
         import_module(found.library)
     except ImportError as error:
-        message = f"{url} needs the extra {found.extra!r}: pip install 'voxweft[{found.extra}]'"
+        message = f"{url} needs the extra {found.extra!r}: {install_line(found.extra)}"
         raise RequestError(message) from error
     return found

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from voxweft.image.colours import palette
+from voxweft.image.colours import NEUTRAL, has_background, of_classes
 from voxweft.image.info import OutputSpec
 from voxweft.image.place import IDENTITY
 
 CREATOR = {"name": "voxweft"}
-NEUTRAL = [128, 128, 128]  # a channel of background; black would not be seen
-COLOURS = 1024
 
 
 def attributes_for(spec: OutputSpec, name: str) -> dict[str, Any]:
@@ -59,11 +57,11 @@ def _image_label(spec: OutputSpec) -> dict[str, Any]:
     """Colours and names; of objects, whose number nobody knows beforehand, none, so that viewers choose."""
     if not spec.named:
         return {}
-    colours = palette(COLOURS)
+    colours = of_classes([name for _, name in spec.named])
     return {
         "colors": [
-            {"label-value": value, "rgba": [*map(int, colours[n % COLOURS]), 255 if value else 0]}
-            for n, (value, _) in enumerate(spec.named)
+            {"label-value": value, "rgba": [*map(int, rgb), 255] if value else [0, 0, 0, 0]}
+            for (value, _), rgb in zip(spec.named, colours, strict=True)
         ],
         "properties": [{"label-value": value, "class": name} for value, name in spec.named],
     }
@@ -73,10 +71,10 @@ def _omero(spec: OutputSpec, name: str) -> dict[str, Any]:
     """How the channels are shown: each in the colour of its label; background, which is everywhere, only on demand."""
     low, high = spec.shown
     channels = []
-    for n, (_, label) in enumerate(spec.named):
-        background = n == 0 and label == "background"
-        first = 1 if spec.named[0][1] != "background" else 0  # background is black in the palette
-        colour = NEUTRAL if background else palette(n + first + 1)[-1]
+    names = [label for _, label in spec.named]
+    for n, (label, rgb) in enumerate(zip(names, of_classes(names), strict=True)):
+        background = n == 0 and has_background(names)
+        colour = NEUTRAL if background else rgb
         channels.append(
             {
                 "label": label,

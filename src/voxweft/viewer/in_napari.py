@@ -16,12 +16,13 @@ from voxweft.errors import RequestError, VoxweftError
 from voxweft.geometry.box import Box, Zyx
 from voxweft.image.place import Geometry
 from voxweft.image.units import METERS
+from voxweft.installed import package_line
 from voxweft.stores import open_volume
 from voxweft.viewer.as_zarr import chunk_of
 from voxweft.viewer.layers import layers_of
 from voxweft.viewer.shown import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown
 
-MISSING = "napari is not installed here: pip install 'napari[all]', or leave out --napari to look in a browser"
+MISSING = "napari is not installed here: {}, or leave out --napari to look in a browser"
 LayerData = tuple[Any, dict[str, Any], str]
 
 
@@ -94,7 +95,7 @@ def open_napari(shown: Shown, at: tuple[float, float, float]) -> None:
     try:
         import napari
     except ImportError as error:
-        raise RequestError(MISSING) from error
+        raise RequestError(MISSING.format(package_line("napari[all]"))) from error
     viewer = napari.Viewer(title=f"{shown.title} - voxweft")
     for data, settings, kind in layer_data(shown):
         getattr(viewer, f"add_{kind}")(data, **settings)

@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxweft.engine.plan import VOLUME, Plan
+from voxweft.engine.naming import FOREGROUND
+from voxweft.engine.plan import Plan
 from voxweft.engine.stage import Sweep
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.sampling import spread_points
-from voxweft.image.colours import of_objects, palette
+from voxweft.image.colours import BACKGROUND, NEUTRAL, has_background, of_classes, of_objects, palette
 from voxweft.image.info import VolumeInfo
 from voxweft.image.place import Geometry
 from voxweft.image.protocols import Volume
@@ -39,7 +40,8 @@ from voxweft.runner.records import read_plan
 from voxweft.stores import open_ref, open_volume
 from voxweft.stores.attributes import attributes_of
 from voxweft.stores.url import local_path
-from voxweft.viewer.shown import IMAGE, KINDS, LABELS, ORANGE, PROBABILITY, Layer, Points, Shown
+from voxweft.viewer.shown import IMAGE, KINDS, LABELS, PROBABILITY, Layer, Points, Shown
+from voxweft.viewer.subject import Subject
 
 MOST_CHANNELS, MOST_NAMES = 16, 20_000
 LOOKED_AT, SIDE = 24, 48  # boxes for the contrast, and their sides in voxels
@@ -92,12 +94,15 @@ def layers_of(output: str, image: str = "", points: Sequence[str] = (), kind: st
     for volume in {id(layer.levels[0]): layer.levels[0] for layer in results}.values():
         if link := leaving(volume, Box.of(volume.info.chunk_zyx) & Box.of(volume.info.shape_zyx)):
             notes.append(f"{link} and maybe more are links out of the store; a browser is not shown what they lead to")
-    report = f"{output}.voxweft/report.html"
-    has_report = not is_remote(output) and Path(report.removeprefix("file://")).is_file()
-    title = without_secrets(output)
-    return Shown(
-        title, info.geometry, info.shape_zyx, tuple(results), picks, tuple(notes), report if has_report else ""
-    )
+    report = "" if is_remote(output) else f"{output.removeprefix('file://')}.voxweft/report.html"
+    if report and not is_own_file(Path(report)):
+        report = ""
+    return Shown(without_secrets(output), info.geometry, info.shape_zyx, tuple(results), picks, tuple(notes), report)
+
+
+def is_own_file(path: Path) -> bool:
+    """Whether a file is there and, if it is a link, lies in the same folder all the same."""
+    return path.is_file() and path.resolve().is_relative_to(path.parent.resolve())
 
 
 def _levels(source: str, ref: VolumeRef | None = None) -> tuple[Volume, ...]:
@@ -142,7 +147,7 @@ def _image(image: str, plan: Plan | None, notes: list[str]) -> tuple[Volume, ...
     """What a result was made from; a note where it is gone."""
     if image:
         return _levels(image.rstrip("/"))
-    found = plan and (plan.input(VOLUME) or next(iter(plan.inputs), None))
+    found = plan and (plan.image or next(iter(plan.inputs), None))
     if not found or not isinstance(found.ref, VolumeRef):
         return ()
     try:
@@ -191,15 +196,16 @@ def _results(
 ) -> list[Layer]:
     """The layers of the output itself."""
     kind = kind or _kind(output, levels[0], plan)
-    card = plan.models[0].card if plan and plan.models else None
-    named = tuple(card.class_names) if card else ()
+    named = dict[int, str]()
+    with suppress(VoxweftError):
+        named = dict(Subject.of(plan).named) if plan else {}
     title = output.rpartition("/")[2].removesuffix(".zarr")
     if kind == LABELS:
         names, colours = _names(output, said, levels[0], named)
         return [Layer(title, LABELS, levels, names=names, colours=colours)]
     with suppress(KeyError, TypeError, AttributeError):
-        named = tuple(str(c["label"]) for c in said.get("ome", said)["omero"]["channels"])
-    return _channels(title, kind, levels, named)
+        named = {n: str(c["label"]) for n, c in enumerate(said.get("ome", said)["omero"]["channels"])}
+    return _channels(title, kind, levels, tuple(named.values()))
 
 
 def _kind(output: str, volume: Volume, plan: Plan | None) -> str:
@@ -219,13 +225,13 @@ def _kind(output: str, volume: Volume, plan: Plan | None) -> str:
 def _channels(title: str, kind: str, levels: tuple[Volume, ...], names: tuple[str, ...]) -> list[Layer]:
     """A layer a channel; of classes all but the background are shown, of an image the first."""
     n = min(levels[0].info.n_channels, MOST_CHANNELS)
-    colours, made = palette(max(n, 2)), list[Layer]()
-    for c in range(n):
-        name = title if n == 1 else f"{title}: {names[c] if c < len(names) and names[c] else f'channel {c}'}"
+    names, made = (*names, *[""] * n)[:n], list[Layer]()
+    for c, rgb in enumerate(of_classes(names)):
+        background = c == 0 and n > 1 and has_background(names)
+        name = title if n == 1 else f"{title}: {names[c] or f'channel {c}'}"
         low, high = contrast(levels, c) if kind == IMAGE else (0.0, _top(levels[0].info.dtype))
-        colour = ORANGE if n <= 2 else _hex(colours[max(c, 1)])
-        shown = n == 1 or (c == 0) == (kind == IMAGE)
-        made.append(Layer(name, kind, levels, c, low, high, colour, visible=shown))
+        shown = c == 0 if kind == IMAGE else not background
+        made.append(Layer(name, kind, levels, c, low, high, _hex(NEUTRAL if background else rgb), visible=shown))
     return made
 
 
@@ -238,7 +244,7 @@ def _top(dtype: str) -> float:
 
 
 def _names(
-    output: str, said: Mapping[str, Any], volume: Volume, classes: tuple[str, ...]
+    output: str, said: Mapping[str, Any], volume: Volume, classes: Mapping[int, str]
 ) -> tuple[dict[int, str], dict[int, str]]:
     """Names and colours of labels: as the array says, as its table of objects does, or those of the model's classes."""
     names, colours = dict[int, str](), dict[int, str]()
@@ -251,12 +257,13 @@ def _names(
             colours[int(row["label-value"])] = _hex(row["rgba"][:3])
     many = volume.info.dtype in OF_OBJECTS
     if not names:
-        is_mask = not many and _is_mask(volume)
-        names = _objects(output) if many else {255: "foreground"} if is_mask else dict(enumerate(classes))
-    values = np.array([value for value in [*names][:MOST_NAMES] if value], np.int64)
-    rgb = of_objects(values) if many else palette(max(names, default=0) + 1)[values]
-    own = {int(value): ORANGE if value == 255 and not many else _hex(c) for value, c in zip(values, rgb, strict=True)}
-    return {int(value): names[int(value)] for value in values}, own | colours
+        names = _objects(output) if many else dict(classes)
+    if not (names or many) and _is_mask(volume):
+        names = {0: BACKGROUND, 255: FOREGROUND}
+    values = [*names][:MOST_NAMES]
+    rgb = of_objects(np.array(values, np.int64)) if many else of_classes([names[value] for value in values])
+    own = {value: _hex(c) for value, c in zip(values, rgb, strict=True)} | colours
+    return {v: names[v] for v in values if v}, {v: c for v, c in own.items() if v}
 
 
 def _is_mask(volume: Volume) -> bool:

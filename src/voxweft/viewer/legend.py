@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from voxweft.engine.ledger import Ledger
 from voxweft.geometry.box import Box
-from voxweft.image.colours import palette
 from voxweft.ops.activate import VALUES
 from voxweft.viewer import pictures
 from voxweft.viewer.markup import bar_table, dot, row_table
@@ -45,36 +44,29 @@ def legend(seen: Seen, ledger: Ledger) -> Iterator[str]:
 
 def class_name(seen: Seen, index: int) -> str:
     """What a class is called."""
-    card, finish = seen.subject.card, seen.subject.finish
-    names = card.class_names if card else ()
-    if finish.mode == "binary":
-        named = names[index] if len(names) == 2 else ""
-        return named or ("foreground" if index else "background")
-    return names[index] if index < len(names) else f"class {index}"
+    return seen.subject.names.get(index, f"class {index}")
 
 
 def colour_of(seen: Seen, index: int) -> tuple[int, ...]:
     """The colour of a class in the overlays."""
-    if seen.subject.finish.mode == "binary":
-        return tuple(int(c) for c in pictures.TINT) if index else (0, 0, 0)
-    return tuple(int(c) for c in palette(index + 1)[index])
+    tints = seen.subject.tints
+    return tuple(int(c) for c in tints[index % len(tints)])
 
 
 def score(seen: Seen) -> Iterator[str]:
     """Dice of every class against the truth: of all voxels, or of the middle of a large volume."""
-    if seen.truth is None:
-        return
     region = seen.subject.region
     box = region if region.n_voxels <= SEEN_VOXELS else seen.window
+    truth = seen.truth_of(box)
+    if seen.truth is None or truth is None:
+        return
     found = class_map(seen.sink.read(box), seen.subject.finish)
-    truth = np.asarray(seen.truth.read(box)[0], np.intp)
     rows = []
-    for index in range(1, 1 + int(max(found.max(initial=0), truth.max(initial=0)))):
+    for index in sorted({*np.unique(found).tolist(), *np.unique(truth).tolist()} - {0}):
         a, b = found == index, truth == index
         both, total = int((a & b).sum()), int(a.sum()) + int(b.sum())
-        if total:
-            name = f"{dot(colour_of(seen, index))}{escape(class_name(seen, index))}"
-            rows.append([name, f"{2 * both / total:.3f}", f"{int(b.sum()):,}", f"{int(a.sum()):,}"])
+        name = f"{dot(colour_of(seen, index))}{escape(class_name(seen, index))}"
+        rows.append([name, f"{2 * both / total:.3f}", f"{int(b.sum()):,}", f"{int(a.sum()):,}"])
     where = "all voxels" if box == region else f"the middle, {box}"
     yield row_table(("class", "Dice", "voxels in the truth", "voxels found"), rows)
     yield f"<p class=small>Of {where}; truth: {escape(seen.truth.info.url)}</p>"

@@ -29,6 +29,7 @@ from voxweft.viewer import pictures
 
 SIDE = 256  # pixels of a picture
 MOST_BYTES = 1 << 25  # that are decoded for one
+MASK = 255  # foreground of a mask
 
 
 @singledispatch
@@ -169,7 +170,9 @@ def _central_plane(volume: Explored) -> NDArray[np.uint8] | None:
     step = max(1, -(-max(values.shape[1:]) // SIDE))
     values = values[:, ::step, ::step]
     if info.is_label:
-        return palette(256)[values[0]] if values.dtype == np.uint8 else of_objects(values[0])
+        if values.dtype != np.uint8:
+            return of_objects(values[0])
+        return palette(256)[np.where(values[0] == MASK, 1, values[0])]
     if len(values) == 3 and values.dtype == np.uint8 and info.shape_zyx[0] == 1:  # a picture in colour
         return np.ascontiguousarray(np.moveaxis(values, 0, -1))
     return pictures.grey(values[0])

@@ -35,6 +35,7 @@ from voxweft.viewer.subject import SEEN_VOXELS, WINDOW, Seen, Subject, box_aroun
 WHOLE = 1600  # pixels of the longer side of a whole surface
 OVERVIEW = 900  # of an overview
 SEAM_VOXELS = 1 << 26  # of a result in which borders are looked at; beyond that in windows
+KEYS = 40  # colours that are named above the pictures
 N_WINDOWS, N_SEAMS, SEAM_CROP = 3, 3, 96
 DIRECTIONS = (("z", "y down, x right"), ("y", "z down, x right"), ("x", "z down, y right"))
 
@@ -80,11 +81,13 @@ def save_report(output: Any, to: str = "", *, title: str = "", pictures_to: str 
         )
     sink = open_sink(output, layout=subject.spec.layout, order=subject.spec.order)
     sink.open()
-    seen = Seen(sink, subject, None if truth is None or truth == "" else _truth(truth, subject))
+    seen = Seen(sink, subject, _truth(truth, subject))
     return _saved(render(seen, ledger, gallery, title), sink, to, gallery, pictures_to)
 
 
-def _truth(truth: Any, subject: Subject) -> Volume:
+def _truth(truth: Any, subject: Subject) -> Volume | None:
+    if truth is None or (isinstance(truth, str) and not truth):
+        return None
     volume = open_volume(truth)
     if volume.info.shape_zyx != subject.spec.shape_zyx:
         raise RequestError(
@@ -160,8 +163,8 @@ def _key(seen: Seen) -> str:
     finish = seen.subject.finish
     if finish.output in VALUES:
         return ""
-    n = 2 if finish.mode == "binary" else min(finish.n_classes, 40)
-    dots = [f"{dot(colour_of(seen, i))}{escape(class_name(seen, i))}" for i in range(1, n)]
+    numbers = [number for number in seen.subject.names if number]
+    dots = [f"{dot(colour_of(seen, i))}{escape(class_name(seen, i))}" for i in numbers[:KEYS]]
     if seen.truth is not None:
         named = ((pictures.RIGHT, "right"), (pictures.TOO_MUCH, "too much"), (pictures.MISSED, "missed"))
         dots.append("against the truth: " + " ".join(f"{dot(rgb)}{said}" for rgb, said in named))
@@ -200,19 +203,19 @@ def _shown(
     seen: Seen, axis: int, middle: int, data: Mapping[str, NDArray[Any] | None], truth: NDArray[Any] | None
 ) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """What there is of a plane of the window, by what it is called."""
-    finish, values = seen.subject.finish, data["values"]
+    finish, tints, values = seen.subject.finish, seen.subject.tints, data["values"]
     if values is None:
         return
     result = np.take(values, middle, axis + 1)
     image = None if data["image"] is None else np.take(data["image"], middle, axis)
     if image is not None:
         yield "image", pictures.grey(image)
-    yield "prediction", pictures.coloured(result, finish)
+    yield "prediction", pictures.coloured(result, finish, tints)
     if image is not None:
-        yield "overlay", pictures.overlay(image, result, finish)
+        yield "overlay", pictures.overlay(image, result, finish, tints)
     if truth is not None:
         wanted = np.take(truth, middle, axis)
-        yield "truth", pictures.tint_of(wanted) if finish.mode != "binary" else _white(wanted > 0)
+        yield "truth", _white(wanted > 0) if pictures.one_foreground(finish) else pictures.tint_of(wanted, tints)
         yield "against the truth", pictures.compared(class_map(result, finish), wanted)
     if (unsure := data[UNCERTAINTY]) is not None:
         yield UNCERTAINTY, pictures.grey(np.take(unsure, middle, axis))
@@ -238,7 +241,8 @@ def _overview(seen: Seen, gallery: Gallery, axis: int, plane: int) -> Iterator[s
         yield "<p class=note>The whole plane has no coarse level and is too large to be read.</p>"
         return
     values = sink.read(box, level).take(0, axis + 1)
-    rgb, finish = pictures.coloured(values, seen.subject.finish), seen.subject.finish
+    finish, tints = seen.subject.finish, seen.subject.tints
+    rgb = pictures.coloured(values, finish, tints)
     fine = Box(
         tuple(plane if k == axis else a for k, a in enumerate(region.start)),  # type: ignore[arg-type]
         tuple(plane + 1 if k == axis else b for k, b in enumerate(region.stop)),  # type: ignore[arg-type]
@@ -248,7 +252,7 @@ def _overview(seen: Seen, gallery: Gallery, axis: int, plane: int) -> Iterator[s
         steps = tuple(int(factor[k]) for k in sides)
         coarse = image.take(0, axis)[:: steps[0], :: steps[1]][: values.shape[1], : values.shape[2]]
         if coarse.shape == values.shape[1:]:
-            rgb, what = pictures.overlay(coarse, values, finish), "overlay"
+            rgb, what = pictures.overlay(coarse, values, finish, tints), "overlay"
     window = seen.window
     frame = (
         [int((window.start[k] - region.start[k]) / factor[k]) for k in sides],
@@ -268,7 +272,7 @@ def _surface(seen: Seen, gallery: Gallery) -> Iterator[str]:
     whole = sink.read(Box.of(sink.shape(level)), level).take(0, flat + 1)
     caption = f"prediction, whole surface, resolution level {level}"
     scale = Scale.of(subject.spec.geometry, flat, seen.factor(level))
-    yield gallery.add("surface", pictures.coloured(whole, subject.finish), scale, caption)
+    yield gallery.add("surface", pictures.coloured(whole, subject.finish, subject.tints), scale, caption)
     yield from _not_shown(seen)
     yield "<div class=grid>"
     values, image = seen.sink.read(seen.window).take(0, flat + 1), seen.image(seen.window)
@@ -279,9 +283,10 @@ def _surface(seen: Seen, gallery: Gallery) -> Iterator[str]:
     if image is not None:
         grey = pictures.grey(image.take(0, flat))
         yield gallery.add("middle image", grey, scale, f"mean of the {words.channels}, {place}")
-    yield gallery.add("middle prediction", pictures.coloured(values, subject.finish), scale, f"prediction, {place}")
+    rgb = pictures.coloured(values, subject.finish, subject.tints)
+    yield gallery.add("middle prediction", rgb, scale, f"prediction, {place}")
     if image is not None:
-        laid = pictures.overlay(image.take(0, flat), values, subject.finish)
+        laid = pictures.overlay(image.take(0, flat), values, subject.finish, subject.tints)
         yield gallery.add("middle overlay", laid, scale, f"overlay, {place}")
     yield "</div>"
 
@@ -379,7 +384,7 @@ def _seam_picture(seen: Seen, gallery: Gallery, border: Border, n: int, names: t
     sides = [1 if axis == across else SEAM_CROP for axis in range(3)]
     box = box_around(border.at, seen.subject.region, (sides[0], sides[1], sides[2]))
     values, image = seen.sink.read(box).take(0, across + 1), seen.image(box)
-    rgb = pictures.coloured(values, seen.subject.finish)
+    rgb = pictures.coloured(values, seen.subject.finish, seen.subject.tints)
     if seen.subject.finish.output not in ("labels", "mask"):  # classes would hide steps of probability
         rgb = pictures.grey(pictures.foreground(values, seen.subject.finish))
     if image is not None and border.axis == (1 if across == 0 else 0):

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from voxweft.image.colours import palette
-from voxweft.ops.activate import UNIT, VALUES, Finish
+from voxweft.ops.activate import UNCERTAIN, UNIT, VALUES, Finish
 
-TINT = np.array([255, 122, 26], np.float32)
-RIGHT, TOO_MUCH, MISSED, OTHER = (235, 235, 235), (255, 122, 26), (56, 132, 255), (214, 64, 180)
+TINT = tuple(int(c) for c in palette(2)[1])  # of one foreground
+RIGHT, TOO_MUCH, MISSED, OTHER = (235, 235, 235), TINT, (56, 132, 255), (214, 64, 180)
 
 
 def grey(plane: NDArray[np.generic]) -> NDArray[np.uint8]:
@@ -33,32 +34,63 @@ def foreground(values: NDArray[np.generic], finish: Finish) -> NDArray[np.float3
         if finish.activation == "softmax" and len(v) > 1:
             p = np.exp(v - v.max(axis=0))
             return np.asarray(1 - p[0] / p.sum(axis=0))
-        return np.asarray(1 / (1 + np.exp(-np.clip(v[-1], -80, 80))))
+        largest = v.max(axis=0) if finish.overlapping else v[-1]
+        return np.asarray(1 / (1 + np.exp(-np.clip(largest, -80, 80))))
     if finish.output == "labels":
         return np.asarray((v[0] > 0).astype(np.float32))
-    top = 65535 if values.dtype == np.uint16 else 255
+    top = _one(values.dtype, finish)
+    v = v[:-1] if finish.output == "probability_and_label" else v
     if len(v) > 1:
         return np.asarray(1 - v[0] / top if finish.activation == "softmax" else v.max(axis=0) / top)
     return np.asarray(v[0] / top)
 
 
 def classes(values: NDArray[np.generic], finish: Finish) -> NDArray[np.intp] | None:
-    """Class indices [...] of a result [C, ...] of several classes; None where there is one foreground."""
+    """Classes [...] of a result [C, ...], by the numbers that labels would have; None where there is one foreground."""
     if finish.mode == "binary":
         return None
-    if finish.output == "labels":
-        return np.asarray(values[0].astype(np.intp))
-    return np.asarray(values.argmax(axis=0)) if len(values) > 1 else None
+    if finish.output in ("labels", "probability_and_label"):
+        return np.asarray(values[-1].astype(np.intp))
+    if len(values) == 1:
+        return None
+    if not finish.overlapping:
+        return np.asarray(values.argmax(axis=0))
+    cut, index = _cut(values, finish), np.zeros(values.shape[1:], np.intp)
+    for channel, label in zip(values, finish.ids, strict=True):
+        index[channel > cut] = label
+    return index
 
 
-def coloured(values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
-    """A plane of the result [C, Y, X] as RGB: grey for one foreground, a colour a class or a direction for several."""
+def _cut(values: NDArray[np.generic], finish: Finish) -> float:
+    """What a class has to be over to be there."""
+    if finish.output == "logits":
+        return finish.logit_threshold
+    return finish.threshold * _one(values.dtype, finish)
+
+
+def _one(dtype: np.dtype[Any], finish: Finish) -> int:
+    """What stands for a probability of one."""
+    if dtype.kind != "u":
+        return 1
+    return 65535 if dtype == np.uint16 and finish.output != "probability_and_label" else 255
+
+
+def one_foreground(finish: Finish) -> bool:
+    """Whether the result tells foreground from background, and no classes from each other."""
+    return finish.mode == "binary" or finish.output in UNCERTAIN or (finish.output == "mask" and finish.is_label)
+
+
+def coloured(values: NDArray[np.generic], finish: Finish, tints: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A plane of the result [C, Y, X] as RGB: grey for one foreground, a colour a class or a direction for several.
+
+    The colours of classes, uint8 [n, 3], are those of :attr:`voxweft.viewer.subject.Subject.tints`.
+    """
     if finish.activation == "normals" and len(values) == 3:
         return np.asarray(np.moveaxis(255 * np.abs(values.astype(np.float32)) / _top(values), 0, -1), np.uint8)
     index = classes(values, finish)
     if index is None:
         return np.repeat((foreground(values, finish) * 255).astype(np.uint8)[..., None], 3, axis=2)
-    return palette(int(index.max()) + 1)[index]
+    return tint_of(index, tints)
 
 
 def _top(values: NDArray[np.generic]) -> int:
@@ -66,20 +98,22 @@ def _top(values: NDArray[np.generic]) -> int:
     return UNIT if values.dtype == np.int8 else 1
 
 
-def overlay(image: NDArray[np.generic], values: NDArray[np.generic], finish: Finish) -> NDArray[np.uint8]:
+def overlay(
+    image: NDArray[np.generic], values: NDArray[np.generic], finish: Finish, tints: NDArray[np.uint8]
+) -> NDArray[np.uint8]:
     """The image [Y, X] with the result [C, Y, X] laid over it."""
     base = grey(image).astype(np.float32)
     index = classes(values, finish)
-    tint = TINT if index is None else palette(int(index.max()) + 1)[index]
+    tint = np.array(TINT, np.uint8) if index is None else tint_of(index, tints)
     if finish.activation == "normals":
-        tint = coloured(values, finish).astype(np.float32)
+        tint = coloured(values, finish, tints)
     alpha = 0.6 * foreground(values, finish)[..., None]
     return (base * (1 - alpha) + tint * alpha).astype(np.uint8)
 
 
-def tint_of(index: NDArray[np.integer]) -> NDArray[np.uint8]:
-    """Class numbers [...] as colours [..., 3]."""
-    return np.asarray(palette(int(index.max(initial=0)) + 1)[index])
+def tint_of(index: NDArray[np.integer], tints: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Class numbers [...] as colours [..., 3]; those beyond the last begin again."""
+    return np.asarray(tints[index % len(tints)])
 
 
 def compared(found: NDArray[np.integer], truth: NDArray[np.integer]) -> NDArray[np.uint8]:

@@ -105,11 +105,12 @@ def show_places(seen: Seen, gallery: Gallery, url: str) -> Iterator[str]:
 def _picture(seen: Seen, gallery: Gallery, place: WorstPlace, n: int) -> str:
     box = box_around(place.at, seen.subject.region, (1, CROP, CROP))
     values, image, doubt = seen.sink.read(box)[:, 0], seen.image(box), seen.uncertainty(box)
-    base = pictures.coloured(values, seen.subject.finish)
-    panels = (
-        [base] if image is None else [pictures.grey(image[0]), pictures.overlay(image[0], values, seen.subject.finish)]
-    )
-    panels.append(_heat(doubt[0] / 255 if doubt is not None else undecided(values, seen.subject.finish)))
+    finish, tints = seen.subject.finish, seen.subject.tints
+    base = pictures.coloured(values, finish, tints)
+    panels = [base]
+    if image is not None:
+        panels = [pictures.grey(image[0]), pictures.overlay(image[0], values, finish, tints)]
+    panels.append(_heat(doubt[0] / 255 if doubt is not None else undecided(values, finish)))
     names = ["prediction"] if image is None else ["image", "overlay"]
     scale = Scale.of(seen.subject.spec.geometry, 0)
     caption = f"{n}. {', '.join(names)}, uncertainty (bright: unsure), z {place.at[0]}"

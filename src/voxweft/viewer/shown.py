@@ -19,7 +19,7 @@ from voxweft.viewer.pictures import TINT
 
 IMAGE, PROBABILITY, LABELS = "image", "probability", "labels"
 KINDS = (IMAGE, PROBABILITY, LABELS, UNCERTAINTY)
-ORANGE = f"#{bytes(TINT.astype(np.uint8)).hex()}"
+ORANGE = f"#{bytes(TINT).hex()}"
 WIDE = {"bool": "uint8", "float16": "float32", "float64": "float32", "int64": "float32"}  # what viewers cannot take
 
 

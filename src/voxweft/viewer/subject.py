@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxweft.engine.naming import FOREGROUND, names_of
 from voxweft.engine.plan import VOLUME, Plan
 from voxweft.engine.stage import Sweep
 from voxweft.engine.uncertain import UNCERTAINTY
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.geometry.box import Box, Zyx
+from voxweft.image.colours import BACKGROUND, of_classes, palette
 from voxweft.image.info import OutputSpec
 from voxweft.image.protocols import Sink, Volume
 from voxweft.model.card import ModelCard
@@ -23,6 +26,7 @@ from voxweft.runner.place import Place
 from voxweft.viewer import pictures
 
 WINDOW = 256
+TINTS = 1024  # colours, after which they begin again
 SEEN_VOXELS = 1 << 26  # of a result that is looked at
 
 
@@ -73,6 +77,33 @@ class Subject:
     def card(self) -> ModelCard | None:
         """The first model."""
         return self.plan.models[0].card if self.plan.models else None
+
+    @property
+    def named(self) -> Sequence[tuple[int, str]]:
+        """What values or channels mean, as the output says; of plans of older releases as it would be said now."""
+        told = (self.card.class_names, self.card.heads) if self.card else ((), ())
+        return self.spec.named or names_of(self.finish, *told)
+
+    @property
+    def names(self) -> Mapping[int, str]:
+        """What classes are called, by their numbers in :func:`class_map` and in the truth."""
+        names, finish = [name for _, name in self.named], self.finish
+        if pictures.one_foreground(finish):
+            alone = self.spec.is_label or self.spec.n_channels == 1 or finish.n_classes == 2
+            return {0: BACKGROUND, 1: names[-1] if alone else FOREGROUND}
+        if finish.overlapping and not self.spec.is_label:
+            return {0: BACKGROUND, **dict(zip(finish.ids, names, strict=False))}
+        return dict(self.named)
+
+    @property
+    def tints(self) -> NDArray[np.uint8]:
+        """Colours [n, 3] of classes by their numbers; class 0 is black."""
+        colours = palette(TINTS)
+        names = self.names
+        for number, rgb in zip(names, of_classes([*names.values()]), strict=True):
+            if number:
+                colours[number % TINTS] = rgb
+        return colours
 
 
 class Seen:
@@ -141,8 +172,11 @@ class Seen:
         return None
 
     def truth_of(self, box: Box) -> NDArray[np.intp] | None:
-        """Classes [Z, Y, X] of a box."""
-        return None if self.truth is None else np.asarray(self.truth.read(box)[0], np.intp)
+        """Classes [Z, Y, X] of a box; where the result has one foreground, 1 for whatever is not 0."""
+        if self.truth is None:
+            return None
+        truth = np.asarray(self.truth.read(box)[0], np.intp)
+        return np.asarray(truth > 0, np.intp) if pictures.one_foreground(self.subject.finish) else truth
 
     def factor(self, level: int) -> tuple[float, float, float]:
         """Voxels along z, y and x for which a voxel of a level stands."""
@@ -179,7 +213,7 @@ def box_around(place: Zyx, region: Box, sides: Zyx) -> Box:
 
 
 def class_map(values: NDArray[np.generic], finish: Finish) -> NDArray[np.intp]:
-    """Classes [...] of a result [C, ...]; of one foreground 0 and 1."""
+    """Classes [...] of a result [C, ...], by the numbers of its labels; of one foreground 0 and 1."""
     index = pictures.classes(values, finish)
     if index is None:
         index = np.asarray(pictures.foreground(values, finish) > finish.threshold)

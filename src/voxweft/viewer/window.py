@@ -25,11 +25,12 @@ import numpy as np
 
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.image.units import METERS
+from voxweft.installed import install_line
 from voxweft.viewer.as_zarr import AsZarr, LinkedError
+from voxweft.viewer.layers import is_own_file
 from voxweft.viewer.shown import IMAGE, LABELS, PROBABILITY, Layer, Points, Shown
 
 HOST = "127.0.0.1"
-MISSING = "voxweft view needs the extra 'view': pip install 'voxweft[view]'"
 PIXELS = 420  # of a panel, along which the longest side is to fit
 OBLIQUE = [-0.33, 0.4, 0.13, 0.84]  # a quaternion: the volume from a corner
 FINE = 2048  # voxels of a side that may be shown at once of a volume without coarser levels
@@ -73,7 +74,7 @@ class Window:
         try:
             import neuroglancer
         except ImportError as error:
-            raise RequestError(MISSING) from error
+            raise RequestError(f"voxweft view needs the extra 'view': {install_line('view')}") from error
         self.shown, self.token = shown, secrets.token_hex(20)
         if neuroglancer.server.is_server_running():
             raise RequestError("neuroglancer serves something else in this process; one window at a time")
@@ -254,8 +255,10 @@ def _routes(window: Window, executor: Any) -> list[Any]:
 
     class Report(Guarded):
         def get(self, _token: str) -> None:
-            nonce = secrets.token_hex(8)
-            page = Path(window.shown.report.removeprefix("file://")).read_text(encoding="utf-8")
+            nonce, path = secrets.token_hex(8), Path(window.shown.report)
+            if not is_own_file(path):
+                raise tornado.web.HTTPError(404)
+            page = path.read_text(encoding="utf-8")
             self.set_header("Content-Security-Policy", POLICY.format(nonce))
             self.send((page + LINKS.format(nonce=nonce, token=window.token)).encode(), "text/html; charset=utf-8")
 

@@ -142,6 +142,19 @@ def test_places_of_the_report_open_the_viewer_there(window: Window) -> None:
     assert ask(window, f"/at/{window.token}/1,2,300")[0] == 404
 
 
+def test_a_report_that_is_a_link_out_of_the_records_is_not_shown(window: Window, tmp_path: Path) -> None:
+    path, kept = Path(window.shown.report), tmp_path / "report.html"
+    path.rename(kept)
+    path.symlink_to("/etc/hostname")
+    try:
+        assert ask(window, f"/report/{window.token}")[0] == 404
+        assert layers_of(window.shown.title).report == ""
+    finally:
+        path.unlink()
+        kept.rename(path)
+    assert layers_of(window.shown.title).report
+
+
 def test_contrast_and_what_is_missing_is_told(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     image = rng.normal(1000, 50, (40, 40, 40)).astype(np.float32)
@@ -237,7 +250,7 @@ def test_a_wrong_request_is_told_in_a_line(voxweft: Voxweft, tmp_path: Path) -> 
 
 def test_without_the_extra_it_says_what_to_install(window: Window, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "neuroglancer", None)
-    with pytest.raises(RequestError, match=r"voxweft\[view\]"):
+    with pytest.raises(RequestError, match=r"the extra .view.: .* install .*\[view\]"):
         Window(window.shown)
 
 
