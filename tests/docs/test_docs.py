@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,20 +27,56 @@ def blocks(page: Path) -> list[tuple[str, str]]:
     return [(language, text) for language, text in found if language not in NOT_RUN]
 
 
+def commands(text: str) -> list[str]:
+    """The commands of a block, without what is said of them."""
+    lines = (re.sub(r"\s+#.*", "", line).strip() for line in text.replace("\\\n", " ").splitlines())
+    return [" ".join(line.split()) for line in lines if line]
+
+
+def told_elsewhere(page: Path, text: str) -> bool:
+    """Whether all commands of a block of README stand in another page too, which runs them."""
+    others = {
+        line for p in PAGES if p.name != "README.md" for kind, b in blocks(p) if kind == "bash" for line in commands(b)
+    }
+    return page.name == "README.md" and set(commands(text)) <= others
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What each ``voxweft demo example ...`` makes, once for all pages."""
+    return {}
+
+
+def with_demos(text: str, made: dict[str, Path], bash: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A block without its demos, whose files are put in its folder."""
+    for line in text.splitlines():
+        if (words := commands(line)) and words[0].startswith("voxweft demo example"):
+            if words[0] not in made:
+                made[words[0]] = tmp_path_factory.mktemp("demo")
+                done = subprocess.run(["bash", "-eu", "-c", words[0]], check=False, **(bash | {"cwd": made[words[0]]}))
+                assert done.returncode == 0, f"{words[0]}\n{done.stdout}\n{done.stderr}"
+            shutil.copytree(made[words[0]], bash["cwd"], dirs_exist_ok=True)
+            text = text.replace(line, "")
+    return text
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
-def test_every_block_of_a_page_runs(page: Any, warm: WarmProcess, tmp_path: Path) -> None:
+def test_every_block_of_a_page_runs(
+    page: Any, warm: WarmProcess, tmp_path: Path, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
+) -> None:
     env = {**os.environ, "PATH": f"{warm.folder}:{os.environ['PATH']}"}
     bash = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
     ran = 0
     for language, text in blocks(page):
         if language == "json":
             json.loads(text)
-        elif not text.startswith("scripts/"):
+        elif not text.startswith("scripts/") and not told_elsewhere(page, text):
             if language == "python":
                 done = warm.run(["-c", text], tmp_path, env, timeout_s=500)
             else:
-                done = subprocess.run(["bash", "-eu", "-c", text], check=False, **bash)
+                left = with_demos(text, made, bash, tmp_path_factory)
+                done = subprocess.run(["bash", "-eu", "-c", left], check=False, **bash)
             assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"
             ran += 1
     assert ran

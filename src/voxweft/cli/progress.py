@@ -76,12 +76,16 @@ class Count:
     total: int = 0
     expected_s: float | None = None
     _seen: deque[tuple[float, int]] = field(default_factory=deque)
+    _moves: bool = False
 
     def set(self, done: int, total: int) -> None:
         """So many are done now."""
         now = time.monotonic()
         self.done, self.total = done, total
         if not self._seen or done != self._seen[-1][1]:
+            if len(self._seen) == 1 and not self._moves:  # the first step may be what an earlier attempt had done
+                self._seen.clear()
+                self._moves = True
             self._seen.append((now, done))
         while len(self._seen) > 2 and now - self._seen[1][0] > WINDOW_S:
             self._seen.popleft()
