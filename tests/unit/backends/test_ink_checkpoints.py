@@ -252,7 +252,7 @@ def test_folders(tmp_path: Path) -> None:
     card = voxweft.load_model(tmp_path / "net").card
     assert card.path.endswith("a.ckpt")
     lightning(tmp_path / "net/c.ckpt", small_timesformer().state_dict(), **HYPER)
-    with pytest.raises(ModelError, match=r"2 checkpoints \(a\.ckpt, c\.ckpt\)"):
+    with pytest.raises(ModelError, match=r"2 models \(a\.ckpt, c\.ckpt\)"):
         voxweft.load_model(tmp_path / "net")
 
 
