@@ -31,6 +31,7 @@ from voxweft.image.views import Crop
 from voxweft.model.card import Normalization
 from voxweft.model.protocols import Model
 from voxweft.runner.asked import load_models
+from voxweft.runner.count import expected_patch_s
 from voxweft.runner.devices import devices_of
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
@@ -208,7 +209,8 @@ def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRAT
     start_s, base_bytes = min(age_s, START_S), peak_memory_bytes()
     emit(Event("phase", f"running a piece from the middle, in about {spell_duration(wanted_s)}"))
     first = _run_crop(opened, options, n_patches=8)
-    wanted = max(8, round(wanted_s / max(first.patch_s, 1e-4)))
+    each_s = max(first.patch_s, expected_patch_s(opened.plan, 1, 1) or 0.0, 1e-4)  # the first ones may all be empty
+    wanted = max(8, round(wanted_s / each_s))
     cost = _run_crop(opened, options, n_patches=min(wanted, MAX_PATCHES))
     return replace(cost, start_s=start_s, base_bytes=base_bytes)
 
