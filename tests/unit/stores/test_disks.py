@@ -79,7 +79,7 @@ def test_a_missing_right_is_no_damage(tmp_path: Path, monkeypatch: pytest.Monkey
     def locked(*_: Any) -> None:
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
 
-    monkeypatch.setattr(volume, "_read", locked)
+    monkeypatch.setattr(volume.volume, "_read", locked)
     with pytest.raises(ReadError, match="may not be read: Permission denied") as caught:
         volume.read(voxweft.Box.of(VOXELS.shape))
     assert "damaged" not in str(caught.value)
