@@ -105,7 +105,7 @@ def test_the_demo_script_segments_a_phantom(tmp_path: Path) -> None:
 def test_the_ink_demo_finds_the_text(voxweft: Voxweft, tmp_path: Path) -> None:
     done = voxweft("demo", "out", "--ink", "--seed", 7)
     assert float(re.search(r"Dice against the truth: ([\d.]+)", done.stdout)[1]) > 0.75
-    assert (tmp_path / "out/ink_report.html").read_text().count("data:image/png;base64,") == 4
+    assert (tmp_path / "out/ink_report.html").read_text().count("data:image/png;base64,") >= 4
 
 
 def test_the_demo_needs_no_network(tmp_path: Path) -> None:

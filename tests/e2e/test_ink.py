@@ -84,7 +84,7 @@ def test_the_picture_is_the_weighted_mean_of_all_tiles(
     assert np.abs(found[-1] - 255 * expected[-1]).max() <= 1.01, "no dark frame"
     assert (tmp_path / "notes/result_s3_url.txt").read_text() == str(tmp_path / "out.png")
     page = (tmp_path / "out_report.html").read_text()
-    assert page.count("data:image/png;base64,") == 4
+    assert page.count("data:image/png;base64,") >= 4
     assert "0:5" in page
 
 

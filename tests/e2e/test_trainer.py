@@ -193,10 +193,12 @@ def test_maps_that_are_no_classes_and_pyramids(voxweft: Voxweft, place: Path) ->
     zarr.create_array(str(place / "big.zarr"), shape=big.shape, chunks=(16, 32, 32), dtype="uint8")[:] = big
     voxweft("run", "big.zarr", "o.zarr", *FLAGS, "--overlap", "0")
     fine, coarse = (zarr.open_array(str(place / f"o_surface_normals.zarr/{n}"))[:] for n in (0, 1))
-    assert np.array_equal(coarse, fine[:, ::2, ::2, ::2])
+    z, y, x = (-(-a // b) for a, b in zip(fine.shape[1:], coarse.shape[1:], strict=True))
+    assert (z, y, x) == (1, 1, 2)  # voxels of unknown size, and planes of few
+    assert np.array_equal(coarse, fine[:, ::z, ::y, ::x])
     distance = [zarr.open_array(str(place / f"o_distance.zarr/{n}"))[:] for n in (0, 1)]
     assert distance[0].dtype == np.float32
-    assert distance[1][0, 0, 0] == pytest.approx(distance[0][:2, :2, :2].mean(), rel=1e-5)
+    assert distance[1][0, 0, 0] == pytest.approx(distance[0][0, 0, :2].mean(), rel=1e-5)
     assert stored(place / "o.zarr").dtype == np.uint8
     assert sorted(p.name for p in place.glob("o*.zarr")) == ["o.zarr", "o_distance.zarr", "o_surface_normals.zarr"]
 

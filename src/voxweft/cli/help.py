@@ -100,12 +100,22 @@ def _hide(command: Any, common: frozenset[str]) -> None:
     tables = [(option, option.rich_help_panel) for option in options]
     for option in options:
         option.hidden = option.name not in common and not option.required
-        option.rich_help_panel, option.show_envvar = None, False
+        option.rich_help_panel = None
+    shows_all, write = False, command.format_help
+
+    def format_help(*to: Any) -> None:
+        for option in options:
+            option.show_envvar = shows_all  # a message of what is wrong names the variable in either case
+        write(*to)
+
+    command.format_help = format_help
 
     def show(context: typer.Context, wanted: bool) -> None:
+        nonlocal shows_all
         if wanted and not context.resilient_parsing:
+            shows_all = True
             for option, table in tables:
-                option.hidden, option.rich_help_panel, option.show_envvar = False, table, True
+                option.hidden, option.rich_help_panel = False, table
             print(context.get_help(), end="")
             raise typer.Exit
 
