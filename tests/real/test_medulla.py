@@ -47,6 +47,6 @@ def test_dice_on_the_planes_that_were_held_out(voxweft: Voxweft, shared: Path, t
     report = json.loads((tmp_path / "o.zarr.voxweft/report.json").read_text())
     assert report["totals"]["n_patches"] >= 147
     page = (tmp_path / "o.zarr.voxweft/report.html").read_text()
-    assert page.count("data:image/png;base64,") == 9
+    assert page.count("data:image/png;base64,") >= 9
     assert "no seams" in page
     assert "http" not in page.replace("http-equiv", "").split("</style>")[1].split("Provenance")[0]
