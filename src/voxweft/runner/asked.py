@@ -42,7 +42,7 @@ def make_plan(source: Any, model: Any, options: RunOptions | None = None, **name
     --------
     >>> import numpy as np
     >>> make_plan(np.zeros((90, 90, 90), np.uint8), "fake://null?patch=64,64,64", overlap=0.25)
-    <plan of run: 8 patches of 64 x 64 x 64 voxels, 1 slab of sweep>
+    <plan of run: 8 patches of 64 x 64 x 64 voxels, 1 slab of sweep, 1 block of level-1>
     >>> info = VolumeInfo("v.zarr", "zarr v3", (500, 500, 500), "uint8")
     >>> make_plan(info, "fake://null?patch=64,64,64", overlap=0.25).sweep.grid.n_tiles
     1331
