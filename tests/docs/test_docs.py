@@ -42,7 +42,7 @@ def told_elsewhere(page: Path, text: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+def made() -> dict[str, Path]:
     """What each ``voxweft demo example ...`` makes, once for all pages."""
     return {}
 

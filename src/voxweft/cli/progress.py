@@ -132,7 +132,7 @@ class Listener:
         self._task: Any = None
         self._said = set[str]()  # what was urgent, and is a note of the plan too
         self._count, self._units = Count(), {"done": 0, "total": 0}
-        self._noun, self._output = "slabs", ""
+        self._noun, self._output, self._keeps_s = "slabs", "", 0.0
         self._begun = self._last = time.monotonic()
         self._ticking = threading.Event()
 
@@ -157,7 +157,7 @@ class Listener:
         if not self._output:
             return ""
         done, total = self._units["done"], self._units["total"]
-        rest = ", and what --checkpoint-every kept of the next" if done < total and self._noun == "slabs" else ""
+        rest = f", and of the next what it had up to {spell_duration(self._keeps_s)} ago" if self._keeps_s else ""
         return f"{done} of {total} {self._noun} are kept in {self._output}{rest}"
 
     def __call__(self, event: Event) -> None:
@@ -193,7 +193,7 @@ class Listener:
     def _begin(self, data: Any) -> None:
         self._units = {"done": data["n_done"], "total": data["n_units"]}
         self._noun, stage = data.get("noun", "slabs"), data.get("stage", "")
-        self._output = data.get("output", "")
+        self._output, self._keeps_s = data.get("output", ""), data.get("keeps_s", 0.0)
         if data.get("n_patches"):
             self._count = Count(stage, "patches", expected_s=data.get("patch_s"))
         else:

@@ -6,7 +6,7 @@ import math
 import shlex
 import sys
 from collections.abc import Iterable
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -22,6 +22,10 @@ from voxweft.image.explored import facts_of
 from voxweft.remote import without_secrets
 from voxweft.runner.execution import Execution
 from voxweft.shown import counted
+
+if TYPE_CHECKING:
+    from voxweft.engine.stage import Sweep
+    from voxweft.runner.forecast import Forecast
 
 Quiet = Annotated[
     bool,
@@ -160,12 +164,11 @@ def show_forecast(made: Any, cost: Any, more: dict[str, str] | None = None) -> N
     table(rows | (more or {}))
 
 
-def _at_stake(stage: Any, cost: Any) -> float:
+def _at_stake(stage: Sweep, cost: Forecast) -> float:
     """Seconds between what is kept: a slab, or what is kept of one by default."""
     slab_s: float = cost.seconds / max(1, cost.n_columns * cost.n_slabs)
-    in_slabs = stage.sparse or stage.regrid or stage.n_tallied or stage.passes[0].setting.device != "cpu"
     kept_s = parse_duration(Execution().checkpoint_every) or 0.0
-    return slab_s if in_slabs or not kept_s else float(min(slab_s, kept_s))
+    return min(slab_s, kept_s) if stage.keeps_sums and kept_s else slab_s
 
 
 def show_status(found: Any) -> None:

@@ -195,6 +195,12 @@ class Sweep:
         return bool(self.outputs) and self.outputs[-1].name == KNOWN
 
     @property
+    def keeps_sums(self) -> bool:
+        """Whether what a slab has so far can be kept: sums in this machine's memory, on the grid of the output."""
+        elsewhere = any(one.setting.device != "cpu" for one in self.passes)
+        return not (elsewhere or self.sparse or self.regrid or self.n_tallied or self.tells_known or self.stores)
+
+    @property
     def n_tallied(self) -> int:
         """Labels that are counted, 0 to the largest."""
         return self.finish.largest_label + 1 if self.tally else 0

@@ -226,6 +226,11 @@ class Plan(Shown):
         """What the result lies over: the volume, or if another grid is swept the image as it was given."""
         return self.input(IMAGE) or self.input(VOLUME)
 
+    @property
+    def reads_patches(self) -> bool:
+        """Whether logits come from patches that were kept."""
+        return any(isinstance(one.ref, PatchesRef) for one in self.inputs)
+
     def after(self, name: str) -> Iterator[Stage]:
         """The stages that need a stage."""
         return (s for s in self.stages if name in s.needs)

@@ -58,7 +58,7 @@ def sweep(opened: OpenedSweep, units: range, commit: Commit, goes_on: GoesOn) ->
         there = opened.device != "cpu" and stage.regrid is None
         finish = (OnDevice if there else finishing)(stage, made, weaver, mask, writer, known)
         loom = Loom(stage, box, patches, weaver, mask, writer, finish)
-        if isinstance(finish, SameGrid) and not (there or known or stage.n_tallied or opened.patches):
+        if stage.keeps_sums and isinstance(finish, SameGrid) and not opened.patches:
             loom = replace(loom, kept=Checkpoints(stage, commit, weaver, finish, writer))
         _weave(patch_layers(stage, box), loom, totals, goes_on)
     if loom.kept:

@@ -29,9 +29,8 @@ RECORD = "file.json"
 
 @dataclass(frozen=True, slots=True)
 class _Asked:
-    level: int
-    channel: int | None
-    overwrite: bool
+    level: int = 0
+    channel: int | None = None
 
 
 def export(
@@ -88,7 +87,7 @@ def export(
     if not path.absolute().parent.is_dir():
         raise RequestError(f"{file}: there is no folder {path.parent}")
     _require_complete(output, level)
-    _write(output, path, _Asked(level, channel, overwrite), emit)
+    _write(output, path, _Asked(level, channel), emit)
     return file
 
 
@@ -109,7 +108,7 @@ def write_file(sink: Sink | None, emit: Emit) -> str:
         return ""
     path = local_path(file)
     if not _is_ours(sink, path):
-        _write(sink.url, path, _Asked(0, None, True), emit)
+        _write(sink.url, path, _Asked(), emit)
         sink.records.put(RECORD, json.dumps(_stamp(path)).encode())
     return file
 
@@ -156,12 +155,13 @@ def _require_complete(output: str, level: int) -> None:
 
 def _made_by(output: str) -> tuple[Ledger, str]:
     """The ledger of the run that made an output, and the output's name: "", or NAME of X_NAME.zarr beside X.zarr."""
-    stem = output.removesuffix(".zarr")
-    for at in [n for n, letter in enumerate(stem) if letter == "_"]:
-        ledger = Ledger(open_sink(f"{stem[:at]}.zarr").records)
-        if ledger.plan() is not None and Ledger(open_sink(output).records).plan() is None:
-            return ledger, stem[at + 1 :]
-    return Ledger(open_sink(output).records), ""
+    own, name = Ledger(open_sink(output).records), parent_and_name(output)[1].removesuffix(".zarr")
+    beside = (at for at, letter in enumerate(name) if letter == "_" and own.plan() is None)
+    for at in beside:
+        ledger = Ledger(open_sink(f"{output.removesuffix(f'{name[at:]}.zarr')}.zarr").records)
+        if ledger.plan() is not None:
+            return ledger, name[at + 1 :]
+    return own, ""
 
 
 def _write(url: str, path: Path, asked: _Asked, emit: Emit) -> None:

@@ -117,6 +117,8 @@ class Crew:
         if stage != self._opened.plan.main:
             return data
         patch_s = expected_patch_s(self._opened.plan, self._workers.n, self._workers.n_sharing)
+        keeps = isinstance(stage, Sweep) and stage.keeps_sums and not self._opened.plan.reads_patches
+        data["keeps_s"] = self._place.checkpoint_s if keeps else 0.0
         return data | {"output": self._place.url, "patch_s": patch_s}
 
     def _here(

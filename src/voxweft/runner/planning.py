@@ -136,13 +136,9 @@ def plan_run(
         found = replace(found, seen=survey(draft.sweep, mask))
         if not found.seen.n_patches:
             raise RequestError(f"the mask {mask.info.url} is 0 everywhere in what is asked for; nothing would be done")
-    least = replace(found, budget=budget_for(options, device, n_workers))
-    plan_sweep(volume.info, refs, options, least)  # what cannot fit is refused before anything is measured
-    if app.estimate:
-        emit(Event("phase", "estimating the numbers of the whole volume from a sample"))
-        schemes, remarks = estimate_volume(volume, found.normalization)
-    else:
-        schemes, remarks = measure_volume(volume, found.normalization, emit), ()
+    budget = budget_for(options, device, n_workers)
+    plan_sweep(volume.info, refs, options, replace(found, budget=budget))  # what cannot fit is refused unmeasured
+    schemes, remarks = _scaled(volume, found.normalization, app.estimate, emit)
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
@@ -151,7 +147,7 @@ def plan_run(
         found,
         normalization=schemes,
         settings=tuple(replace(one, device=device.partition(":")[0]) for one in measured.settings),
-        budget=budget_for(options, device, n_workers),
+        budget=budget_for(options, device, n_workers),  # once more: networks have been opened since
         measured={**measured.told, **({"estimated": True} if remarks else {})},
     )
     made = _with_more(plan_sweep(volume.info, refs, options, found), app)
@@ -162,6 +158,16 @@ def plan_run(
     if measured.predictors:
         opened.reuse(measured.predictors, device)
     return opened
+
+
+def _scaled(
+    volume: Volume, asked: tuple[Schemes, ...], estimate: bool, emit: Emit
+) -> tuple[tuple[Schemes, ...], tuple[str, ...]]:
+    """The schemes with the numbers of the whole volume, and what is to be said of these."""
+    if not estimate:
+        return measure_volume(volume, asked, emit), ()
+    emit(Event("phase", "estimating the numbers of the whole volume from a sample"))
+    return estimate_volume(volume, asked)
 
 
 def _respaced(
@@ -281,7 +287,7 @@ def require_same_inputs(opened: Opened, source: str) -> None:
             f"{source} loads {trusted[0]} with --trust-code, which a plan cannot ask for; nothing was loaded.",
             "Give the command itself once more, with --trust-code.",
         )
-    if not any(isinstance(one.ref, PatchesRef) for one in plan.inputs):
+    if not plan.reads_patches:
         for ref in plan.models:
             reload(ref)
     for one in plan.inputs:

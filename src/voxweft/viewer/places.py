@@ -65,14 +65,19 @@ def undecided(values: NDArray[np.generic], finish: Finish) -> NDArray[np.float32
 
     >>> undecided(np.array([[[[0, 255, 128]]]], np.uint8), Finish("binary", "probability", 2)).round(2).ravel().tolist()
     [0.0, 0.0, 1.0]
+    >>> logits = np.array([[[[-9.0, 0.0]]], [[[9.0, 9.0]]]], np.float32)  # classes that may overlap
+    >>> undecided(logits, Finish("multiclass", "logits", 2, "sigmoid")).round(2).ravel().tolist()
+    [0.0, 1.0]
     """
     if finish.mode == "binary" or len(values) == 1:
         p = pictures.foreground(values, finish)
         return np.asarray(1 - np.abs(2 * p - 1), np.float32)
     v = values.astype(np.float32)
-    if finish.output == "logits":
+    if finish.output == "logits" and finish.activation == "softmax":
         e = np.exp(v - v.max(axis=0))
         v = e / e.sum(axis=0)
+    elif finish.output == "logits":
+        v = np.asarray(1 / (1 + np.exp(-np.clip(v, -80, 80))), np.float32)
     elif values.dtype.kind == "u":
         v /= 65535 if values.dtype == np.uint16 else 255
     if finish.activation != "softmax":

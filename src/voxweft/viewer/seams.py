@@ -160,7 +160,10 @@ def check_seams(
     >>> smooth = np.linspace(0, 1, 96, dtype=np.float32)[:, None, None] * np.ones((1, 96, 96), np.float32)
     >>> grid = TileGrid.of((96, 96, 96), (32, 32, 32), 0.5)
     >>> check_seams(smooth, Box.of((96, 96, 96)), grid).verdict()
-    'no seams: none of 9 patch borders stands out from planes beside it'
+    'no seams: none of 27 patch borders stands out from planes beside it'
+    >>> smooth[:, 10:90, 32:64] += 0.2
+    >>> [(border.axis, border.position) for border in check_seams(smooth, Box.of((96, 96, 96)), grid).seams]
+    [(2, 32), (2, 64)]
     """
     channels = values if values.ndim == 4 else values[np.newaxis]
     top = 1.0 if labels or values.dtype.kind == "f" else float(np.iinfo(values.dtype).max)
@@ -239,17 +242,17 @@ def _of_axis(looked: _Look, window: Box, grid: TileGrid, axis: int) -> list[Bord
     for kind, reach in (("begins or ends", SHARP), ("changes", SOFT)):
         for in_empty, channel in np.ndindex(measured.shape[1:]):
             jumps = np.array([np.nan, *measured[:, in_empty, channel]])
-            shifted = [s for p in inside if (s := _strength(jumps, p, meets, reach)[0])]
+            shifted = [s for p in inside if not math.isnan(s := _strength(jumps, p, meets, reach)[0])]
             if len(shifted) < max(LEAST, len(meets) / 4):
                 continue
-            usual = float(np.quantile(shifted, AT_MOST))
+            usual = float(np.quantile([s for s in shifted if s] or [0.0], AT_MOST))  # of planes that change at all
             for p in (q for q, one in meets.items() if one == kind):
                 strength, beside = _strength(jumps, p, meets, reach)
                 at, empty = (0, 0, 0), not in_empty and looked.image is not None
                 one = Border(
                     axis, p + first, kind, float(jumps[p]), beside, strength, usual, at, empty, looked.top is None
                 )
-                if strength > 0 and (p not in found or _order(one) < _order(found[p])):
+                if not math.isnan(strength) and (p not in found or _order(one) < _order(found[p])):
                     found[p] = one
     return [*found.values()]
 
@@ -268,11 +271,11 @@ def _away(p: int, meets: dict[int, str]) -> bool:
 
 
 def _strength(jumps: NDArray[np.float64], p: int, meets: dict[int, str], reach: tuple[int, int]) -> tuple[float, float]:
-    """The jump of a plane divided by the median beside it, and that; 0 where nothing lies beside it."""
+    """The jump of a plane divided by the median beside it, and that; NaN where nothing lies beside it."""
     near = [p + side * d for d in range(reach[0], reach[1] + 1) for side in (-1, 1)]
     beside = [jumps[q] for q in near if 0 < q < len(jumps) and q not in meets and np.isfinite(jumps[q])]
     if len(beside) < 2 or not np.isfinite(jumps[p]):
-        return 0.0, 0.0
+        return math.nan, 0.0
     middle = float(np.median(beside))
     return float(jumps[p]) / max(middle, VISIBLE / 4), middle
 

@@ -126,17 +126,12 @@ class Seen:
         try:
             image = subject.plan.image
             self._volume = Opened(subject.plan).volume(image.name if image else VOLUME)
-            if self.shape(self._volume) != subject.spec.shape_zyx or subject.sweep is None:
+            if self._volume.info.shape_zyx != subject.spec.shape_zyx or subject.sweep is None:
                 raise RequestError("what it was made from is no image of the same voxels")
             self._volume.read(Box(self.window.start, tuple(a + 1 for a in self.window.start)))  # type: ignore[arg-type]
         except VoxweftError as error:
             self.missing, self._volume = first_line(error), None
         self._beside = self._uncertain()
-
-    @staticmethod
-    def shape(volume: Volume) -> Zyx:
-        """Of a volume."""
-        return volume.info.shape_zyx
 
     @property
     def measure(self) -> str:
