@@ -62,5 +62,5 @@ def test_ink_with_output_leaves_shared_folders_alone(voxweft: Voxweft, tmp_path:
     done = voxweft(*words)
     assert [path.stat().st_mtime_ns if path.exists() else None for path in shared] == before
     assert sorted(path.name for path in (tmp_path / "found").iterdir()) == ["ink.png", "ink.voxweft", "ink_report.html"]
-    assert "<h1>found/ink.png" in (tmp_path / "found/ink_report.html").read_text()
+    assert "<h1>ink.png" in (tmp_path / "found/ink_report.html").read_text()
     assert "voxel" not in done.stdout
