@@ -70,7 +70,7 @@ def test_it_does_what_it_says(source: Any, serial: Any) -> None:
 def test_two_workers_give_the_bits_of_one(source: Any, serial: Any, tmp_path: Path) -> None:
     report = finished(start(source, tmp_path / "o.zarr", executor="processes", workers=2))
     assert report["status"] == "complete"
-    assert report["stages"] == {"sweep": [8, 8], "invert": [8, 8], "total": [1, 1]}
+    assert report["stages"] == {"sweep": [8, 8], "level-1": [4, 4], "invert": [8, 8], "total": [1, 1]}
     assert results(tmp_path / "o.zarr") == serial
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -111,7 +112,7 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft: Voxweft, tmp_path: P
         assert f"part {part} is set aside" in broken.stderr
         assert sum(a["index"] == int(part) and a["outcome"] == "running" for a in attempts) == 3
     assert "parts failed and were set aside; part " in broken.stderr
-    lines = [line for line in broken.stderr.splitlines() if not line.startswith("slabs: ")]  # one every 30 seconds
+    lines = [line for line in broken.stderr.splitlines() if not line.startswith("sweep: ")]  # one every 30 seconds
     assert len(lines) <= 3 + len(told["failures"])  # a note, a line a part, two lines in the end
     assert n_slabs(tmp_path / "o.zarr") >= 13  # of 25: the other part, whole, whether or not this one was split
     voxweft("verify", "o.zarr", code=1)
@@ -167,11 +168,11 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
             time.sleep(0.3)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    assert "Run the same command again" in err
+    said = int(re.search(r"interrupted: (\d+) of 25 slabs are kept in o.zarr.*; the same command goes on", err)[1])
     assert "Traceback" not in err
     assert psutil.wait_procs(children, timeout=5)[1] == []
     kept = n_slabs(tmp_path / "o.zarr")
-    assert 3 <= kept < 25
+    assert 3 <= said <= kept < 25  # a worker may have ended one more meanwhile
     voxweft("run", deep, "o.zarr", *flags)
     assert digest(tmp_path / "o.zarr") == serial
 
@@ -201,7 +202,8 @@ class TestManyVolumes:
             for _, output in pairs:
                 assert digest(Path(output)) == digest(Path(output.replace("_out", "_own")))
                 assert package.verify(output)["n_units"] == 4
-                assert len(report(Path(output))["parts"]) == max(1, num_parts)
+                n_parts = sum(p["stage"] == "sweep" for p in report(Path(output))["parts"])
+                assert n_parts >= max(1, num_parts)
                 shutil.rmtree(output)
                 shutil.rmtree(f"{output}.voxweft")
 

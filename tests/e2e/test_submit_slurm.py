@@ -112,6 +112,7 @@ def test_a_requeued_task_and_the_others_give_the_bits_of_one_run(
     process, jobs = begin("--at-once", 2, "--gpus", 1, "--", "run", volume, "o.zarr", *FLAGS, "--num-parts", 4)
     task = f"{jobs['parts']}_0"
     until(lambda: n_slabs(tmp_path / "o.zarr") >= 1 and state(slurm, task) == "RUNNING")
+    until(lambda: any(p.name.split()[1] == "0" and p.state == "running" for p in status(tmp_path / "o.zarr").parts))
     seen = set(look(slurm, jobs["parts"], tmp_path / "o.zarr"))
     ask(slurm, "scontrol", "requeue", task)
     until(lambda: state(slurm, task) == "PENDING")

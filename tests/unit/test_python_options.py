@@ -24,11 +24,11 @@ def test_a_run_by_names_is_that_of_the_objects(tmp_path: Path) -> None:
     how = {
         "patch_size": (16, 16, 16),
         "bbox": (slice(0, 16), slice(None), (8, 40)),
-        "memory": 2e9,
+        "memory": 9e9,
         "overlap": np.float64(0.25),
     }
     report = voxweft.run(IMAGE, tmp_path / "a.zarr", NULL, output="mask", workers=1, **how)
-    options = voxweft.RunOptions(patch_size="16,16,16", bbox="0:16,:,8:40", memory="2GB", overlap=0.25, output="mask")
+    options = voxweft.RunOptions(patch_size="16,16,16", bbox="0:16,:,8:40", memory="9GB", overlap=0.25, output="mask")
     other = voxweft.run(IMAGE, tmp_path / "b.zarr", NULL, options, execution=voxweft.Execution(workers=1))
     assert report.plan_digest == other.plan_digest
     assert np.array_equal(voxweft.open_volume(tmp_path / "a.zarr")[...], voxweft.open_volume(tmp_path / "b.zarr")[...])

@@ -148,8 +148,12 @@ class Crew:
         if stage == self._opened.plan.main:
             text = f"parts: {len(tasks)}, workers: {self._workers.n}; voxweft status {self._place.url} shows them"
             self._emit(Event("note", text))
-        for task, result in run_parts(self._executor, run_part, tasks, self._at_once, shared.tick, shared.split):
-            yield task.part, result
+        try:
+            for task, result in run_parts(self._executor, run_part, tasks, self._at_once, shared.tick, shared.split):
+                yield task.part, result
+        except KeyboardInterrupt:
+            shared.tell()  # so that what is said to be kept is what is kept
+            raise
 
 
 def share_out(stage: Stage, share: tuple[int, int], workers: Workers) -> list[Part]:
@@ -227,9 +231,12 @@ class SharedParts:
         return self.task(range(middle, given.stop))
 
     def tick(self) -> None:
+        """Tell it, as often as there may be news."""
+        if time.monotonic() - self._looked >= self._ledger.beat_s - TICK_S / 2:
+            self.tell()
+
+    def tell(self) -> None:
         """Tell how much all workers together have done."""
-        if time.monotonic() - self._looked < self._ledger.beat_s - TICK_S / 2:
-            return
         self._looked = time.monotonic()
         n_done = len(self._ledger.done(self._stage.name))
         if told := self._count.told():
