@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filelock import FileLock
 
 from conftest import Voxweft
 from voxweft.processor import lacks
@@ -48,29 +49,32 @@ def lacks_processor(text: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def made() -> dict[str, Path]:
-    """What each ``voxweft demo example ...`` makes, once for all pages."""
-    return {}
+def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where what each ``voxweft demo example ...`` makes lies, made once for all pages and all workers of pytest."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "demos"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
-def with_demos(text: str, made: dict[str, Path], bash: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
+def with_demos(text: str, demos: Path, bash: Any) -> str:
     """A block without its demos, whose files are put in its folder."""
     for line in text.splitlines():
         if (words := commands(line)) and words[0].startswith("voxweft demo example"):
-            if words[0] not in made:
-                made[words[0]] = tmp_path_factory.mktemp("demo")
-                done = subprocess.run(["bash", "-eu", "-c", words[0]], check=False, **(bash | {"cwd": made[words[0]]}))
-                assert done.returncode == 0, f"{words[0]}\n{done.stdout}\n{done.stderr}"
-            shutil.copytree(made[words[0]], bash["cwd"], dirs_exist_ok=True)
+            made = demos / words[0].replace(" ", "_")
+            with FileLock(f"{made}.lock"):
+                if not made.exists():
+                    made.mkdir()
+                    done = subprocess.run(["bash", "-eu", "-c", words[0]], check=False, **(bash | {"cwd": made}))
+                    assert done.returncode == 0, f"{words[0]}\n{done.stdout}\n{done.stderr}"
+            shutil.copytree(made, bash["cwd"], dirs_exist_ok=True)
             text = text.replace(line, "")
     return text
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [p for p in PAGES if blocks(p)], ids=lambda p: p.name)
-def test_every_block_of_a_page_runs(
-    page: Any, warm: WarmProcess, tmp_path: Path, made: dict[str, Path], tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_every_block_of_a_page_runs(page: Any, warm: WarmProcess, tmp_path: Path, demos: Path) -> None:
     env = {**os.environ, "PATH": f"{warm.folder}:{os.environ['PATH']}"}
     bash = {"cwd": tmp_path, "env": env, "capture_output": True, "text": True}
     ran = 0
@@ -81,7 +85,7 @@ def test_every_block_of_a_page_runs(
             if language == "python":
                 done = warm.run(["-c", text], tmp_path, env, timeout_s=500)
             else:
-                left = with_demos(text, made, bash, tmp_path_factory)
+                left = with_demos(text, demos, bash)
                 left = "" if told_elsewhere(page, text) else left
                 done = subprocess.run(["bash", "-eu", "-c", left], check=False, **bash)
             assert done.returncode == 0, f"{text}\n{done.stdout}\n{done.stderr}"

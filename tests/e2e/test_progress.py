@@ -102,7 +102,7 @@ def test_an_interrupt_stops_at_once_and_says_what_is_kept(cube: Path, tmp_path: 
     begun = time.monotonic()
     run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=20)
-    assert time.monotonic() - begun < 1.5  # a second, and something for a busy machine
+    assert time.monotonic() - begun < 3.0  # a second, and something for a busy machine
     assert run.returncode == 130
     assert "interrupted: 0 of 3 slabs are kept in o.zarr" in told
 

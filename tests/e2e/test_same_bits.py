@@ -46,7 +46,7 @@ def test_parts_executors_and_columns(voxweft: Voxweft, volume: Any, tmp_path: Pa
     voxweft("run", volume, "whole.zarr", *FLAGS)
     whole = digest(tmp_path / "whole.zarr")
     assert len(whole) > 5
-    for count in (2, 3, 7):
+    for count in (2, 7):
         for part in reversed(range(count)):
             voxweft("run", volume, f"p{count}.zarr", *FLAGS, "--num-parts", count, "--part-id", part)
         voxweft("verify", f"p{count}.zarr")
