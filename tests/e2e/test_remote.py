@@ -34,7 +34,7 @@ def test_a_server_that_refuses_and_drops_changes_no_bit(
 ) -> None:
     """VOXWEFT_FAULTS=10000 goes on until so many requests were refused or dropped."""
     upload(s3, volume, "faulted.zarr")
-    flags = ["--model", NULL, "--chunk", "8,8,8"]
+    flags = ["--model", NULL, "--chunk", "8,16,16"]
     voxweft("run", volume, "local.zarr", *flags)
     local = {str(p.relative_to(tmp_path / "local.zarr")): p for p in (tmp_path / "local.zarr/0/c").rglob("*")}
     wanted = {key: p.read_bytes() for key, p in local.items() if p.is_file()}
