@@ -32,10 +32,10 @@ BLUR = ["--model", "fake://blur?patch=24,24,24", "--chunk", "16,64,64", "--runti
 
 @pytest.fixture(scope="module")
 def deep(tmp_path_factory: pytest.TempPathFactory, image: np.ndarray) -> Path:
-    """uint8 [400, 61, 72]: 25 slabs of 16 planes."""
+    """uint8 [250, 61, 72]: 16 slabs of 16 planes."""
     place = tmp_path_factory.mktemp("deep") / "deep.zarr"
-    zarr.create_array(str(place), shape=(400, 61, 72), chunks=(16, 61, 72), dtype="uint8")[:] = np.tile(
-        image, (8, 1, 1)
+    zarr.create_array(str(place), shape=(250, 61, 72), chunks=(16, 61, 72), dtype="uint8")[:] = np.tile(
+        image, (5, 1, 1)
     )
     return place
 
@@ -129,7 +129,7 @@ def test_a_part_that_kills_its_worker_is_set_aside(voxweft: Voxweft, tmp_path: P
 
 def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft: Voxweft, deep: Any, tmp_path: Path) -> None:
     shutil.copytree(deep, tmp_path / "half.zarr")
-    zarr.open_array(str(tmp_path / "half.zarr"))[:200] = 0  # half of it is empty: its worker has nothing to do
+    zarr.open_array(str(tmp_path / "half.zarr"))[:125] = 0  # half of it is empty: its worker has nothing to do
     voxweft("run", "half.zarr", "serial.zarr", *BLUR)
     voxweft("run", "half.zarr", "o.zarr", *BLUR, "--workers", 2, "--num-parts", 2)
     assert digest(tmp_path / "o.zarr") == digest(tmp_path / "serial.zarr")
@@ -137,7 +137,7 @@ def test_a_free_worker_takes_half_of_what_a_slow_one_has_left(voxweft: Voxweft, 
     assert len(parts) > 2
     n_patches = {p["index"]: p["totals"]["n_patches"] for p in parts}
     assert max(n_patches.values()) < 0.75 * sum(n_patches.values()), n_patches
-    assert sum(p["totals"]["n_units"] for p in parts) <= 25 + len(parts)
+    assert sum(p["totals"]["n_units"] for p in parts) <= 16 + len(parts)
 
 
 def test_two_processes_on_the_same_part_do_no_harm(voxweft: Voxweft, deep: Any, serial: Any, tmp_path: Path) -> None:
@@ -168,11 +168,11 @@ def test_an_interrupt_ends_the_workers_and_the_same_command_goes_on(
             time.sleep(0.3)
     _, err = run.communicate(timeout=60)
     assert run.returncode == 130
-    said = int(re.search(r"interrupted: (\d+) of 25 slabs are kept in o.zarr.*; the same command goes on", err)[1])
+    said = int(re.search(r"interrupted: (\d+) of 16 slabs are kept in o.zarr.*; the same command goes on", err)[1])
     assert "Traceback" not in err
     assert psutil.wait_procs(children, timeout=5)[1] == []
     kept = n_slabs(tmp_path / "o.zarr")
-    assert 3 <= said <= kept < 25  # a worker may have ended one more meanwhile
+    assert 3 <= said <= kept < 16  # a worker may have ended one more meanwhile
     voxweft("run", deep, "o.zarr", *flags)
     assert digest(tmp_path / "o.zarr") == serial
 

@@ -67,7 +67,9 @@ def dressed(command: Any, *names: str, parent: Any = None) -> Any:
     for option in command.get_params(context):
         if option.name == "show_completion":
             option.hidden = True
-        if option.param_type_name == "option" and option.metavar is None:
+        if option.param_type_name == "argument":
+            option.display_type_rich = lambda ctx: None  # newer typers say <str> of every path
+        elif option.metavar is None:
             option.metavar = _type(option)
             option.help = " ".join(filter(None, [option.help, _default(option)]))
             option.show_default = False

@@ -39,10 +39,12 @@ class Bench:
         Which network; on what.
     threshold
         Of a probability, for labels and masks.
+    rounds
+        In which a setting is timed, at most.
     """
 
-    def __init__(self, model: Model, samples: Samples, threshold: float) -> None:
-        self.model, self.samples, self._threshold = model, samples, threshold
+    def __init__(self, model: Model, samples: Samples, threshold: float, rounds: int = ROUNDS) -> None:
+        self.model, self.samples, self._threshold, self._rounds = model, samples, threshold, rounds
         self._opened: dict[ForwardSetting, Predictor] = {}
         self._speeds: dict[ForwardSetting, float] = {}
         self._networks: dict[str, bytes] = {}
@@ -95,7 +97,7 @@ class Bench:
                 predictor(batch)
 
         with cores_each(setting.device, setting.n_threads), ThreadPoolExecutor(setting.n_lanes) as lanes:
-            for n in range(ROUNDS):
+            for n in range(self._rounds):
                 start = time.perf_counter()
                 list(lanes.map(lane, range(setting.n_lanes)))
                 if setting.device != "cpu":

@@ -60,6 +60,8 @@ class Question:
         Whether one network works on one volume: only then a pass may have several cores, and int8 may be taken.
     emit
         Told of each candidate that is opened and timed.
+    quick
+        For a plan that is only looked at: what was measured before is believed, and the rest is measured once.
     """
 
     model: Model
@@ -71,6 +73,7 @@ class Question:
     n_workers: int = 1
     alone: bool = True
     emit: Emit = silent
+    quick: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,8 @@ class _Contest:
 
     def __init__(self, question: Question) -> None:
         self._q, options, card = question, question.options, question.model.card
-        self._bench = Bench(question.model, question.samples, options.threshold)
+        self._bench = Bench(question.model, question.samples, options.threshold, *((2,) if question.quick else ()))
+        self._fresh_s = math.inf if question.quick else FRESH_S
         self._kind = question.device.partition(":")[0]
         self._offered = question.model.runtimes(self._kind)
         if options.runtime != "auto" and options.runtime not in self._offered:
@@ -289,7 +293,7 @@ class _Contest:
         if setting == self._best or setting in self._refused or self._q.n_patches < 2:
             return
         best_s, known = self._best_s(), self._bench.speed(setting)
-        if best_s > FRESH_S and setting not in self._trials:
+        if best_s > self._fresh_s and setting not in self._trials:
             known = None
         if known is None and best_s < self._worth_s(setting):
             return
@@ -310,9 +314,10 @@ class _Contest:
 
     def _judge(self, setting: ForwardSetting, best_s: float, opening_s: float) -> None:
         exact, measured = setting.precision in ("fp32", self._asked), self._bench.speed(setting)
-        if measured is None or best_s > FRESH_S:
+        if measured is None or best_s > self._fresh_s:
             measured = self._bench.measure(setting, self._q.n_patches)
-            if CLOSE * best_s < self._job_s(setting, measured) < best_s / CLOSE:  # the machine's mood may have changed
+            close = CLOSE * best_s < self._job_s(setting, measured) < best_s / CLOSE
+            if close and not self._q.quick:  # the machine's mood may have changed
                 best_s = self._job_s(self._best, self._bench.measure(self._best, self._q.n_patches))
                 measured = self._bench.measure(setting, self._q.n_patches)
         job_s = self._job_s(setting, measured)

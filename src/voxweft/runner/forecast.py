@@ -33,6 +33,7 @@ from voxweft.model.protocols import Model
 from voxweft.runner.asked import load_models
 from voxweft.runner.count import expected_patch_s
 from voxweft.runner.devices import devices_of
+from voxweft.runner.emptiness import Emptiness
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
@@ -40,7 +41,7 @@ from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.shown import Shown
 from voxweft.stores import in_memory, open_volume
 
-CALIBRATION_S = 2.0
+CALIBRATION_S, LOOK_S = 2.0, 0.5  # for running a piece; for finding out how much of the volume is empty
 MAX_PATCHES = 1000
 START_S = 30.0  # that a command takes to begin, at most; an older process began long ago
 OVERLAPS = {f"--overlap {o}": o for o in (0.25, 0.5)}
@@ -90,7 +91,7 @@ def forecast(
 ) -> tuple[Plan, Forecast]:
     """Plan a run and say what it will cost; nothing is written.
 
-    A piece from the middle of the volume is run for real, into memory: reading, network, blending, compression and
+    A piece of the volume is run for real, into memory: reading, network, blending, compression and
     resolution levels are all in the numbers.
 
     Parameters
@@ -148,7 +149,7 @@ def forecast_of(opened: Opened, options: RunOptions, cost: Cost, overlaps: Mappi
         bytes_decoded=decoded * itemsize,
         bytes_written=0 if stage.stores else round(sum(_bytes_of(o.spec) for o in stage.outputs if o.spec) * n_voxels),
         memory_bytes=cost.base_bytes + buffer_bytes,
-        seconds=round(cost.start_s + n_computed * cost.patch_s + n_voxels * cost.voxel_s, 2),
+        seconds=round(cost.job_s(n_computed, n_voxels), 2),
         choices=_choices(plan, options, overlaps),
     )
 
@@ -189,9 +190,9 @@ class Cost:
     Attributes
     ----------
     patch_s, voxel_s
-        Seconds of a patch (gather, network, weave), and of a voxel of the output (all the rest).
+        Seconds of a patch that is run (gather, network, weave), and of a voxel of the output (all the rest).
     share_run
-        Of the patches; the others are skipped, and cost nothing.
+        Of all patches, those that are run; the others are skipped, and cost nothing.
     start_s, base_bytes
         Seconds from the start of the process to the end of planning; its memory by then.
     """
@@ -202,27 +203,33 @@ class Cost:
     start_s: float = 0.0
     base_bytes: int = 0
 
+    def job_s(self, n_patches: float, n_voxels: int) -> float:
+        """Seconds of a job of so many patches, run or skipped, and voxels."""
+        return self.start_s + n_patches * self.share_run * self.patch_s + n_voxels * self.voxel_s
+
 
 def measure_cost(opened: Opened, options: RunOptions, wanted_s: float = CALIBRATION_S, emit: Emit = silent) -> Cost:
-    """Run crops from the middle for real, into memory: a small one to warm up, then one of about so many seconds."""
+    """Run a crop of about so many seconds for real, into memory; from the middle, or where that is empty from near it.
+
+    Where the plan was made without running the network, a small crop comes first, to warm up.
+    """
     age_s = time.time() - psutil.Process().create_time()
     start_s, base_bytes = min(age_s, START_S), peak_memory_bytes()
-    emit(Event("phase", f"running a piece from the middle, in about {spell_duration(wanted_s)}"))
-    first = _run_crop(opened, options, n_patches=8)
-    each_s = max(first.patch_s, expected_patch_s(opened.plan, 1, 1) or 0.0, 1e-4)  # the first ones may all be empty
-    wanted = max(8, round(wanted_s / each_s))
-    cost = _run_crop(opened, options, n_patches=min(wanted, MAX_PATCHES))
+    emit(Event("phase", f"running a piece of the volume, in about {spell_duration(wanted_s)}"))
+    found = Emptiness.of(opened.plan.sweep, opened.volume(VOLUME), LOOK_S)
+    each_s = expected_patch_s(opened.plan, 1, 1) or _run_crop(opened, options, found, n_patches=8).patch_s
+    wanted = max(8, round(wanted_s / max(each_s, 1e-4)))
+    cost = _run_crop(opened, options, found, n_patches=min(wanted, MAX_PATCHES))
     return replace(cost, start_s=start_s, base_bytes=base_bytes)
 
 
-def _run_crop(opened: Opened, options: RunOptions, n_patches: int) -> Cost:
+def _run_crop(opened: Opened, options: RunOptions, where: Emptiness, n_patches: int) -> Cost:
     stage, volume = opened.plan.sweep, opened.volume(VOLUME)
     side = max(1, round(n_patches ** (1 / max(1, sum(axis.count > 1 for axis in stage.grid.axes)))))
     extent = (math.ceil((side - 1) * t.step) + t.size for t in stage.grid.axes)
     whole = stage.info.shape_zyx
     sides = [min(n, e) for n, e in zip(whole, extent, strict=True)]
-    middle = [(a + b) // 2 for a, b in zip(stage.region.start, stage.region.stop, strict=True)]
-    start = tuple(min(max(0, m - s // 2), n - s) for m, s, n in zip(middle, sides, whole, strict=True))
+    start = tuple(min(max(0, m - s // 2), n - s) for m, s, n in zip(where.middle, sides, whole, strict=True))
     crop = Crop(Box(start, tuple(a + s for a, s in zip(start, sides, strict=True)))).of(volume)
     found = Findings(
         normalization=tuple(one.normalization for one in stage.by_model),
@@ -240,9 +247,7 @@ def _run_crop(opened: Opened, options: RunOptions, n_patches: int) -> Cost:
         totals.add(Totals(**compute_part(trial, one, part, place, (device, lanes_for(device))).totals))
     elapsed_s = time.perf_counter() - started
     busy_s = sum(totals.seconds.get(k, 0.0) for k in ("gather", "wait for network", "weave"))
-    n_tiles = totals.n_patches + totals.n_skipped
-    share_run = totals.n_patches / max(1, n_tiles)
-    return Cost(busy_s / max(1, n_tiles), (elapsed_s - busy_s) / max(1, totals.n_voxels), share_run)
+    return Cost(busy_s / max(1, totals.n_patches), (elapsed_s - busy_s) / max(1, totals.n_voxels), where.share_run)
 
 
 def _with_levels(plan: Plan, smallest: int) -> Plan:

@@ -69,7 +69,8 @@ class AppRequest:
     n_alike
         Volumes of about this size for which the runtime is chosen here; 0: it is this volume's alone.
     estimate
-        Whether a sample may stand for the whole volume: for a plan that is looked at, not run.
+        Whether a sample may stand for the whole volume, and what was measured before for this machine: for a plan
+        that is looked at, not run.
     """
 
     name: str = "run"
@@ -142,7 +143,9 @@ def plan_run(
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
-        measured = _measured(draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers), emit)
+        measured = _measured(
+            draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers), emit, app.estimate
+        )
     found = replace(
         found,
         normalization=schemes,
@@ -229,6 +232,7 @@ def _measured(
     options: RunOptions,
     job: tuple[int, int, int],
     emit: Emit,
+    quick: bool,
 ) -> _Measured:
     """Decide for each network in turn; ``job``: patches of the sweep, volumes alike, and processes of this machine."""
     import torch
@@ -245,9 +249,8 @@ def _measured(
         samples = Samples(seen, stage.source_box(stage.region), one.grid.patch, schemes[n], device, seen_as)
         alone = len(models) == 1 and not n_alike
         n_forwards = n_patches * max(1, n_alike) // len(models)
-        choices.append(
-            choose_setting(Question(model, samples, options, device, n_forwards, len(one.views), job[2], alone, emit))
-        )
+        of = (device, n_forwards, len(one.views), job[2], alone, emit, quick)
+        choices.append(choose_setting(Question(model, samples, options, *of)))
     allowed = None if options.precision == choices[0].setting.precision else options.tolerance
     notes = [precision_note(choice.told, choice.setting.precision, allowed) for choice in choices]
     told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}

@@ -28,13 +28,14 @@ from voxweft.engine.stage import Sweep
 from voxweft.engine.totals import Totals, lanes_for
 from voxweft.errors import RequestError, VoxweftError, first_line
 from voxweft.geometry.box import Box
-from voxweft.geometry.sampling import sample_boxes, spread_points
+from voxweft.geometry.sampling import sample_boxes
 from voxweft.image.protocols import Volume
 from voxweft.model.head import FIELDS
 from voxweft.model.protocols import ForwardSetting, Model, precisions_of
 from voxweft.ops.activate import VALUES, Finish
 from voxweft.ops.flips import compared
 from voxweft.runner.devices import budget_for, devices_of
+from voxweft.runner.emptiness import is_constant
 from voxweft.runner.forecast import Cost, extent_of
 from voxweft.runner.opening import Opened
 from voxweft.runner.parts import compute_part
@@ -43,7 +44,7 @@ from voxweft.stores import in_memory
 
 SAMPLE_S, SAMPLE_SHARE = 30.0, 0.02  # what sampling may take: seconds, no more than the job, or this share of it
 LOOK_SHARE = 0.1  # of it, for finding regions that hold anything
-N_REGIONS, N_PATCHES = 64, 32  # that are looked at
+N_REGIONS = 64  # that are looked at
 MOST_REGIONS = 24  # that are run
 MOST_BYTES = 1 << 30  # of answers that are held
 NETWORK_BYTES = 1024  # of activations a voxel of a patch, for which there must be room in a larger window
@@ -120,12 +121,11 @@ class Sampling:
         asked, reference = (next(t for t in trials if getattr(t.choice, k)) for k in ("is_asked", "is_reference"))
         stage, cost = asked.stage, self._cost
         n_patches, n_voxels = self._extent(stage)
-        job_s = cost.start_s + n_patches * cost.patch_s + n_voxels * cost.voxel_s
+        job_s = cost.job_s(n_patches, n_voxels)
         limit, enough = max(SAMPLE_S, SAMPLE_SHARE * job_s), max(min(SAMPLE_S, job_s), SAMPLE_SHARE * job_s)
         emit(Event("note", f"{len(trials)} choices are compared in sample regions, in up to {spell_duration(limit)}"))
         look_s = time.perf_counter() + LOOK_SHARE * enough
         boxes, share = self._regions(reference.stage, look_s)
-        share_run = self._share_run(stage, look_s)
         longest = 0.0
         for n, box in enumerate(boxes[:MOST_REGIONS]):
             before = sum(one.spent_s for one in trials)
@@ -135,7 +135,7 @@ class Sampling:
             if reference.remark:
                 break
             longest = max(longest, sum(one.spent_s for one in trials) - before)
-        rows |= {one.choice.name: self._row(one, (asked, reference), (share, share_run)) for one in trials}
+        rows |= {one.choice.name: self._row(one, (asked, reference), share) for one in trials}
         return Comparison(
             tuple(rows.values()),
             {one.choice.name: one.settings for one in trials},
@@ -195,23 +195,10 @@ class Sampling:
             if held and time.perf_counter() > until:
                 break
             n_all += box.n_voxels
-            if not stage.skip_empty or not _constant(self._volume.read(box)):
+            if not stage.skip_empty or not is_constant(self._volume.read(box)):
                 held.append(box)
                 n_held += box.n_voxels
         return held, n_held / max(1, n_all)
-
-    def _share_run(self, stage: Sweep, until: float) -> float:
-        """The share of patches that are not skipped since all their voxels are equal."""
-        if not stage.skip_empty or stage.sparse:
-            return 1.0
-        ranges, whole, n_run, n = stage.grid.touching(stage.region), Box.of(stage.info.shape_zyx), 0, 0
-        indices = Box(tuple(r.start for r in ranges), tuple(r.stop for r in ranges))  # type: ignore[arg-type]
-        for index in spread_points(indices, N_PATCHES):
-            n_run += not _constant(self._volume.read(stage.grid.tile(index).box & whole))
-            n += 1
-            if time.perf_counter() > until:
-                break
-        return n_run / n
 
     def _run(self, box: Box, trials: Sequence[Trial], end: float) -> None:
         """Run a region with every choice, but for those that have had more time than the reference.
@@ -251,13 +238,11 @@ class Sampling:
         one.answers[box] = probabilities(place.sink_of(plan.sweep.outputs[0]).read(box), self._finish)
         one.spent_s += time.perf_counter() - begun
 
-    def _row(self, one: Trial, against: tuple[Trial, Trial], shares: tuple[float, float]) -> Row:
-        """``against``: the request and the reference; ``shares``: of voxels that hold anything, of patches that run."""
-        (asked, reference), (share, share_run) = against, shares
+    def _row(self, one: Trial, against: tuple[Trial, Trial], share: float) -> Row:
+        """``against``: the request and the reference; ``share``: of voxels that hold anything."""
+        asked, reference = against
         n_patches, n_voxels = self._extent(one.stage)
-        most = max(self._cost.share_run, share_run)
-        patch_s = self._cost.patch_s / most * share_run * self._ratio(one, asked) if most else 0.0
-        seconds = self._cost.start_s + n_patches * patch_s + n_voxels * self._cost.voxel_s
+        seconds = self._cost.job_s(n_patches * self._ratio(one, asked), n_voxels)
         if one.remark or not one.answers:
             remark = one.remark or "no time was left for it"
             return Row(one.choice, seconds if one is asked else None, remark=remark)
@@ -309,11 +294,6 @@ def probabilities(logits: NDArray[np.float32], finish: Finish) -> NDArray[np.flo
             [of(logits[a:b], targets=(), n_classes=b - a, mode=mode)[min(1, b - a - 1)][None] for a, b, mode in spans]
         )
     return of(logits)[-1:] if finish.mode == "binary" else of(logits)
-
-
-def _constant(voxels: NDArray[Any]) -> bool:
-    """Whether every channel [C, Z, Y, X] holds one value only."""
-    return bool((voxels == voxels[:, :1, :1, :1]).all())
 
 
 def _around(boxes: Sequence[Box]) -> Box:
