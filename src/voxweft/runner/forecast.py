@@ -41,7 +41,7 @@ from voxweft.runner.planning import AppRequest, plan_run
 from voxweft.shown import Shown
 from voxweft.stores import in_memory, open_volume
 
-CALIBRATION_S, LOOK_S = 2.0, 0.5  # for running a piece; for finding out how much of the volume is empty
+CALIBRATION_S, LOOK_S = 1.0, 0.5  # for running a piece; for finding out how much of the volume is empty
 MAX_PATCHES = 1000
 START_S = 30.0  # that a command takes to begin, at most; an older process began long ago
 OVERLAPS = {f"--overlap {o}": o for o in (0.25, 0.5)}

@@ -69,9 +69,11 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VOXWEFT_CACHE", str(tmp_path))
 
 
-def _ask(model: Model, n_patches: int = 100_000, identity: str = "volume", **options: Any) -> Choice:
+def _ask(
+    model: Model, n_patches: int = 100_000, identity: str = "volume", quick: bool = False, **options: Any
+) -> Choice:
     samples = Samples(_volume(), Box.of((40, 40, 40)), PATCH, (Normalization("none"),), "cpu", identity)
-    return choose_setting(Question(model, samples, RunOptions(**options), "cpu", n_patches))
+    return choose_setting(Question(model, samples, RunOptions(**options), "cpu", n_patches, quick=quick))
 
 
 FAST = {"torch": 0.02, "openvino": 0.01, "bf16": 0.005, "int8": 0.003}
@@ -155,6 +157,7 @@ def test_a_bad_measurement_is_forgotten_in_a_long_job() -> None:
     assert _ask(model, n_patches=5_000).setting.runtime == "torch"
     model.seconds = FAST
     assert _ask(model, n_patches=5_000).setting.runtime == "torch"
+    assert _ask(model, n_patches=1_000_000, quick=True).setting.runtime == "torch"  # a plan that is looked at
     assert _ask(model, n_patches=1_000_000).setting.precision == "bf16"
 
 
