@@ -72,7 +72,7 @@ def test_workers_tell_of_patches_within_a_slab(cube: Path, tmp_path: Path) -> No
     """Two slabs, a worker each: counts rise before one of them is complete; voxweft status sees them, too."""
     flags = ["--executor", "processes", "--workers", 2, "--chunk", "64,96,96", "--log-json", "events.json"]
     run = subprocess.Popen(
-        command(cube, 100, *flags), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command(cube, 250, *flags), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     seen = list[Status]()
     while run.poll() is None:
@@ -85,8 +85,7 @@ def test_workers_tell_of_patches_within_a_slab(cube: Path, tmp_path: Path) -> No
     assert len(set(counts)) > 1
     assert counts == sorted(counts)
     running = [one for one in seen if one.n_patches_running and not one.n_units_done]
-    assert running
-    assert (running[-1].seconds_left or 0) > 0
+    assert any((one.seconds_left or 0) > 0 for one in running)
 
 
 @pytest.mark.parametrize("workers", [[], ["--executor", "processes", "--workers", 2]])
