@@ -13,6 +13,7 @@ from voxweft.engine.fields import spell_duration
 from voxweft.errors import plain
 
 COLUMNS = ("choice", "time", "labels that flip", "mean difference", "voxels", "Dice")
+ENOUGH = 3  # regions
 MARKS = {"is_reference": "reference", "is_asked": "asked for", "is_chosen": "taken"}
 
 
@@ -29,7 +30,9 @@ def show_choices(told: Mapping[str, Any], *, views: bool) -> None:
         if row["flips"] is None:
             say(f"left out: {row['name']}: {row['remark']}")
     took = f"in {spell_duration(told['elapsed_s'])}"
-    say(f"compared with the reference: {told['n_voxels']} voxels in {told['n_regions']} regions, {took}")
+    n = told["n_regions"]
+    few = "; so few say little of the whole" if n < ENOUGH else ""
+    say(f"compared with the reference: {told['n_voxels']} voxels in {n} region{'s' * (n != 1)}, {took}{few}")
     if not views:
         say("with --tta mirroring the table shows what mirrored views buy")
 

@@ -75,7 +75,7 @@ def choose(
     opened = plan_run(volume, models, asked, app=app, mask=mask, n_workers=n_workers, emit=emit)
     begun = time.perf_counter()
     cost = measure_cost(opened, asked, CALIBRATION_S, emit)
-    found = Sampling(opened, asked, cost, n_workers).compare(begun, emit)
+    found = Sampling(opened, asked, cost, n_workers).compare(begun, emit, patient=estimate)
     row = next(row for row in found.rows if row.choice.is_asked)
     notes, measured = [], opened.plan.measured
     if options.effort == "auto":

@@ -42,7 +42,7 @@ from voxweft.runner.parts import compute_part
 from voxweft.runner.place import Place
 from voxweft.stores import in_memory
 
-SAMPLE_S, SAMPLE_SHARE = 30.0, 0.02  # what sampling may take: seconds, no more than the job, or this share of it
+SAMPLE_S, SAMPLE_SHARE = 30.0, 0.02  # what sampling may take: seconds, or this share of the job
 LOOK_SHARE = 0.1  # of it, for finding regions that hold anything
 N_REGIONS = 64  # that are looked at
 MOST_REGIONS = 24  # that are run
@@ -114,15 +114,16 @@ class Sampling:
         if self._finish.output in VALUES or self._finish.activation in FIELDS:
             raise RequestError(f"{opened.plan.models[0].card.path} gives no classes, whose labels could be compared")
 
-    def compare(self, begun: float, emit: Emit) -> Comparison:
-        """All choices in as many regions as there is time for."""
+    def compare(self, begun: float, emit: Emit, patient: bool = False) -> Comparison:
+        """All choices in as many regions as there is time for; no longer than the job, unless ``patient``."""
         self.trials, rows = self._trials()
         trials = self.trials
         asked, reference = (next(t for t in trials if getattr(t.choice, k)) for k in ("is_asked", "is_reference"))
         stage, cost = asked.stage, self._cost
         n_patches, n_voxels = self._extent(stage)
         job_s = cost.job_s(n_patches, n_voxels)
-        limit, enough = max(SAMPLE_S, SAMPLE_SHARE * job_s), max(min(SAMPLE_S, job_s), SAMPLE_SHARE * job_s)
+        limit = max(SAMPLE_S, SAMPLE_SHARE * job_s)
+        enough = limit if patient else max(min(SAMPLE_S, job_s), SAMPLE_SHARE * job_s)
         emit(Event("note", f"{len(trials)} choices are compared in sample regions, in up to {spell_duration(limit)}"))
         look_s = time.perf_counter() + LOOK_SHARE * enough
         boxes, share = self._regions(reference.stage, look_s)
