@@ -203,7 +203,7 @@ class TestManyVolumes:
                 assert digest(Path(output)) == digest(Path(output.replace("_out", "_own")))
                 assert package.verify(output)["n_units"] == 4
                 n_parts = sum(p["stage"] == "sweep" for p in report(Path(output))["parts"])
-                assert n_parts >= max(1, num_parts)
+                assert n_parts == num_parts if num_parts else n_parts >= 1  # workers may divide a part further
                 shutil.rmtree(output)
                 shutil.rmtree(f"{output}.voxweft")
 

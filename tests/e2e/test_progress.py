@@ -85,7 +85,8 @@ def test_workers_tell_of_patches_within_a_slab(cube: Path, tmp_path: Path) -> No
     assert len(set(counts)) > 1
     assert counts == sorted(counts)
     running = [one for one in seen if one.n_patches_running and not one.n_units_done]
-    assert any((one.seconds_left or 0) > 0 for one in running)
+    assert running
+    assert (running[-1].seconds_left or 0) > 0
 
 
 @pytest.mark.parametrize("workers", [[], ["--executor", "processes", "--workers", 2]])
@@ -101,7 +102,7 @@ def test_an_interrupt_stops_at_once_and_says_what_is_kept(cube: Path, tmp_path: 
     begun = time.monotonic()
     run.send_signal(signal.SIGINT)
     _, told = run.communicate(timeout=20)
-    assert time.monotonic() - begun < 2.5  # a second, and something for a busy machine
+    assert time.monotonic() - begun < 1.5  # a second, and something for a busy machine
     assert run.returncode == 130
     assert "interrupted: 0 of 3 slabs are kept in o.zarr" in told
 

@@ -109,9 +109,9 @@ def test_throughput_and_time_left(voxweft: Voxweft, deep: Any, tmp_path: Path) -
         process.resume()
     assert (found["state"], found["n_running"]) == ("running", 2)
     left = found["n_units"] - found["n_units_done"]
-    assert left > 6
+    assert left > 4
     slab_s = 1 / found["units_per_s"]
-    assert (left - 6) * slab_s <= found["seconds_left"] <= left * slab_s + 0.1  # patches of slabs under way count
+    assert (left - 4) * slab_s <= found["seconds_left"] <= left * slab_s + 0.1  # patches of slabs under way count
     assert found["voxels_per_s"] == pytest.approx(found["units_per_s"] * 250 * 61 * 72 / 16, rel=1e-3)
     run.terminate()
     _, err = run.communicate(timeout=200)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 EXACT = ("fp32", "tf32")
 PACKAGES = ("torch", "openvino", "nncf", "onnxruntime")
-LONG_S, ROUNDS = 20.0, 4
+LONG_S, ROUNDS, FEW_ROUNDS = 20.0, 4, 2
 
 
 class Bench:

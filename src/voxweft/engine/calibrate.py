@@ -15,7 +15,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from voxweft.engine.bench import EXACT, Bench
+from voxweft.engine.bench import EXACT, FEW_ROUNDS, ROUNDS, Bench
 from voxweft.engine.events import Emit, Event, silent
 from voxweft.engine.options import RunOptions
 from voxweft.engine.samples import JUDGED, Samples
@@ -61,7 +61,7 @@ class Question:
     emit
         Told of each candidate that is opened and timed.
     quick
-        For a plan that is only looked at: what was measured before is believed, and the rest is measured once.
+        For a plan that is only looked at: what was measured before is believed, and the rest is measured in few rounds.
     """
 
     model: Model
@@ -148,8 +148,9 @@ class _Contest:
 
     def __init__(self, question: Question) -> None:
         self._q, options, card = question, question.options, question.model.card
-        self._bench = Bench(question.model, question.samples, options.threshold, *((2,) if question.quick else ()))
-        self._fresh_s = math.inf if question.quick else FRESH_S
+        self._bench = Bench(
+            question.model, question.samples, options.threshold, FEW_ROUNDS if question.quick else ROUNDS
+        )
         self._kind = question.device.partition(":")[0]
         self._offered = question.model.runtimes(self._kind)
         if options.runtime != "auto" and options.runtime not in self._offered:
@@ -277,6 +278,9 @@ class _Contest:
         words = [setting.runtime, setting.precision, f"batch {setting.batch_size}" if setting.batch_size > 1 else ""]
         self._q.emit(Event("phase", f"opening and timing the network: {' '.join(filter(None, words))}"))
 
+    def _measures_anew(self, best_s: float) -> bool:
+        return best_s > FRESH_S and not self._q.quick
+
     def _worth_s(self, setting: ForwardSetting) -> float:
         runtime_s = WORTH_S.get(setting.runtime, LONG_S) if setting.runtime != self._best.runtime else 0.0
         return max(runtime_s, WORTH_OTHERWISE_S.get(setting.precision, WORTH_S["torch"]))
@@ -293,7 +297,7 @@ class _Contest:
         if setting == self._best or setting in self._refused or self._q.n_patches < 2:
             return
         best_s, known = self._best_s(), self._bench.speed(setting)
-        if best_s > self._fresh_s and setting not in self._trials:
+        if self._measures_anew(best_s) and setting not in self._trials:
             known = None
         if known is None and best_s < self._worth_s(setting):
             return
@@ -314,7 +318,7 @@ class _Contest:
 
     def _judge(self, setting: ForwardSetting, best_s: float, opening_s: float) -> None:
         exact, measured = setting.precision in ("fp32", self._asked), self._bench.speed(setting)
-        if measured is None or best_s > self._fresh_s:
+        if measured is None or self._measures_anew(best_s):
             measured = self._bench.measure(setting, self._q.n_patches)
             close = CLOSE * best_s < self._job_s(setting, measured) < best_s / CLOSE
             if close and not self._q.quick:  # the machine's mood may have changed

@@ -13,6 +13,7 @@ from voxweft.engine.stage import Sweep
 from voxweft.geometry.box import Box, Zyx
 from voxweft.geometry.sampling import spread_points
 from voxweft.image.protocols import Volume
+from voxweft.runner.measure import stores_of
 
 N_LOOKED = 4096  # patches, at most; most of those of an empty volume are not read, since nothing is stored there
 
@@ -39,13 +40,13 @@ class Emptiness:
         if not stage.skip_empty or stage.sparse:
             return cls(1.0, middle)
         end, whole = time.perf_counter() + seconds, Box.of(stage.info.shape_zyx)
-        stores = getattr(volume, "stores", lambda _box: True)
+        stores = stores_of(volume)
         ranges = stage.grid.touching(stage.region)
         indices = Box(tuple(r.start for r in ranges), tuple(r.stop for r in ranges))  # type: ignore[arg-type]
 
         def is_run(index: Zyx) -> bool:
             box = stage.grid.tile(index).box & whole
-            return bool(stores(box)) and not is_constant(volume.read(box))
+            return stores(box) and not is_constant(volume.read(box))
 
         n, run = 0, list[Zyx]()
         for index in spread_points(indices, min(N_LOOKED, indices.n_voxels)):

@@ -52,7 +52,7 @@ def statistics_of(volume: Volume, op: Op, emit: Emit = silent) -> Iterator[Table
         at_once=max(2, min(n_cores(), HELD_BYTES // n_bytes)),
     )
     opened = OpenedBlocks(stage, (OpenedVolume(volume),))
-    stores = _stores(volume) if op == Op.of(moments_block) else _everywhere
+    stores = stores_of(volume) if op == Op.of(moments_block) else _everywhere
     empty = dict[Zyx, Table]()
     for units in stage.runs(range(stage.n_units)):
         ledger, boxes = Ledger(MemoryRecords()), [stage.box(unit) for unit in units]
@@ -73,7 +73,7 @@ def _everywhere(_box: Box) -> bool:
     return True
 
 
-def _stores(volume: Volume) -> Callable[[Box], bool]:
+def stores_of(volume: Volume) -> Callable[[Box], bool]:
     """Whether anything of a box is stored; true where a volume cannot tell."""
     return getattr(volume, "stores", _everywhere)
 
@@ -106,7 +106,7 @@ def estimate_volume(volume: Volume, asked: tuple[Schemes, ...]) -> tuple[tuple[S
 
     A volume of which little is stored is measured.
     """
-    info, stores = volume.info, _stores(volume)
+    info, stores = volume.info, stores_of(volume)
     if not _needs(asked) or math.prod(info.shape_zyx) <= FEW_VOXELS:
         return measure_volume(volume, asked), ()
     sample = _Sample(volume, stores)

@@ -231,7 +231,7 @@ class SharedParts:
         return self.task(range(middle, given.stop))
 
     def tick(self) -> None:
-        """Tell it, as often as there may be news."""
+        """:meth:`tell`, as often as there may be news."""
         if time.monotonic() - self._looked >= self._ledger.beat_s - TICK_S / 2:
             self.tell()
 

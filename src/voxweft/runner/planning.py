@@ -143,9 +143,7 @@ def plan_run(
     measured = _Measured(app.settings)
     if not app.settings:
         n_tiles = found.seen.n_patches or draft.sweep.n_tiles(draft.sweep.region)
-        measured = _measured(
-            draft, volume, models, schemes, options, (n_tiles, app.n_alike, n_workers), emit, app.estimate
-        )
+        measured = _measured(draft, volume, models, schemes, options, app, (n_tiles, n_workers), emit)
     found = replace(
         found,
         normalization=schemes,
@@ -230,15 +228,15 @@ def _measured(
     models: Sequence[Model],
     schemes: tuple[Schemes, ...],
     options: RunOptions,
-    job: tuple[int, int, int],
+    app: AppRequest,
+    job: tuple[int, int],
     emit: Emit,
-    quick: bool,
 ) -> _Measured:
-    """Decide for each network in turn; ``job``: patches of the sweep, volumes alike, and processes of this machine."""
+    """Decide for each network in turn; ``job``: patches of the sweep, and processes of this machine."""
     import torch
 
     device, stage = devices_of(options.device)[0], draft.sweep
-    n_patches, n_alike = round(job[0] * stage.n_forwards), job[1]
+    n_patches = round(job[0] * stage.n_forwards)
     source = draft.input(VOLUME)
     identity = f"{source.fingerprint} {stage.region}" if source and source.fingerprint else ""
     choices = []
@@ -247,10 +245,10 @@ def _measured(
         seen = volume if one.channels is None else Channels(one.channels).of(volume)
         seen_as = f"{identity} {schemes[n]} {one.channels}" if identity else ""
         samples = Samples(seen, stage.source_box(stage.region), one.grid.patch, schemes[n], device, seen_as)
-        alone = len(models) == 1 and not n_alike
-        n_forwards = n_patches * max(1, n_alike) // len(models)
-        of = (device, n_forwards, len(one.views), job[2], alone, emit, quick)
-        choices.append(choose_setting(Question(model, samples, options, *of)))
+        alone = len(models) == 1 and not app.n_alike
+        n_forwards = n_patches * max(1, app.n_alike) // len(models)
+        question = Question(model, samples, options, device, n_forwards, len(one.views), job[1], alone, emit)
+        choices.append(choose_setting(replace(question, quick=app.estimate)))
     allowed = None if options.precision == choices[0].setting.precision else options.tolerance
     notes = [precision_note(choice.told, choice.setting.precision, allowed) for choice in choices]
     told: dict[str, Any] = {"runtimes": [trial for choice in choices for trial in choice.trials]}

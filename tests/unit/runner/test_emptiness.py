@@ -51,9 +51,8 @@ def test_the_share_is_that_of_all_patches(tmp_path: Any, where: Any, kind: str) 
 
 @pytest.mark.parametrize("where", [np.s_[:], np.s_[:32, :32, :32]])
 def test_a_patch_costs_what_it_costs_where_something_is(where: Any) -> None:
-    """Also where the middle of the volume is empty; what is empty costs nothing but its voxels."""
+    """Also where the middle of the volume is empty."""
     volume, options = open_volume(_volume(where)), RunOptions(runtime="torch", overlap=0.0)
     cost = measure_cost(plan_run(volume, [load_model(NULL)], options), options, 0.1)
     assert cost.patch_s >= 0.004 / n_cores()  # each sleeps 5 ms, and something overlaps
     assert cost.share_run == pytest.approx(1.0 if where == np.s_[:] else 8 / 144, abs=0.03)
-    assert cost.job_s(2000, 0) - cost.job_s(1000, 0) == pytest.approx(1000 * cost.share_run * cost.patch_s)
