@@ -58,7 +58,7 @@ def demos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def with_demos(text: str, demos: Path, bash: Any) -> str:
-    """A block without its demos, whose files are put in its folder; a copick project is made there, since it names it."""
+    """A block without its demos, whose files are copied. A copick project names its place: it is made there."""
     for line in text.splitlines():
         words = commands(line)
         if words and words[0].startswith("voxweft demo example") and "--particles" not in words[0]:
